@@ -1,0 +1,52 @@
+"""The networks: `MODELS` names them, `build_model` makes one."""
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from ppcls.architectures.variants import MODELS, EfficientNetVariant, ResNeXtVariant
+from ppcls.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+__all__ = ["MODELS", "EfficientNetVariant", "ResNeXtVariant", "build_model"]
+
+OPTIONS = ("bn_epsilon", "bn_momentum", "padding", "dropout", "drop_connect")
+
+
+def get_variant(name: str, **options: Any) -> EfficientNetVariant | ResNeXtVariant:
+    """The published variant with the given options in place of its own values.
+
+    Raises ConfigError for an unknown name, and for an option that the family does not have.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"Unknown model. Received: {name}; {suggest(name, MODELS)}")
+    variant = MODELS[name]
+    names = {field.name for field in fields(variant)}
+    allowed = ["num_classes", *(option for option in OPTIONS if option in names)]
+    for option in options:
+        if option not in allowed:
+            raise ConfigError(f"{name} has no option {option!r}; {suggest(option, allowed)}")
+    return replace(variant, **options)
+
+
+def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer":
+    """Build a network with fresh weights, initialised as in the original code.
+
+    Under `paddle.LazyGuard()` nothing is allocated. Options that replace the published values:
+    `bn_epsilon`, `bn_momentum` (share of the old statistics kept at each step) and, for EfficientNet,
+    `padding` ("same" as TensorFlow, or "symmetric"), `dropout`, `drop_connect`.
+
+    The network takes float32 [N, 3, H, W], normalised, of any size and returns logits [N, num_classes].
+    Raises ConfigError for an unknown name, an unknown option or an impossible value.
+    """
+    if num_classes < 1:
+        raise ConfigError(f"num_classes must be at least 1. Received: {num_classes}")
+    variant = get_variant(name, **options)
+    if isinstance(variant, EfficientNetVariant):
+        from ppcls.architectures.efficientnet import EfficientNet
+
+        return EfficientNet(variant, num_classes)
+    from ppcls.architectures.resnext101_wsl import ResNeXt101
+
+    return ResNeXt101(variant, num_classes)

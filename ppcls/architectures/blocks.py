@@ -1,0 +1,71 @@
+"""What both families are made of."""
+
+import math
+from collections.abc import Callable
+
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from ppcls.errors import ConfigError
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class ConvBN(nn.Layer):
+    """Convolution without bias, batch norm, activation: [N, in, H, W] to [N, out, H/stride, W/stride].
+
+    padding: "same" puts ceil(H/stride) outputs over the image and an odd pixel of padding at the bottom
+        and right, as TensorFlow does, whatever the image's size; "symmetric" pads (kernel - 1) / 2.
+    bn_momentum: share of the old statistics that a training step keeps.
+    fan_out: outputs fed by one weight; weights start from Normal(0, sqrt(2 / fan_out)).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        groups: int = 1,
+        activation: Activation | None = None,
+        *,
+        padding: str,
+        bn_epsilon: float,
+        bn_momentum: float,
+        fan_out: int | None = None,
+    ) -> None:
+        super().__init__()
+        if padding not in ("same", "symmetric"):
+            raise ConfigError(f'padding must be "same" or "symmetric". Received: {padding!r}')
+        fan_out = fan_out or kernel_size**2 * out_channels // groups
+        self.conv = nn.Conv2D(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding="SAME" if padding == "same" else (kernel_size - 1) // 2,
+            groups=groups,
+            weight_attr=nn.initializer.Normal(0.0, math.sqrt(2.0 / fan_out)),
+            bias_attr=False,
+        )
+        self.bn = nn.BatchNorm2D(out_channels, momentum=bn_momentum, epsilon=bn_epsilon)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        return x if self.activation is None else self.activation(x)
+
+
+def uniform_linear(in_features: int, out_features: int, weight_range: float, bias_range: float) -> nn.Linear:
+    """A linear layer that starts from Uniform(-range, range)."""
+    return nn.Linear(
+        in_features,
+        out_features,
+        weight_attr=nn.initializer.Uniform(-weight_range, weight_range),
+        bias_attr=nn.initializer.Uniform(-bias_range, bias_range) if bias_range else None,
+    )
+
+
+def global_average(x: Tensor) -> Tensor:
+    """[N, C, H, W] to [N, C]. adaptive_avg_pool2d is what oneDNN fuses; a mean over axes is not."""
+    return F.adaptive_avg_pool2d(x, 1).flatten(1)

