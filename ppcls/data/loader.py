@@ -1,0 +1,154 @@
+"""Batches, prepared by threads while the last one is being used. OpenCV and Pillow release Python's
+lock, so threads scale as processes would, and an error in one reaches the caller as it is."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from ppcls.data.dataset import Dataset
+from ppcls.data.decode import decode
+from ppcls.data.transforms import Normalizer, flip, random_resized_crop, resize_short_center_crop
+from ppcls.errors import DataError
+from ppcls.preprocessing import Preprocessing
+
+Transform = Callable[[np.ndarray, int], np.ndarray]
+BATCHES_AHEAD = 2
+
+
+class Unreadable(NamedTuple):
+    index: int
+    path: str
+    where: str
+    reason: str
+
+
+class Batch(NamedTuple):
+    """images: float32 [N, 3, S, S]; indices: int64 [N], positions in the dataset; labels: int64 [N] or
+    None; unreadable: the images left out, always empty with on_error "fail"."""
+
+    images: np.ndarray
+    indices: np.ndarray
+    labels: np.ndarray | None
+    unreadable: list[Unreadable]
+
+
+class EvalTransform:
+    """uint8 [H, W, 3] to uint8 [S, S, 3]: resize the short side, cut from the centre."""
+
+    def __init__(self, spec: Preprocessing) -> None:
+        self.spec = spec
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        return resize_short_center_crop(image, self.spec)
+
+
+class TrainTransform:
+    """uint8 [H, W, 3] to uint8 [S, S, 3]: random crop and flip, drawn from (seed, epoch, index) alone."""
+
+    def __init__(
+        self,
+        spec: Preprocessing,
+        *,
+        crop_area: tuple[float, float],
+        crop_ratio: tuple[float, float],
+        flip: float,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        self.spec, self.crop_area, self.crop_ratio, self.flip = spec, crop_area, crop_ratio, flip
+        self.seed, self.epoch = seed, epoch
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        random = random_state(self.seed, self.epoch, index)
+        image = random_resized_crop(
+            image,
+            self.spec.crop_size,
+            self.crop_area,
+            self.crop_ratio,
+            self.spec.interpolation,
+            self.spec.antialias,
+            random,
+        )
+        return flip(image) if random.uniform() < self.flip else image
+
+
+def random_state(*entropy: int) -> np.random.RandomState:
+    """A generator for one purpose. Of numpy's, only RandomState promises the same stream for ever."""
+    return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
+
+
+def eval_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
+    """A rank's batches: every world_size-th image from `rank` on, each image in one rank's share."""
+    share = np.arange(rank, count, world_size)
+    return [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+
+
+def train_order(
+    count: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+) -> list[np.ndarray]:
+    """A rank's shuffled batches. Of each global batch it takes images rank, rank + world_size, ...; what
+    does not fill a last global batch waits for another epoch's order."""
+    shuffled = random_state(seed, epoch).permutation(count)
+    size = batch_size * world_size
+    return [shuffled[start + rank : start + size : world_size] for start in range(0, count - size + 1, size)]
+
+
+def load_batches(
+    dataset: Dataset,
+    order: Iterable[np.ndarray],
+    transform: Transform,
+    spec: Preprocessing,
+    *,
+    num_workers: int,
+    on_error: str = "fail",
+) -> Iterator[Batch]:
+    """Decode, transform and normalise the images of each index array in `order`, in that order.
+
+    num_workers: threads. on_error: "fail" raises DataError for an unreadable image, naming its file, line
+    and reason; "skip" leaves it out of its batch, which may become empty, and reports it there.
+    """
+    normalize = Normalizer(spec.mean, spec.std)
+
+    def load(index: int, out: np.ndarray) -> Unreadable | None:
+        path = dataset.paths[index]
+        try:
+            with open(path, "rb") as file:
+                data = file.read()
+            normalize(transform(decode(data), index), out)
+        except DataError as error:
+            return Unreadable(index, path, dataset.where(index), str(error))
+        except OSError as error:
+            return Unreadable(index, path, dataset.where(index), error.strerror or str(error))
+        return None
+
+    order = iter(order)
+    pending: deque = deque()
+    pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
+    try:
+        while True:
+            while len(pending) < BATCHES_AHEAD and (indices := next(order, None)) is not None:
+                images = np.empty((len(indices), 3, spec.crop_size, spec.crop_size), np.float32)
+                jobs = [pool.submit(load, int(index), images[slot]) for slot, index in enumerate(indices)]
+                pending.append((indices, images, jobs))
+            if not pending:
+                return
+            indices, images, jobs = pending.popleft()
+            failures = [job.result() for job in jobs]
+            unreadable = [failure for failure in failures if failure is not None]
+            if unreadable:
+                if on_error == "fail":
+                    first = unreadable[0]
+                    raise DataError(
+                        f"unreadable image {first.where}: {first.reason}. Repair it or take it out of the "
+                        "data (python -m ppcls.data check finds all such files), or leave such images out "
+                        "and have them counted: -o data.on_error=skip."
+                    )
+                readable = np.array([failure is None for failure in failures])
+                indices, images = indices[readable], images[readable]
+            labels = None if dataset.labels is None else dataset.labels[indices]
+            yield Batch(images, indices, labels, unreadable)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
