@@ -1,9 +1,9 @@
 """What happens to an image before the network: part of the config, and kept with the weights."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
-INTERPOLATIONS = ("bilinear", "bicubic", "area", "lanczos")
+Interpolation = Literal["bilinear", "bicubic", "area", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -11,13 +11,12 @@ class Preprocessing:
     """The short side resized to `resize_short` pixels, a square of `crop_size` cut from the centre,
     pixels / 255 normalised with `mean` and `std` (of red, green, blue).
 
-    interpolation: one of INTERPOLATIONS.
     antialias: False samples as OpenCV does, True filters over the shrunk area as Pillow does.
     """
 
     resize_short: int
     crop_size: int
-    interpolation: str
+    interpolation: Interpolation
     antialias: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]

@@ -132,7 +132,7 @@ def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, 
         if folder not in label_of:
             raise DataError(
                 f"{root / folder}: none of the {len(label_of)} classes has this name; "
-                f"{suggest(folder, list(label_of)[:20])} The classes come from the weights, the training data "
+                f"{suggest(folder, list(label_of)[:20])} They come from the weights, the training data "
                 "or data.class_names."
             )
         images = list_images(root / folder)

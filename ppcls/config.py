@@ -1,0 +1,243 @@
+"""Every option, once: its name, type, default, meaning and the values it can have.
+
+A YAML file has one section for each dataclass here. `load_config` reads it, applies overrides, and refuses
+what is unknown, of the wrong type or impossible. Imports no Paddle.
+"""
+
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ppcls.architectures import get_variant
+from ppcls.errors import ConfigError, suggest
+from ppcls.preprocessing import Interpolation
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must fulfil beyond its type, in words and as a test."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
+NotNegative = Annotated[float, Rule("0 or more", lambda value: value >= 0)]
+Positive = Annotated[float, Rule("more than 0", lambda value: value > 0)]
+Share = Annotated[float, Rule("from 0 to 1", lambda value: 0 <= value <= 1)]
+Rate = Annotated[float, Rule("at least 0 and less than 1", lambda value: 0 <= value < 1)]
+Seed = Annotated[int, Rule("from 0 to 2^32 - 1", lambda value: 0 <= value < 2**32)]
+Range = Annotated[
+    tuple[float, float], Rule("two numbers above 0, the smaller one first", lambda v: 0 < v[0] <= v[1])
+]
+Area = Annotated[
+    tuple[float, float], Rule("two shares, 0 < smallest <= largest <= 1", lambda v: 0 < v[0] <= v[1] <= 1)
+]
+Deviation = Annotated[
+    tuple[float, float, float], Rule("three numbers above 0", lambda value: all(v > 0 for v in value))
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str
+    num_classes: Count = 1000
+    weights: str | None = None  # a file, "pretrained", or null for fresh weights
+    variant: str | None = None  # which of the published weights, where the file can't tell
+    bn_momentum: Rate | None = None  # share of the old statistics kept; null: the network's own
+    dropout: Rate | None = None  # null: the network's own
+    drop_connect: Rate | None = None  # rate of the last block; null: the network's own
+
+    def network_options(self) -> dict[str, Any]:
+        """What replaces the network's own values, for `build_model`."""
+        options = {
+            "bn_momentum": self.bn_momentum,
+            "dropout": self.dropout,
+            "drop_connect": self.drop_connect,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train_root: str | None = None  # folder below which the list's paths lie, or one folder a class
+    train_list: str | None = None  # lines 'path label'; null: train_root holds one folder a class
+    eval_root: str | None = None
+    eval_list: str | None = None
+    class_names: str | None = None  # a file of one class a line, or imagenet1k; null: folders' or weights'
+    batch_size: Count = 32  # images of each process
+    num_workers: Count | None = None  # loading threads of each process; null: one for each core it may use
+    on_error: Literal["fail", "skip"] = "fail"  # an unreadable image ends the run, or is counted and left out
+    resize_short: Count | None = None  # null, here and below: as the weights need it
+    crop_size: Count | None = None
+    interpolation: Interpolation | None = None
+    antialias: bool | None = None  # false: OpenCV's sampling; true: Pillow's filter over the shrunk area
+    mean: tuple[float, float, float] | None = None
+    std: Deviation | None = None
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    crop_area: Area = (0.08, 1.0)  # share of the image's area that a training crop takes
+    crop_ratio: Range = (3 / 4, 4 / 3)  # its width over its height
+    flip: Share = 0.5  # probability
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: Count = 100
+    label_smoothing: Rate = 0.0
+    log_seconds: Positive = 10.0  # between progress lines where the output is no terminal
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: Literal["sgd"] = "sgd"  # with momentum
+    lr: Positive = 0.1  # for 256 images; scaled by the global batch
+    momentum: Rate = 0.9
+    weight_decay: NotNegative = 1e-4  # not on batch norm and biases
+    schedule: Literal["cosine", "step"] = "cosine"
+    warmup_epochs: NotNegative = 0.0  # linear from 0
+    step_epochs: Positive = 30.0  # schedule "step": every so many epochs ...
+    step_factor: Positive = 0.1  # ... the learning rate is multiplied by this
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where Paddle has one
+    seed: Seed = 0
+    output_dir: str | None = None  # null: output/ and the model's name
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file and apply overrides such as "data.batch_size=64", later ones last.
+
+    Raises ConfigError for a file that cannot be read, an unknown option (with the nearest valid name), a
+    value of the wrong type, an impossible value, or options that contradict each other.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
+    for override in overrides:
+        _apply(tree, override)
+    config = _build(Config, tree, "")
+    _check(config)
+    return config
+
+
+def _apply(tree: dict, override: str) -> None:
+    option, equals, text = override.partition("=")
+    if not equals or not option.strip():
+        raise ConfigError(f"An override has the form section.option=value. Received: {override!r}")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"The value of {override!r} is no valid YAML: {error}") from error
+    *sections, name = option.strip().split(".")
+    for section in sections:
+        inner = tree.setdefault(section, {})
+        if inner is None:
+            inner = tree[section] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{option}: {section} is a value, not a section.")
+        tree = inner
+    tree[name] = value
+
+
+def _build(section: type, tree: dict, prefix: str) -> Any:
+    hints = get_type_hints(section, include_extras=True)
+    values = {}
+    for name, value in tree.items():
+        if name not in hints:
+            names = [prefix + known for known in hints]
+            raise ConfigError(f"unknown option {prefix}{name}; {suggest(f'{prefix}{name}', names)}")
+        values[name] = _convert(hints[name], value, prefix + name)
+    for known in fields(section):
+        required = known.default is MISSING and known.default_factory is MISSING
+        if required and known.name not in values:
+            raise ConfigError(f"{prefix}{known.name} is missing.")
+    return section(**values)
+
+
+def _convert(hint: Any, value: Any, option: str) -> Any:
+    """The value as the hint's type; raises ConfigError where it is another or breaks a rule."""
+    if is_dataclass(hint) and isinstance(hint, type):
+        if value is None:
+            value = {}
+        if not isinstance(value, dict):
+            raise ConfigError(f"{option} is a section of options. Received: {value!r}")
+        return _build(hint, value, option + ".")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, option)
+    if origin is Annotated:
+        value = _convert(arguments[0], value, option)
+        rule = arguments[1]
+        if not rule.holds(value):
+            raise ConfigError(f"{option} must be {rule.words}. Received: {value!r}")
+        return value
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(
+                f"{option} must be one of {', '.join(arguments)}. Received: {value!r}; "
+                f"{suggest(str(value), arguments)}"
+            )
+        return value
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)) or len(value) != len(arguments):
+            raise ConfigError(f"{option} must be a list of {len(arguments)} numbers. Received: {value!r}")
+        return tuple(_convert(inner, item, option) for inner, item in zip(arguments, value, strict=True))
+    return _convert_scalar(hint, value, option)
+
+
+def _convert_scalar(kind: type, value: Any, option: str) -> Any:
+    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
+        try:
+            value = float(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if kind is float and isinstance(value, float) and value - value != 0:
+        raise ConfigError(f"{option} must be a finite number. Received: {value!r}")
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
+        raise ConfigError(f"{option} must be {words}. Received: {value!r}")
+    return value
+
+
+def _check(config: Config) -> None:
+    """Rules that tie options together."""
+    get_variant(config.model.name, **config.model.network_options())
+    data = config.data
+    if data.crop_size and data.resize_short and data.crop_size > data.resize_short:
+        raise ConfigError(
+            f"data.crop_size ({data.crop_size}) must not exceed data.resize_short ({data.resize_short}): "
+            "the crop would reach beyond the image."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, which YAML writes without tags."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
