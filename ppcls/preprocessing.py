@@ -25,3 +25,8 @@ class Preprocessing:
         return {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
         }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
+        """What `to_dict` wrote."""
+        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})

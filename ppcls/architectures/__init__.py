@@ -38,6 +38,7 @@ def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer
     `padding` ("same" as TensorFlow, or "symmetric"), `dropout`, `drop_connect`.
 
     The network takes float32 [N, 3, H, W], normalised, of any size and returns logits [N, num_classes].
+    It carries `model_name` and `num_classes`.
     Raises ConfigError for an unknown name, an unknown option or an impossible value.
     """
     if num_classes < 1:
@@ -46,7 +47,10 @@ def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer
     if isinstance(variant, EfficientNetVariant):
         from ppcls.architectures.efficientnet import EfficientNet
 
-        return EfficientNet(variant, num_classes)
-    from ppcls.architectures.resnext101_wsl import ResNeXt101
+        network: nn.Layer = EfficientNet(variant, num_classes)
+    else:
+        from ppcls.architectures.resnext101_wsl import ResNeXt101
 
-    return ResNeXt101(variant, num_classes)
+        network = ResNeXt101(variant, num_classes)
+    network.model_name, network.num_classes = name, num_classes
+    return network

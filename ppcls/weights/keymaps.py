@@ -131,7 +131,8 @@ def key_map(source: str, model_name: str, keys: Iterable[str]) -> dict[str, str]
     """
     variant = MODELS[model_name]
     outer, name_block = (_EFFICIENTNET if isinstance(variant, EfficientNetVariant) else _RESNEXT)[source]
-    places = [(i, repeat) for i, stage in enumerate(variant.stages) for repeat in range(stage.repeats)]
+    repeats = [stage.repeats for stage in variant.stages]
+    places = [(stage, repeat) for stage, count in enumerate(repeats) for repeat in range(count)]
     leaves = {} if source == "paddleclas" else TORCH_LEAVES
 
     def rename(key: str) -> str:
