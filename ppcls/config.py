@@ -6,7 +6,7 @@ what is unknown, of the wrong type or impossible. Imports no Paddle.
 
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -14,7 +14,7 @@ import yaml
 
 from ppcls.architectures import get_variant
 from ppcls.errors import ConfigError, suggest
-from ppcls.preprocessing import Interpolation
+from ppcls.preprocessing import Interpolation, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,16 @@ class DataConfig:
     mean: tuple[float, float, float] | None = None
     std: Deviation | None = None
 
+    def preprocessing(self, own: Preprocessing | None) -> Preprocessing:
+        """The values given here, and `own`, those that the weights came with, where none is given."""
+        given = {item.name: getattr(self, item.name) for item in fields(Preprocessing)}
+        if own is not None:
+            return replace(own, **{name: value for name, value in given.items() if value is not None})
+        missing = [f"data.{name}" for name, value in given.items() if value is None]
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} must be given: no weights say what they should be.")
+        return Preprocessing(**given)
+
 
 @dataclass(frozen=True)
 class AugmentConfig:
@@ -116,6 +126,10 @@ class Config:
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where Paddle has one
     seed: Seed = 0
     output_dir: str | None = None  # null: output/ and the model's name
+
+    @property
+    def output_path(self) -> Path:
+        return Path(self.output_dir or f"output/{self.model.name}")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,136 @@
+"""What the tools share: options, errors without tracebacks, and the way from a config to a network."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+from ppcls import distributed
+from ppcls.config import Config
+from ppcls.errors import ConfigError, PpclsError, WeightsError
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+    from ppcls.data.class_names import ClassNames
+    from ppcls.preprocessing import Preprocessing
+    from ppcls.weights import WeightsInfo
+
+WRONG_INPUT = 2
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "-c", "--config", required=True, help="YAML file, such as configs/EfficientNetB0.yaml"
+    )
+    parser.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="replace an option, such as data.batch_size=64; repeatable",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="resolve the options, build the network, read one batch, and stop",
+    )
+    return parser
+
+
+def run(main: Callable[[Sequence[str] | None], int]) -> None:
+    """Run a tool and leave with its exit code: 2 for wrong input, with the reason and no traceback."""
+    try:
+        code = main(None)
+    except PpclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except RuntimeError:
+        # Another process of the run failed first: this one only lost the connection. The launcher
+        # shows the log of the first to leave, so leave after it.
+        if distributed.world_size() > 1:
+            time.sleep(5)
+        raise
+    sys.exit(code)
+
+
+def say(text: str) -> None:
+    """To the screen, once for all processes."""
+    if distributed.rank() == 0:
+        print(text, flush=True)
+
+
+class Prepared(NamedTuple):
+    """A network on its device, with what its images need."""
+
+    model: "nn.Layer"
+    spec: "Preprocessing"
+    class_names: "ClassNames | None"
+    num_workers: int
+
+
+def prepare(config: Config, *, needs_weights: bool) -> Prepared:
+    """Start Paddle, build the network, load its weights, and settle preprocessing and class names.
+
+    Raises ConfigError, WeightsError or DataError.
+    """
+    if needs_weights and config.model.weights is None:
+        raise WeightsError(
+            "model.weights is empty, and a network with random weights tells nothing. Give a file, "
+            "-o model.weights=FILE, or take the published ones: -o model.weights=pretrained."
+        )
+    if config.model.variant is not None and config.model.weights is None:
+        raise ConfigError("model.variant says which weights to take, but model.weights is empty.")
+    from ppcls.data.class_names import ClassNames, read_class_names
+
+    class_names = None
+    if config.data.class_names is not None:
+        class_names = read_class_names(config.data.class_names, config.model.num_classes)
+    device = distributed.start(config.device)
+    say(f"{config.model.name} on the {device.upper()}, {distributed.world_size()} process(es)")
+    model, info = _build(config)
+    spec = config.data.preprocessing(info.preprocessing if info else None)
+    if info is not None:
+        say(f"weights: {info.source}, sha256 {info.sha256[:16]}, licence {info.licence or 'not stated'}")
+        if info.preprocessing is not None:
+            for item in fields(info.preprocessing):
+                own, used = getattr(info.preprocessing, item.name), getattr(spec, item.name)
+                if own != used:
+                    say(f"note: data.{item.name} is {used}; the weights were made for {own}")
+        if info.class_names is not None:
+            own_names = ClassNames(*(tuple(column) for column in zip(*info.class_names, strict=True)))
+            if class_names is None:
+                class_names = own_names
+            elif class_names != own_names:
+                say("note: data.class_names differ from the names that the weights carry, and are used")
+    num_workers = config.data.num_workers or distributed.cores()
+    return Prepared(model, spec, class_names, num_workers)
+
+
+def _build(config: Config) -> "tuple[nn.Layer, WeightsInfo | None]":
+    import paddle
+
+    from ppcls.architectures import build_model
+    from ppcls.weights import load_weights
+
+    options = config.model.network_options()
+    paddle.seed(config.seed)
+    if config.model.weights is None:
+        return build_model(config.model.name, config.model.num_classes, **options), None
+    with paddle.LazyGuard():  # nothing is drawn that the file's values replace
+        model = build_model(config.model.name, config.model.num_classes, **options)
+    return model, load_weights(model, config.model.weights, config.model.variant)
+
+
+def save_config(config: Config, name: str) -> None:
+    """The resolved config beside what a run writes."""
+    if distributed.rank() == 0:
+        config.output_path.mkdir(parents=True, exist_ok=True)
+        (config.output_path / name).write_text(config.to_yaml(), encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Train or fine-tune a network."""
+
+import sys
+from collections.abc import Sequence
+
+from ppcls import distributed
+from ppcls.cli.common import config_parser, prepare, say
+from ppcls.config import load_config
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = config_parser(__doc__)
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in output_dir")
+    args = parser.parse_args(argv)
+    config = load_config(args.config, args.override)
+
+    from ppcls.data.dataset import open_dataset
+    from ppcls.training.record import WEIGHTS_FILE, RunRecord, refuse_finished_run
+
+    if not args.overwrite and not args.check:
+        refuse_finished_run(config.output_path)
+    data, num_classes = config.data, config.model.num_classes
+    train_set = open_dataset(
+        data.train_root,
+        data.train_list,
+        num_classes=num_classes,
+        class_names=data.class_names,
+        option="train",
+    )
+    eval_set = open_dataset(
+        data.eval_root,
+        data.eval_list,
+        num_classes=num_classes,
+        class_names=train_set.class_names,
+        option="eval",
+    )
+    prepared = prepare(config, needs_weights=False)
+
+    from ppcls.training.loop import Trainer
+
+    trainer = Trainer(config, prepared.model, prepared.spec, train_set, eval_set, prepared.num_workers)
+    say(
+        f"{len(train_set)} images to train, {len(eval_set)} to evaluate; {config.train.epochs} epochs of "
+        f"{trainer.steps_per_epoch} steps, global batch {trainer.global_batch}; learning rate "
+        f"{config.optim.lr:g} for 256 images, {trainer.peak_lr:g} for this batch"
+    )
+    if args.check:
+        batch = next(trainer.batches(0))
+        say(f"check passed: a batch of {list(batch.images.shape)} was read; nothing was trained or written")
+        return 0
+    record = RunRecord(config, prepared.spec, train_set.class_names) if distributed.rank() == 0 else None
+    best = trainer.train(record, say)
+    if record is not None:
+        record.close()
+        weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
+        say(f"best top-1 {best.top1:.4f}; weights in {weights}")
+        say(f"next: {sys.executable} tools/eval.py -c {args.config} -o model.weights={weights}")
+    return 0

@@ -1,0 +1,74 @@
+"""The processes of one run, as `python -m paddle.distributed.launch` starts them, and their device."""
+
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ppcls.errors import ConfigError
+
+
+def rank() -> int:
+    return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
+
+
+def world_size() -> int:
+    return int(os.environ.get("PADDLE_TRAINERS_NUM", "1"))
+
+
+def local_size() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
+
+
+def cores() -> int:
+    """Processor cores that each process of this run may use, at least one."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, allowed // local_size())
+
+
+def start(device: str) -> str:
+    """Import Paddle, choose the device ("auto", "cpu" or "gpu") and join the other processes.
+
+    A single process computes with all its cores, unless OMP_NUM_THREADS says otherwise; Paddle would take
+    one. Returns "cpu" or "gpu". Raises ConfigError for a GPU that is not there.
+    """
+    if world_size() == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="No ccache found")
+        import paddle
+    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    if device == "gpu" and not has_gpu:
+        raise ConfigError(
+            f"device is gpu, but Paddle {paddle.__version__} has none here. Use -o device=cpu, or install a "
+            "Paddle for your GPU."
+        )
+    chosen = "gpu" if device != "cpu" and has_gpu else "cpu"
+    paddle.set_device(chosen)
+    if world_size() > 1:
+        paddle.distributed.init_parallel_env()
+    return chosen
+
+
+def sum_over_ranks(values: np.ndarray) -> np.ndarray:
+    """float64 of any shape, summed over the processes."""
+    if world_size() == 1:
+        return values
+    import paddle
+
+    tensor = paddle.to_tensor(values.astype(np.float64))
+    paddle.distributed.all_reduce(tensor)
+    return tensor.numpy()
+
+
+def gather(item: Any) -> list[Any]:
+    """One small object from each process, in the order of their ranks."""
+    if world_size() == 1:
+        return [item]
+    import paddle
+
+    items: list[Any] = []
+    paddle.distributed.all_gather_object(items, item)
+    return items

@@ -1,0 +1,99 @@
+"""One pass over a labelled dataset, shared among the processes of a run."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ppcls import distributed
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import EvalTransform, Unreadable, eval_order, load_batches
+from ppcls.errors import DataError, PpclsError
+from ppcls.evaluation.metrics import MIN_CLASSES_FOR_TOP5, batch_sums
+from ppcls.preprocessing import Preprocessing
+from ppcls.progress import progress_bar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy."""
+
+    top1: float
+    top5: float | None
+    loss: float
+    count: int
+    unreadable: list[Unreadable]
+    images_per_second: float
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
+        return {name: value for name, value in values.items() if value is not None} | {
+            "skipped": len(self.unreadable),
+            "skipped_files": [{"file": item.where, "reason": item.reason} for item in self.unreadable],
+            "images_per_second": round(self.images_per_second, 2),
+        }
+
+
+def evaluate(
+    run: Callable[[np.ndarray], np.ndarray],
+    dataset: Dataset,
+    spec: Preprocessing,
+    *,
+    num_classes: int,
+    batch_size: int,
+    num_workers: int,
+    on_error: str,
+) -> Evaluation:
+    """Each image counts once, whatever the number of processes; all of them return the same result.
+
+    run: float32 [N, 3, S, S] to logits [N, num_classes]. The processes add up their sums after each batch,
+    so that none waits long for another: gloo gives up after 30 seconds.
+    Raises DataError for an unreadable image (unless on_error is "skip") and where nothing is left to
+    evaluate, PpclsError for logits that are not finite.
+    """
+    labels = dataset.labels
+    if labels is None:
+        raise DataError("These images have no labels to compare with.")
+    rank, world_size = distributed.rank(), distributed.world_size()
+    order = eval_order(len(dataset), batch_size, rank, world_size)
+    steps = len(eval_order(len(dataset), batch_size, 0, world_size))
+    batches = load_batches(
+        dataset, order, EvalTransform(spec), spec, num_workers=num_workers, on_error=on_error
+    )
+    totals = np.zeros(4)
+    unreadable: list[Unreadable] = []
+    start = time.perf_counter()
+    with progress_bar(len(dataset), "evaluate") as bar:
+        for _ in range(steps):
+            sums = np.zeros(4)
+            batch = next(batches, None)
+            if batch is not None:
+                unreadable += batch.unreadable
+                if len(batch.indices):
+                    sums = batch_sums(_finite(run(batch.images)), labels[batch.indices])
+            totals += distributed.sum_over_ranks(sums)
+            bar.update(int(totals[0]) - bar.n)
+            bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
+    seconds = time.perf_counter() - start
+    unreadable = sorted(item for share in distributed.gather(unreadable) for item in share)
+    count = int(totals[0])
+    if count == 0:
+        raise DataError(f"None of the {len(dataset)} images can be read; the first: {unreadable[0].where}.")
+    return Evaluation(
+        top1=totals[1] / count,
+        top5=totals[2] / count if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
+        loss=totals[3] / count,
+        count=count,
+        unreadable=unreadable,
+        images_per_second=len(dataset) / seconds,
+    )
+
+
+def _finite(logits: np.ndarray) -> np.ndarray:
+    if not np.isfinite(logits).all():
+        raise PpclsError(
+            "The network returned values that are not finite: its weights are damaged or diverged."
+        )
+    return logits

@@ -1,0 +1,67 @@
+"""What a training run leaves behind: its config, a line for each epoch, VisualDL's scalars, checkpoints."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppcls.config import Config
+from ppcls.data.class_names import ClassNames
+from ppcls.errors import ConfigError
+from ppcls.preprocessing import Preprocessing
+from ppcls.weights import write_weights
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+WEIGHTS_FILE = "model.safetensors"
+PARTS = ("train.yaml", "metrics.jsonl", "visualdl", "checkpoints")
+
+
+def refuse_finished_run(output: Path) -> None:
+    """Raises ConfigError where the folder holds a run, which a new one would destroy."""
+    if (output / "checkpoints").exists():
+        raise ConfigError(
+            f"{output} holds the checkpoints of an earlier run. Keep them and choose another folder, "
+            "-o output_dir=DIR, or replace that run: --overwrite."
+        )
+
+
+class RunRecord:
+    """Writes into `output_dir`; only rank 0 has one."""
+
+    def __init__(self, config: Config, spec: Preprocessing, class_names: ClassNames | None) -> None:
+        from visualdl import LogWriter
+
+        self.output = config.output_path
+        for part in PARTS:
+            path = self.output / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "train.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        self.scalars = LogWriter(str(self.output / "visualdl"))
+        names = class_names and list(zip(class_names.folders, class_names.names, strict=True))
+        self.facts = {
+            "model": config.model.name,
+            "num_classes": config.model.num_classes,
+            "preprocessing": spec.to_dict(),
+            "class_names": names,
+        }
+
+    def add_scalars(self, values: dict[str, float], step: int) -> None:
+        for tag, value in values.items():
+            self.scalars.add_scalar(tag, value, step)
+
+    def add_epoch(self, values: dict[str, Any]) -> None:
+        with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def save(self, model: "nn.Layer", name: str, epoch: int, metrics: dict[str, Any]) -> Path:
+        """Write checkpoints/`name`/model.safetensors, whole or not at all."""
+        path = self.output / "checkpoints" / name / WEIGHTS_FILE
+        arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+        write_weights(path, arrays, self.facts | {"epoch": epoch, "metrics": metrics})
+        return path
+
+    def close(self) -> None:
+        self.scalars.close()
