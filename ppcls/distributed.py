@@ -1,6 +1,9 @@
 """The processes of one run, as `python -m paddle.distributed.launch` starts them, and their device."""
 
+import contextlib
+import io
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -36,9 +39,12 @@ def start(device: str) -> str:
     """
     if world_size() == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
         import paddle
+    for line in noise.getvalue().splitlines():
+        if "OMP_NUM_THREADS" not in line:  # Paddle warns of every number but one
+            print(line, file=sys.stderr)
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not has_gpu:
         raise ConfigError(
