@@ -5,11 +5,12 @@ import io
 import os
 import sys
 import warnings
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from ppcls.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def rank() -> int:
@@ -42,6 +43,7 @@ def start(device: str) -> str:
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
         import paddle
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     for line in noise.getvalue().splitlines():
         if "OMP_NUM_THREADS" not in line:  # Paddle warns of every number but one
             print(line, file=sys.stderr)
@@ -58,13 +60,13 @@ def start(device: str) -> str:
     return chosen
 
 
-def sum_over_ranks(values: np.ndarray) -> np.ndarray:
+def sum_over_ranks(values: "np.ndarray") -> "np.ndarray":
     """float64 of any shape, summed over the processes."""
     if world_size() == 1:
         return values
     import paddle
 
-    tensor = paddle.to_tensor(values.astype(np.float64))
+    tensor = paddle.to_tensor(values.astype("float64"))
     paddle.distributed.all_reduce(tensor)
     return tensor.numpy()
 

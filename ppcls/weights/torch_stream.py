@@ -16,7 +16,7 @@ from ppcls.errors import WeightsError
 
 MAGIC = 0x1950A86A20F9469CFC6C
 VERSION = 1001
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),
@@ -128,9 +128,10 @@ def _read_storages(file: BinaryIO, keys: Any, described: list[_Storage]) -> dict
 
 def _tensor(view: _View, storages: dict[str, np.ndarray]) -> np.ndarray:
     flat = storages[view.storage.key]
-    strides = dict(zip(range(len(view.shape)), view.strides, strict=True))
-    last = view.offset + sum((size - 1) * strides[axis] for axis, size in enumerate(view.shape) if size)
-    if last >= max(flat.size, 1):
+    if 0 in view.shape:
+        return np.empty(view.shape, flat.dtype)
+    last = view.offset + sum((size - 1) * step for size, step in zip(view.shape, view.strides, strict=True))
+    if last >= flat.size:
         raise ValueError(f"a tensor of shape {view.shape} reaches beyond its storage")
     item = flat.dtype.itemsize
     return np.lib.stride_tricks.as_strided(

@@ -1,0 +1,100 @@
+"""Accuracy and loss against scikit-learn and plain arithmetic, whatever the batches and the ranks."""
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss, top_k_accuracy_score
+
+from ppcls.data.dataset import Dataset
+from ppcls.errors import DataError, PpclsError
+from ppcls.evaluation.evaluate import evaluate
+from ppcls.evaluation.metrics import batch_sums, label_ranks, sample_losses
+from ppcls.inference.classify import softmax
+from ppcls.preprocessing import Preprocessing
+
+SPEC = Preprocessing(8, 8, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def test_metrics_equal_scikit_learns():
+    random = np.random.RandomState(0)
+    logits = random.normal(size=(500, 12)).astype(np.float32) * 3
+    labels = random.randint(0, 12, 500)
+    count, top1, top5, loss = batch_sums(logits, labels)
+    assert count == 500
+    for k, correct in ((1, top1), (5, top5)):
+        assert correct / count == top_k_accuracy_score(labels, logits, k=k, labels=range(12))
+    assert loss / count == pytest.approx(log_loss(labels, softmax(logits), labels=range(12)), rel=1e-12)
+
+
+def test_ties_go_to_the_lower_class():
+    logits = np.zeros((3, 4), np.float32)
+    assert label_ranks(logits, np.array([0, 1, 3])).tolist() == [0, 1, 3]
+    assert logits.argmax(1).tolist() == [0, 0, 0]
+
+
+def test_losses_do_not_overflow():
+    logits = np.array([[1e4, 0], [0, 1e4]], np.float32)
+    assert sample_losses(logits, np.array([0, 0])).tolist() == [0, 1e4]
+
+
+@pytest.fixture
+def brightness(tmp_path):
+    """23 pictures whose brightness is their label."""
+    paths, labels = [], np.arange(23) % 7
+    for index, label in enumerate(labels):
+        paths.append(str(tmp_path / f"{index:02d}.png"))
+        cv2.imwrite(paths[-1], np.full((8, 8, 3), label * 20, np.uint8))
+    return Dataset(paths, labels.astype(np.int64))
+
+
+def nearest_brightness(images):
+    """Logits that are right but for brightness 60, which is taken for class 4."""
+    value = images.mean(axis=(1, 2, 3)) * 255 / 20
+    value = np.where(np.abs(value - 3) < 0.01, 4.0, value)
+    return -np.abs(value[:, None] - np.arange(7)).astype(np.float32)
+
+
+def run(dataset, num_classes=7, **options):
+    options = {"batch_size": 5, "num_workers": 2, "on_error": "fail"} | options
+    return evaluate(options.pop("run", nearest_brightness), dataset, SPEC, num_classes=num_classes, **options)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
+def test_counts_do_not_depend_on_the_batches(brightness, batch_size):
+    result = run(brightness, batch_size=batch_size)
+    wrong = int((brightness.labels == 3).sum())
+    assert (result.count, result.top1, result.top5) == (23, (23 - wrong) / 23, 1.0)
+    assert result.loss == pytest.approx(run(brightness).loss, rel=1e-9)
+
+
+def test_an_unreadable_image_stops_the_evaluation(brightness):
+    open(brightness.paths[3], "w").close()
+    with pytest.raises(DataError, match=r"03.png: the file is empty"):
+        run(brightness)
+
+
+def test_skipped_images_leave_the_denominator_openly(brightness):
+    open(brightness.paths[3], "w").close()  # the one of label 3 that would be wrong
+    result = run(brightness, on_error="skip")
+    assert result.count == 22
+    assert result.top1 == 20 / 22
+    values = result.to_dict()
+    assert values["skipped"] == 1
+    assert values["skipped_files"] == [{"file": brightness.paths[3], "reason": "the file is empty"}]
+
+
+def test_nothing_readable_is_an_error(brightness):
+    for path in brightness.paths:
+        open(path, "w").close()
+    with pytest.raises(DataError, match="None of the 23 images"):
+        run(brightness, on_error="skip")
+
+
+def test_values_that_are_not_finite_are_an_error(brightness):
+    with pytest.raises(PpclsError, match="not finite"):
+        run(brightness, run=lambda images: np.full((len(images), 7), np.nan, np.float32))
+
+
+def test_top5_is_left_out_below_five_classes(brightness):
+    assert "top5" not in run(brightness, num_classes=4).to_dict()
+    assert "top5" in run(brightness, num_classes=5).to_dict()
