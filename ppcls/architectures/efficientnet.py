@@ -2,7 +2,9 @@
 
 Weights start as in the authors' code (tensorflow/tpu, models/official/efficientnet): convolutions from
 Normal(0, sqrt(2 / fan_out)), a depthwise one with the fan-out of a single channel, the classifier from
-Uniform(-1, 1) / sqrt(num_classes), biases from zero.
+Uniform(-1, 1) / sqrt(num_classes), biases from zero. One departure: below 1,000 classes the classifier
+keeps the range of 1,000. The original's would make a small head's first logits so large (ten classes:
+standard deviation 4) that fine-tuning begins by unlearning them.
 """
 
 import math
@@ -127,9 +129,8 @@ class EfficientNet(nn.Layer):
                 channels = stage.channels
         self.head = conv_bn(channels, variant.head_channels, 1, activation=activation)
         self.dropout = variant.dropout
-        self.fc = uniform_linear(
-            variant.head_channels, num_classes, 1 / math.sqrt(num_classes), bias_range=0.0
-        )
+        fc_range = 1 / math.sqrt(max(num_classes, 1000))
+        self.fc = uniform_linear(variant.head_channels, num_classes, fc_range, bias_range=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

@@ -1,0 +1,188 @@
+"""The training loop learns, repeats itself exactly, and leaves a run that can be used."""
+
+import json
+
+import cv2
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+import yaml
+
+from ppcls import build_model, load_weights
+from ppcls.cli import train
+from ppcls.config import OptimConfig, load_config
+from ppcls.errors import ConfigError, PpclsError
+from ppcls.training.loop import cross_entropy
+from ppcls.training.optimizer import build_optimizer, learning_rate, scaled_lr
+
+COLOURS = {"blue": (200, 60, 40), "red": (40, 60, 200)}
+
+
+@pytest.fixture
+def colours(tmp_path):
+    """A config, and 24 noisy pictures of two classes that differ by their colour."""
+    random = np.random.RandomState(0)
+    for index in range(24):
+        name = ("blue", "red")[index % 2]
+        image = np.clip(random.normal(COLOURS[name], 25, (40, 40, 3)), 0, 255).astype(np.uint8)
+        folder = tmp_path / "colours" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{index:02d}.png"), image)
+    tree = {
+        "model": {"name": "EfficientNetB0_small", "num_classes": 2, "bn_momentum": 0.5, "dropout": 0.0},
+        "data": {
+            "train_root": str(tmp_path / "colours"),
+            "eval_root": str(tmp_path / "colours"),
+            "batch_size": 8,
+            "num_workers": 2,
+            "resize_short": 32,
+            "crop_size": 32,
+            "interpolation": "bilinear",
+            "antialias": False,
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.5, 0.5, 0.5],
+        },
+        "augment": {"crop_area": [0.6, 1.0]},
+        "train": {"epochs": 2},
+        "optim": {"lr": 0.64},
+        "output_dir": str(tmp_path / "run"),
+        "device": "cpu",
+    }
+    path = tmp_path / "colours.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def run(config, *overrides, options=()):
+    arguments = ["-c", str(config), *options]
+    for override in overrides:
+        arguments += ["-o", override]
+    return train.main(arguments)
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_learns_and_leaves_a_whole_run(colours, tmp_path, capsys):
+    assert run(colours, "train.epochs=5") == 0
+    folder = tmp_path / "run"
+    lines = lines_of(folder)
+    assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[-1]["train_loss"] < 0.75 * lines[0]["train_loss"]
+    best = max(line["eval_top1"] for line in lines)
+    assert best >= 0.9
+    assert f"best top-1 {best:.4f}" in capsys.readouterr().out
+    assert load_config(folder / "train.yaml").train.epochs == 5
+    assert list((folder / "visualdl").iterdir())
+    for name in ("last", "best"):
+        model = build_model("EfficientNetB0_small", num_classes=2)
+        info = load_weights(model, str(folder / "checkpoints" / name / "model.safetensors"))
+        assert info.class_names == (("blue", "blue"), ("red", "red"))
+        assert info.preprocessing.crop_size == 32
+
+
+def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_path):
+    weights = []
+    for number, workers in enumerate((1, 3)):
+        output = tmp_path / f"run{number}"
+        run(colours, f"output_dir={output}", f"data.num_workers={workers}", "train.epochs=1")
+        weights.append((output / "checkpoints/last/model.safetensors").read_bytes())
+    assert weights[0][-100_000:] == weights[1][-100_000:]
+    run(colours, f"output_dir={tmp_path / 'run2'}", "seed=1", "train.epochs=1")
+    assert (tmp_path / "run2/checkpoints/last/model.safetensors").read_bytes()[-100_000:] != weights[0][-100_000:]
+
+
+def test_check_writes_nothing(colours, tmp_path, capsys):
+    assert run(colours, options=["--check"]) == 0
+    assert "check passed: a batch of [8, 3, 32, 32]" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_earlier_run_is_not_overwritten_unless_asked(colours, tmp_path):
+    run(colours, "train.epochs=1")
+    with pytest.raises(ConfigError, match="holds the checkpoints of an earlier run"):
+        run(colours, "train.epochs=1")
+    assert run(colours, "train.epochs=1", options=["--overwrite"]) == 0
+    assert len(lines_of(tmp_path / "run")) == 1
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(colours):
+    with pytest.raises(PpclsError, match="The loss is (nan|inf) at step"):
+        run(colours, "optim.lr=1e30", "optim.weight_decay=0", "train.epochs=4")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.batch_size=64", "24 images, fewer than one global batch of 64"),
+        ("model.num_classes=3", "holds 2 class folders, but model.num_classes is 3"),
+        ("data.train_root=null", "data.train_root and data.train_list are both empty"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(colours, override, words):
+    with pytest.raises(ConfigError, match=words):
+        run(colours, override)
+
+
+def test_an_unreadable_training_image_stops_or_is_left_out(colours, tmp_path):
+    broken = tmp_path / "colours" / "blue" / "00.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(PpclsError, match="00.png"):
+        run(colours)
+    assert run(colours, "data.on_error=skip", "train.epochs=1", options=["--overwrite"]) == 0
+    assert lines_of(tmp_path / "run")[0]["eval_skipped"] == 1
+
+
+def test_cosine_schedule():
+    config = OptimConfig(schedule="cosine", warmup_epochs=2)
+    rates = [learning_rate(config, 0.4, step, steps_per_epoch=10, epochs=10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.4 / 20)
+    assert rates[19] == pytest.approx(0.4 * 0.5 * (1 + np.cos(np.pi * 0.19)))
+    assert rates[50] == pytest.approx(0.2)
+    assert 0 < rates[99] < 0.4 * 1e-3
+    assert max(rates) == rates[19]
+
+
+def test_step_schedule():
+    config = OptimConfig(schedule="step", step_epochs=3, step_factor=0.1)
+    rates = [learning_rate(config, 1.0, step, steps_per_epoch=4, epochs=9) for step in (0, 11, 12, 24)]
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+def test_the_learning_rate_is_for_256_images():
+    assert scaled_lr(OptimConfig(lr=0.4), 32) == pytest.approx(0.05)
+
+
+def test_optimizer_steps_follow_the_formula():
+    """v = 0.9 v + (g + decay w); w -= lr v; no decay on batch norm."""
+    paddle.seed(0)
+    model = build_model("EfficientNetB0_small", num_classes=2)
+    config = OptimConfig(momentum=0.9, weight_decay=0.1)
+    optimizer = build_optimizer(config, model, 0.05)
+    keys = {"fc.weight": 0.1, "fc.bias": 0.1, "stem.conv.weight": 0.1, "stem.bn.weight": 0.0, "stem.bn.bias": 0.0}
+    state = model.state_dict()
+    expected = {key: state[key].numpy().astype(np.float64) for key in keys}
+    velocity = dict.fromkeys(keys, 0.0)
+    for step in range(3):
+        rate = 0.05 / (step + 1)
+        model(paddle.randn([2, 3, 32, 32])).sum().backward()
+        for key, decay in keys.items():
+            velocity[key] = 0.9 * velocity[key] + state[key].grad.numpy() + decay * expected[key]
+            expected[key] = expected[key] - rate * velocity[key]
+        optimizer.set_lr(rate)
+        optimizer.step()
+        optimizer.clear_grad()
+    for key, value in expected.items():
+        scale = np.abs(value).max() + 1e-3
+        np.testing.assert_allclose(state[key].numpy(), value, atol=1e-4 * scale, err_msg=key)
+
+
+def test_label_smoothing_is_the_mean_over_all_classes():
+    logits, labels = paddle.randn([6, 5]), paddle.to_tensor([0, 1, 2, 3, 4, 0])
+    log_p = F.log_softmax(logits).numpy()
+    true = log_p[np.arange(6), labels.numpy()]
+    assert cross_entropy(logits, labels, 0.0).item() == pytest.approx(-true.mean(), rel=1e-5)
+    smoothed = -(0.9 * true + 0.1 * log_p.mean(1)).mean()
+    assert cross_entropy(logits, labels, 0.1).item() == pytest.approx(smoothed, rel=1e-5)
