@@ -12,7 +12,8 @@ from ppcls.architectures.blocks import ConvBN
 from ppcls.architectures.efficientnet import MBConv, drop_connect
 from ppcls.errors import ConfigError
 
-COUNTS = {  # trainable parameters, batch-norm statistics: torchvision's and timm's metadata, PaddleClas's classes
+# trainable parameters, batch-norm statistics, by torchvision's and timm's metadata and PaddleClas's classes
+COUNTS = {
     "ResNeXt101_32x8d_wsl": (88_791_336, 202_880),
     "ResNeXt101_32x16d_wsl": (194_026_792, 332_928),
     "ResNeXt101_32x32d_wsl": (468_530_472, 593_024),

@@ -63,7 +63,9 @@ def test_the_resolved_config_loads_again(small, tmp_path):
 
 
 def test_overrides_come_last_and_are_typed(small):
-    config = load_config(small, ["data.batch_size=8", "data.batch_size=64", "optim.lr=1e-3", "model.weights=a=b"])
+    config = load_config(
+        small, ["data.batch_size=8", "data.batch_size=64", "optim.lr=1e-3", "model.weights=a=b"]
+    )
     assert config.data.batch_size == 64
     assert config.optim.lr == 1e-3
     assert config.optim.weight_decay == 1e-5  # YAML 1.1 reads this as a string

