@@ -106,10 +106,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: Literal["sgd"] = "sgd"  # with momentum
+    name: Literal["sgd", "adamw"] = "sgd"  # sgd with momentum
     lr: Positive = 0.1  # for 256 images; scaled by the global batch
-    momentum: Rate = 0.9
-    weight_decay: NotNegative = 1e-4  # not on batch norm and biases
+    momentum: Rate = 0.9  # of sgd
+    weight_decay: NotNegative = 1e-4  # not on batch norm
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: NotNegative = 0.0  # linear from 0
     step_epochs: Positive = 30.0  # schedule "step": every so many epochs ...

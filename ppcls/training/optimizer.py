@@ -30,9 +30,9 @@ def learning_rate(config: OptimConfig, peak: float, step: int, steps_per_epoch: 
 
 
 def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optimizer":
-    """SGD with momentum; weight decay on everything but batch norm."""
+    """SGD with momentum, or AdamW; weight decay on everything but batch norm."""
     from paddle import nn
-    from paddle.optimizer import Momentum
+    from paddle.optimizer import AdamW, Momentum
 
     norm_ids = {
         id(parameter)
@@ -45,4 +45,6 @@ def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optim
         {"params": [p for p in trainable if id(p) not in norm_ids], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if id(p) in norm_ids], "weight_decay": 0.0},
     ]
+    if config.name == "adamw":
+        return AdamW(learning_rate=lr, parameters=groups)
     return Momentum(learning_rate=lr, momentum=config.momentum, parameters=groups)
