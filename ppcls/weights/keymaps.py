@@ -1,13 +1,14 @@
 """What the published formats call this project's parameters. Names only: no Paddle, no arrays.
 
-A map is made of three tables: the layer's name, the block's name, and the leaf's. Layouts differ in one
-place: torch keeps a linear weight as [out, in], Paddle as [in, out].
+A name is made of the block's, the layer's and the leaf's. Layouts differ in one place: torch keeps a linear
+weight as [out, in], Paddle as [in, out].
 """
 
 from collections.abc import Callable, Iterable
 
 from ppcls.architectures import MODELS, EfficientNetVariant
 
+TORCH_SOURCES = ("timm", "torchvision", "lukemelas")
 TORCH_LEAVES = {"_mean": "running_mean", "_variance": "running_var"}
 TRANSPOSED = {"fc.weight"}  # between Paddle's layout and torch's
 
@@ -73,6 +74,21 @@ TIMM_EFFICIENTNET = {
 }
 # timm's first stage has blocks without an expansion, whose layers are counted from the depthwise one
 TIMM_FIRST_STAGE = {"depthwise.bn": "bn1", "project.conv": "conv_pw", "project.bn": "bn2"}
+TORCHVISION_EFFICIENTNET = {
+    "stem.conv": "features.0.0",
+    "stem.bn": "features.0.1",
+    "expand.conv": "0.0",
+    "expand.bn": "0.1",
+    "depthwise.conv": "1.0",
+    "depthwise.bn": "1.1",
+    "se.reduce": "2.fc1",
+    "se.expand": "2.fc2",
+    "project.conv": "3.0",
+    "project.bn": "3.1",
+    "head.conv": "features.8.0",
+    "head.bn": "features.8.1",
+    "fc": "classifier.1",
+}
 TORCHVISION_RESNEXT = {  # torchvision's ResNet; also Facebook's WSL files and timm's resnext101
     "stem.conv": "conv1",
     "stem.bn": "bn1",
@@ -86,6 +102,11 @@ TORCHVISION_RESNEXT = {  # torchvision's ResNet; also Facebook's WSL files and t
     "shortcut.bn": "downsample.1",
     "fc": "fc",
 }
+
+
+# PaddleClas's parameter names, which its older static files use: lukemelas's layers with leaves of their own
+PARAMETER_LEAVES = {"weight": "weights", "bias": "offset"}
+PARAMETER_BN_LEAVES = {"weight": "scale", "bias": "offset", "_mean": "mean", "_variance": "variance"}
 
 
 def _paddleclas_efficientnet(stage: int, repeat: int, block: int, layer: str) -> str:
@@ -106,6 +127,12 @@ def _timm_efficientnet(stage: int, repeat: int, block: int, layer: str) -> str:
     return f"blocks.{stage}.{repeat}.{names[layer]}"
 
 
+def _torchvision_efficientnet(stage: int, repeat: int, block: int, layer: str) -> str:
+    index, rest = TORCHVISION_EFFICIENTNET[layer].split(".", 1)
+    # the first stage has no expansion, so its layers are counted from one less
+    return f"features.{stage + 1}.{repeat}.block.{int(index) - (stage == 0)}.{rest}"
+
+
 def _torchvision_resnext(stage: int, repeat: int, block: int, layer: str) -> str:
     return f"layer{stage + 1}.{repeat}.{TORCHVISION_RESNEXT[layer]}"
 
@@ -113,35 +140,50 @@ def _torchvision_resnext(stage: int, repeat: int, block: int, layer: str) -> str
 BlockNamer = Callable[[int, int, int, str], str]
 _EFFICIENTNET: dict[str, tuple[dict[str, str], BlockNamer]] = {
     "paddleclas": (PADDLECLAS_EFFICIENTNET, _paddleclas_efficientnet),
-    "lukemelas": (LUKEMELAS, _lukemelas),
+    "paddleclas-names": (LUKEMELAS, _lukemelas),
     "timm": (TIMM_EFFICIENTNET, _timm_efficientnet),
+    "torchvision": (TORCHVISION_EFFICIENTNET, _torchvision_efficientnet),
+    "lukemelas": (LUKEMELAS, _lukemelas),
 }
 _RESNEXT: dict[str, tuple[dict[str, str], BlockNamer]] = {
     "paddleclas": (PADDLECLAS_RESNEXT, _paddleclas_resnext),
-    "torchvision": (TORCHVISION_RESNEXT, _torchvision_resnext),
+    "paddleclas-names": (TORCHVISION_RESNEXT, _torchvision_resnext),
     "timm": (TORCHVISION_RESNEXT, _torchvision_resnext),
+    "torchvision": (TORCHVISION_RESNEXT, _torchvision_resnext),
 }
+
+
+def sources_of(model_name: str) -> tuple[str, ...]:
+    """The formats that a model's weights are published in."""
+    return tuple(_EFFICIENTNET if isinstance(MODELS[model_name], EfficientNetVariant) else _RESNEXT)
 
 
 def key_map(source: str, model_name: str, keys: Iterable[str]) -> dict[str, str]:
     """This project's `keys` of a model, each with the name that a source gives it.
 
-    source: "paddleclas", "timm", "lukemelas" (EfficientNet) or "torchvision" (ResNeXt101).
-    Torch sources also hold a `num_batches_tracked` for each batch norm, which has no counterpart.
+    source: one of `sources_of(model_name)`. Torch sources also hold a `num_batches_tracked` for each batch
+    norm, which has no counterpart here.
     """
     variant = MODELS[model_name]
-    outer, name_block = (_EFFICIENTNET if isinstance(variant, EfficientNetVariant) else _RESNEXT)[source]
+    is_efficientnet = isinstance(variant, EfficientNetVariant)
+    outer, name_block = (_EFFICIENTNET if is_efficientnet else _RESNEXT)[source]
     repeats = [stage.repeats for stage in variant.stages]
     places = [(stage, repeat) for stage, count in enumerate(repeats) for repeat in range(count)]
-    leaves = {} if source == "paddleclas" else TORCH_LEAVES
 
     def rename(key: str) -> str:
         layer, leaf = key.rsplit(".", 1)
-        leaf = leaves.get(leaf, leaf)
-        if not layer.startswith("blocks."):
-            return f"{outer[layer]}.{leaf}"
-        _, index, layer = layer.split(".", 2)
-        block = int(index)
-        return f"{name_block(*places[block], block, layer)}.{leaf}"
+        layer_here = layer
+        if layer.startswith("blocks."):
+            _, index, layer_here = layer.split(".", 2)
+            block = int(index)
+            name = name_block(*places[block], block, layer_here)
+        else:
+            name = outer[layer]
+        if source == "paddleclas":
+            return f"{name}.{leaf}"
+        if source == "paddleclas-names" and is_efficientnet:
+            leaves = PARAMETER_BN_LEAVES if layer_here.endswith("bn") else PARAMETER_LEAVES
+            return f"{name}_{leaves[leaf]}"
+        return f"{name}.{TORCH_LEAVES.get(leaf, leaf)}"
 
     return {key: rename(key) for key in keys}
