@@ -38,7 +38,7 @@ def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer
     `padding` ("same" as TensorFlow, or "symmetric"), `dropout`, `drop_connect`.
 
     The network takes float32 [N, 3, H, W], normalised, of any size and returns logits [N, num_classes].
-    It carries `model_name` and `num_classes`.
+    It carries `model_name`, `num_classes`, `bn_epsilon` and `padding`.
     Raises ConfigError for an unknown name, an unknown option or an impossible value.
     """
     if num_classes < 1:
@@ -53,4 +53,5 @@ def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer
 
         network = ResNeXt101(variant, num_classes)
     network.model_name, network.num_classes = name, num_classes
+    network.bn_epsilon, network.padding = variant.bn_epsilon, variant.padding
     return network

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
@@ -35,25 +36,53 @@ class ConvBN(nn.Layer):
         fan_out: int | None = None,
     ) -> None:
         super().__init__()
-        if padding not in ("same", "symmetric"):
-            raise ConfigError(f'padding must be "same" or "symmetric". Received: {padding!r}')
         fan_out = fan_out or kernel_size**2 * out_channels // groups
         self.conv = nn.Conv2D(
             in_channels,
             out_channels,
             kernel_size,
             stride,
-            padding="SAME" if padding == "same" else (kernel_size - 1) // 2,
+            padding=_paddles_padding(padding, kernel_size),
             groups=groups,
             weight_attr=nn.initializer.Normal(0.0, math.sqrt(2.0 / fan_out)),
             bias_attr=False,
         )
         self.bn = nn.BatchNorm2D(out_channels, momentum=bn_momentum, epsilon=bn_epsilon)
         self.activation = activation
+        self.shape = {"kernel_size": kernel_size, "stride": stride, "groups": groups}
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn(self.conv(x))
         return x if self.activation is None else self.activation(x)
+
+    def set_padding(self, padding: str) -> None:
+        """Pad by the other rule from now on; the weight stays."""
+        weight = self.conv.weight
+        channels = weight.shape[1] * self.shape["groups"], weight.shape[0]
+        with paddle.LazyGuard():  # the new layer's own weight is never drawn
+            self.conv = nn.Conv2D(
+                *channels,
+                **self.shape,
+                padding=_paddles_padding(padding, self.shape["kernel_size"]),
+                bias_attr=False,
+            )
+        self.conv.weight = weight
+
+
+def _paddles_padding(padding: str, kernel_size: int) -> str | int:
+    if padding not in ("same", "symmetric"):
+        raise ConfigError(f'padding must be "same" or "symmetric". Received: {padding!r}')
+    return "SAME" if padding == "same" else (kernel_size - 1) // 2
+
+
+def set_conventions(model: nn.Layer, bn_epsilon: float, padding: str) -> None:
+    """Make a network compute as the framework that its weights come from: see ConvBN's arguments."""
+    for layer in model.sublayers():
+        if isinstance(layer, ConvBN):
+            layer.bn._epsilon = bn_epsilon
+            if padding != model.padding:
+                layer.set_padding(padding)
+    model.bn_epsilon, model.padding = bn_epsilon, padding
 
 
 def uniform_linear(in_features: int, out_features: int, weight_range: float, bias_range: float) -> nn.Linear:

@@ -44,7 +44,7 @@ class ResNeXt101(nn.Layer):
     def __init__(self, variant: ResNeXtVariant, num_classes: int) -> None:
         super().__init__()
         conv_bn = partial(
-            ConvBN, padding="symmetric", bn_epsilon=variant.bn_epsilon, bn_momentum=variant.bn_momentum
+            ConvBN, padding=variant.padding, bn_epsilon=variant.bn_epsilon, bn_momentum=variant.bn_momentum
         )
         self.stem = conv_bn(3, RESNEXT_STEM, 7, 2, activation=F.relu)
         self.blocks = nn.LayerList()

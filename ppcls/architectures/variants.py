@@ -9,7 +9,7 @@ FixRes (the weights of Fix_ResNeXt101_32x48d_wsl): Touvron et al., https://arxiv
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 
 class MBConvStage(NamedTuple):
@@ -99,6 +99,7 @@ class ResNeXtVariant:
     image_size: int = 224
     bn_epsilon: float = 1e-5
     bn_momentum: float = 0.9
+    padding: ClassVar[str] = "symmetric"
 
     @property
     def stages(self) -> list[BottleneckStage]:
