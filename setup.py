@@ -26,10 +26,12 @@ setup(
     packages=find_packages(include=["ppcls", "ppcls.*"]),
     package_data={"ppcls": ["py.typed"], "ppcls.data": ["imagenet1k_labels.txt"]},
     install_requires=[
+        "filelock>=3.12",
         "numpy>=1.24",
         *([] if has_other_opencv else ["opencv-python>=4.11"]),
         "pillow>=10.3",
         "pyyaml>=6.0",
+        "requests>=2.28",
         "safetensors>=0.4.3",
         "tqdm>=4.62",
         "visualdl>=2.5.3",

@@ -46,8 +46,9 @@ Deviation = Annotated[
 class ModelConfig:
     name: str
     num_classes: Count = 1000
-    weights: str | None = None  # a file, "pretrained", or null for fresh weights
+    weights: str | None = None  # a file, a URL, "pretrained", or null for fresh weights
     variant: str | None = None  # which of the published weights, where the file can't tell
+    reset_head: bool = False  # a fresh classifier on the weights' features, as for other classes
     bn_momentum: Rate | None = None  # share of the old statistics kept; null: the network's own
     dropout: Rate | None = None  # null: the network's own
     drop_connect: Rate | None = None  # rate of the last block; null: the network's own

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from ppcls import build_model
-from ppcls.weights import write_weights
+from ppcls.weights import facts_about, write_weights
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
@@ -41,8 +41,7 @@ def folder(tmp_path_factory):
     model = build_model("EfficientNetB0_small", num_classes=6)
     model.fc.weight.set_value(model.fc.weight * 20)
     arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
-    facts = {"model": "EfficientNetB0_small", "num_classes": 6}
-    write_weights(folder / "weights.safetensors", arrays, facts)
+    write_weights(folder / "weights.safetensors", arrays, facts_about(model))
     tree = {
         "model": {
             "name": "EfficientNetB0_small",

@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,6 +72,7 @@ class Prepared(NamedTuple):
     """A network on its device, with what its images need."""
 
     model: "nn.Layer"
+    info: "WeightsInfo | None"
     spec: "Preprocessing"
     class_names: "ClassNames | None"
     num_workers: int
@@ -86,8 +88,11 @@ def prepare(config: Config, *, needs_weights: bool) -> Prepared:
             "model.weights is empty, and a network with random weights tells nothing. Give a file, "
             "-o model.weights=FILE, or take the published ones: -o model.weights=pretrained."
         )
-    if config.model.variant is not None and config.model.weights is None:
-        raise ConfigError("model.variant says which weights to take, but model.weights is empty.")
+    for option in ("variant", "reset_head"):
+        if getattr(config.model, option) and config.model.weights is None:
+            raise ConfigError(f"model.{option} is about weights to be loaded, but model.weights is empty.")
+    if needs_weights and config.model.reset_head:
+        raise ConfigError("model.reset_head starts a random classifier: it is for training only.")
     from ppcls.data.class_names import ClassNames, read_class_names
 
     class_names = None
@@ -98,7 +103,10 @@ def prepare(config: Config, *, needs_weights: bool) -> Prepared:
     model, info = _build(config)
     spec = config.data.preprocessing(info.preprocessing if info else None)
     if info is not None:
-        say(f"weights: {info.source}, sha256 {info.sha256[:16]}, licence {info.licence or 'not stated'}")
+        say(f"weights: {info.path}, {info.source}; sha256 {info.sha256[:16]}")
+        say(f"licence of the weights: {info.licence or 'not stated'}")
+        for note in info.notes:
+            say(f"note: {note}")
         if info.preprocessing is not None:
             for item in fields(info.preprocessing):
                 own, used = getattr(info.preprocessing, item.name), getattr(spec, item.name)
@@ -111,7 +119,7 @@ def prepare(config: Config, *, needs_weights: bool) -> Prepared:
             elif class_names != own_names:
                 say("note: data.class_names differ from the names that the weights carry, and are used")
     num_workers = config.data.num_workers or distributed.cores()
-    return Prepared(model, spec, class_names, num_workers)
+    return Prepared(model, info, spec, class_names, num_workers)
 
 
 def _build(config: Config) -> "tuple[nn.Layer, WeightsInfo | None]":
@@ -120,13 +128,15 @@ def _build(config: Config) -> "tuple[nn.Layer, WeightsInfo | None]":
     from ppcls.architectures import build_model
     from ppcls.weights import load_weights
 
-    options = config.model.network_options()
+    wanted = config.model
     paddle.seed(config.seed)
-    if config.model.weights is None:
-        return build_model(config.model.name, config.model.num_classes, **options), None
-    with paddle.LazyGuard():  # nothing is drawn that the file's values replace
-        model = build_model(config.model.name, config.model.num_classes, **options)
-    return model, load_weights(model, config.model.weights, config.model.variant)
+    is_replaced = wanted.weights is not None and not wanted.reset_head
+    # nothing is drawn that the file's values replace
+    with paddle.LazyGuard() if is_replaced else nullcontext():
+        model = build_model(wanted.name, wanted.num_classes, **wanted.network_options())
+    if wanted.weights is None:
+        return model, None
+    return model, load_weights(model, wanted.weights, wanted.variant, wanted.reset_head)
 
 
 def save_config(config: Config, name: str) -> None:

@@ -48,7 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch = next(trainer.batches(0))
         say(f"check passed: a batch of {list(batch.images.shape)} was read; nothing was trained or written")
         return 0
-    record = RunRecord(config, prepared.spec, train_set.class_names) if distributed.rank() == 0 else None
+    record = None
+    if distributed.rank() == 0:
+        licence = prepared.info.licence if prepared.info else None  # what is tuned stays under it
+        record = RunRecord(config, prepared.model, prepared.spec, train_set.class_names, licence)
     best = trainer.train(record, say)
     if record is not None:
         record.close()

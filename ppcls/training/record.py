@@ -9,7 +9,7 @@ from ppcls.config import Config
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights import write_weights
+from ppcls.weights import facts_about, write_weights
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -30,7 +30,14 @@ def refuse_finished_run(output: Path) -> None:
 class RunRecord:
     """Writes into `output_dir`; only rank 0 has one."""
 
-    def __init__(self, config: Config, spec: Preprocessing, class_names: ClassNames | None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: "nn.Layer",
+        spec: Preprocessing,
+        class_names: ClassNames | None,
+        licence: str | None,
+    ) -> None:
         from visualdl import LogWriter
 
         self.output = config.output_path
@@ -40,13 +47,8 @@ class RunRecord:
         self.output.mkdir(parents=True, exist_ok=True)
         (self.output / "train.yaml").write_text(config.to_yaml(), encoding="utf-8")
         self.scalars = LogWriter(str(self.output / "visualdl"))
-        names = class_names and list(zip(class_names.folders, class_names.names, strict=True))
-        self.facts = {
-            "model": config.model.name,
-            "num_classes": config.model.num_classes,
-            "preprocessing": spec.to_dict(),
-            "class_names": names,
-        }
+        names = list(zip(class_names.folders, class_names.names, strict=True)) if class_names else None
+        self.facts = facts_about(model, preprocessing=spec, class_names=names, licence=licence)
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:
         for tag, value in values.items():

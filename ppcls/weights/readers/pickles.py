@@ -1,0 +1,307 @@
+"""A pickle machine that knows the opcodes weights need and builds nothing but data.
+
+pickle.Unpickler with a find_class of one's own still calls, sets attributes and allocates as the file says.
+Here a global name is a token. Calling it runs the function that the reader admitted for it, which checks its
+arguments; no object of the file's choice is ever made, and no attribute is set. Bytes are not copied: they
+are slices of the mapped file.
+"""
+
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ppcls.weights.readers.entries import Refused
+
+# A published state dict takes under 100,000; a file of nothing but opcodes would fill the memory.
+_MAX_OPCODES = 2_000_000
+# Protocol 2 writes an array's bytes as text. As a str it would live in the memo to the end.
+_LONG_TEXT = 4096
+_MAX_LONG = 16
+
+Admitted = Mapping[tuple[str, str], Callable[[tuple], Any] | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Name:
+    """A global that a pickle asks for. call: None where it is only an argument of another's call."""
+
+    module: str
+    name: str
+    call: Callable[[tuple], Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class LongText:
+    """Text of more than _LONG_TEXT bytes, not decoded."""
+
+    utf8: memoryview
+
+
+class Buildable:
+    """What takes a pickled state (opcode BUILD)."""
+
+    def build(self, state: Any) -> None:
+        raise NotImplementedError
+
+
+class Inert(Buildable):
+    """Stands for an object that the weights don't need; forgets what it is given."""
+
+    def build(self, state: Any) -> None:
+        pass
+
+
+def inert(arguments: tuple) -> Inert:
+    """Admits a class whose objects carry no weights, without making one."""
+    return Inert()
+
+
+def ordered_dict(arguments: tuple) -> dict:
+    """collections.OrderedDict: empty, or with one list of pairs as Python 2 wrote it."""
+    result: dict = {}
+    pairs = arguments[0] if len(arguments) == 1 else []
+    if len(arguments) > 1 or type(pairs) is not list:
+        raise Refused("an OrderedDict is made of something else than pairs")
+    for pair in pairs:
+        if type(pair) not in (list, tuple) or len(pair) != 2:
+            raise Refused("an OrderedDict is made of something else than pairs")
+        _set_item(result, *pair)
+    return result
+
+
+def load(
+    data: memoryview, start: int, admitted: Admitted, persistent: Callable[[Any], Any] | None = None
+) -> tuple[Any, int]:
+    """The object of the pickle that begins at `start`, and where the pickle ends. Raises Refused."""
+    machine = _Machine(data, start, admitted, persistent)
+    return machine.run(), machine.position
+
+
+def _set_item(target: Any, key: Any, value: Any) -> None:
+    if type(target) is not dict:
+        raise Refused("it sets an item of something that is no dictionary")
+    # Not tuples: a few bytes make one whose hash takes for ever.
+    if key is not None and type(key) not in (str, int, float, bool):
+        raise Refused(f"a dictionary has a key of type {type(key).__name__}")
+    if key in target:
+        raise Refused("a dictionary has the same key twice")
+    target[key] = value
+
+
+class _Machine:
+    def __init__(
+        self, data: memoryview, start: int, admitted: Admitted, persistent: Callable[[Any], Any] | None
+    ) -> None:
+        self.data = data
+        self.position = start
+        self.admitted = admitted
+        self.persistent = persistent
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        for _ in range(_MAX_OPCODES):
+            if self.position >= len(self.data):
+                raise Refused("it ends in the middle")
+            code = self.data[self.position]
+            self.position += 1
+            if code == _STOP:
+                result = self.pop()
+                if self.stack or self.marks:
+                    raise Refused("the pickle leaves values behind")
+                return result
+            action = _ACTIONS.get(code)
+            if action is None:
+                raise Refused(
+                    f"the pickle has {bytes([code])!r} at byte {self.position - 1}: weights don't use that"
+                )
+            action(self)
+        raise Refused(f"the pickle has more than {_MAX_OPCODES:,} operations")
+
+    def take(self, count: int) -> memoryview:
+        end = self.position + count
+        if end > len(self.data):
+            raise Refused(f"it ends in the middle: {end - len(self.data)} bytes or more are missing")
+        piece = self.data[self.position : end]
+        self.position = end
+        return piece
+
+    def number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise Refused("the pickle takes a value that is not there")
+        return self.stack.pop()
+
+    def pop_mark(self) -> list[Any]:
+        if not self.marks:
+            raise Refused("the pickle takes a value that is not there")
+        start = self.marks.pop()
+        values = self.stack[start:]
+        del self.stack[start:]
+        return values
+
+    def pop_tuple(self, count: int) -> None:
+        values = [self.pop() for _ in range(count)]
+        self.push(tuple(reversed(values)))
+
+    def top(self) -> Any:
+        value = self.pop()
+        self.push(value)
+        return value
+
+    def proto(self) -> None:
+        version = self.number("<B")
+        if version not in (2, 3, 4):
+            raise Refused(f"the pickle has protocol {version}, this reads 2 to 4", "Save it with protocol 4.")
+
+    def frame(self) -> None:
+        self.number("<Q")
+
+    def long(self) -> None:
+        size = self.number("<B")
+        if size > _MAX_LONG:
+            raise Refused(f"the pickle has an integer of {size} bytes")
+        self.push(int.from_bytes(self.take(size), "little", signed=True))
+
+    def text(self, form: str) -> None:
+        utf8 = self.take(self.number(form))
+        if len(utf8) > _LONG_TEXT:
+            self.push(LongText(utf8))
+            return
+        try:
+            self.push(str(utf8, "utf-8"))
+        except UnicodeDecodeError as error:
+            raise Refused("a text is not UTF-8") from error
+
+    def string_of_python_2(self, form: str) -> None:
+        raw = self.take(self.number(form))
+        self.push(raw if len(raw) > _LONG_TEXT else str(raw, "latin1"))
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.top()
+
+    def get(self, form: str) -> None:
+        index = self.number(form)
+        if index not in self.memo:
+            raise Refused("the pickle takes a value that is not there")
+        self.push(self.memo[index])
+
+    def line(self) -> str:
+        head = bytes(self.data[self.position : self.position + 256])
+        end = head.find(b"\n")
+        if end < 0:
+            raise Refused("it ends in the middle of a name, or has one that is too long")
+        self.take(end + 1)
+        return str(head[:end], "latin1")
+
+    def push_name(self, module: Any, name: Any) -> None:
+        if type(module) is not str or type(name) is not str:
+            raise Refused("the pickle asks for something that has no name")
+        if (module, name) not in self.admitted:
+            raise Refused(
+                f"it asks for {module[:80]}.{name[:80]}, which weights have no use for",
+                "Nothing of it was run. Don't open the file with anything else unless you trust its source.",
+            )
+        self.push(Name(module, name, self.admitted[module, name]))
+
+    def global_name(self) -> None:
+        module = self.line()
+        self.push_name(module, self.line())
+
+    def stack_global(self) -> None:
+        name = self.pop()
+        self.push_name(self.pop(), name)
+
+    def call(self, new: bool) -> None:
+        arguments, target = self.pop(), self.pop()
+        if type(target) is not Name or target.call is None or type(arguments) is not tuple:
+            raise Refused("the pickle calls something that weights don't call")
+        # Only a class that stays inert has a __new__ to call.
+        if new and target.call is not inert:
+            raise Refused(f"the pickle makes a new object of {target.module}.{target.name}")
+        self.push(target.call(arguments))
+
+    def build(self) -> None:
+        state, target = self.pop(), self.top()
+        if isinstance(target, Buildable):
+            target.build(state)
+        elif type(target) is not dict or type(state) is not dict:
+            raise Refused("the pickle sets the state of something that has none")
+        # Else the attributes of an OrderedDict: torch keeps its _metadata there, which nobody needs.
+
+    def append(self, values: list[Any]) -> None:
+        target = self.top()
+        if type(target) is not list:
+            raise Refused("the pickle appends to something that is no list")
+        target.extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        target = self.top()
+        if len(values) % 2:
+            raise Refused("a dictionary has a key without a value")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            _set_item(target, key, value)
+
+    def set_item(self) -> None:
+        value, key = self.pop(), self.pop()
+        self.set_items([key, value])
+
+    def persistent_id(self) -> None:
+        identity = self.pop()
+        if self.persistent is None:
+            raise Refused("the pickle refers to something outside itself")
+        self.push(self.persistent(identity))
+
+
+_STOP = ord(".")
+_BY_CHARACTER: dict[bytes, Callable[[_Machine], None]] = {
+    b"\x80": _Machine.proto,
+    b"\x95": _Machine.frame,
+    b"(": lambda m: m.marks.append(len(m.stack)),
+    b"N": lambda m: m.push(None),
+    b"\x88": lambda m: m.push(True),
+    b"\x89": lambda m: m.push(False),
+    b"J": lambda m: m.push(m.number("<i")),
+    b"K": lambda m: m.push(m.number("<B")),
+    b"M": lambda m: m.push(m.number("<H")),
+    b"\x8a": _Machine.long,
+    b"G": lambda m: m.push(m.number(">d")),
+    b"X": lambda m: m.text("<I"),
+    b"\x8c": lambda m: m.text("<B"),
+    b"\x8d": lambda m: m.text("<Q"),
+    b"T": lambda m: m.string_of_python_2("<I"),
+    b"U": lambda m: m.string_of_python_2("<B"),
+    b"B": lambda m: m.push(m.take(m.number("<I"))),
+    b"C": lambda m: m.push(m.take(m.number("<B"))),
+    b"\x8e": lambda m: m.push(m.take(m.number("<Q"))),
+    b")": lambda m: m.push(()),
+    b"t": lambda m: m.push(tuple(m.pop_mark())),
+    b"\x85": lambda m: m.pop_tuple(1),
+    b"\x86": lambda m: m.pop_tuple(2),
+    b"\x87": lambda m: m.pop_tuple(3),
+    b"]": lambda m: m.push([]),
+    b"a": lambda m: m.append([m.pop()]),
+    b"e": lambda m: m.append(m.pop_mark()),
+    b"}": lambda m: m.push({}),
+    b"s": _Machine.set_item,
+    b"u": lambda m: m.set_items(m.pop_mark()),
+    b"q": lambda m: m.put(m.number("<B")),
+    b"r": lambda m: m.put(m.number("<I")),
+    b"\x94": lambda m: m.put(len(m.memo)),
+    b"h": lambda m: m.get("<B"),
+    b"j": lambda m: m.get("<I"),
+    b"c": _Machine.global_name,
+    b"\x93": _Machine.stack_global,
+    b"R": lambda m: m.call(new=False),
+    b"\x81": lambda m: m.call(new=True),
+    b"b": _Machine.build,
+    b"Q": _Machine.persistent_id,
+}
+_ACTIONS = {ord(code): action for code, action in _BY_CHARACTER.items()}
