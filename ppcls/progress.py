@@ -19,13 +19,17 @@ class _Lines:
         pass
 
 
-def progress_bar(total: int, description: str, seconds: float = 10.0) -> tqdm:
-    """A bar over `total` images for rank 0, silent for the others; a line each `seconds` off a terminal."""
+def progress_bar(
+    total: int | None, description: str, seconds: float = 10.0, unit: str = "image", initial: int = 0
+) -> tqdm:
+    """A bar over `total` units for rank 0, silent for the others; a line each `seconds` off a terminal."""
     is_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
         desc=description,
-        unit="image",
+        unit=unit,
+        unit_scale=unit == "B",
+        initial=initial,
         file=sys.stderr if is_terminal else _Lines(),
         mininterval=0.1 if is_terminal else seconds,
         miniters=None if is_terminal else 1,

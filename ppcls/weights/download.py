@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 from ppcls import distributed
 from ppcls.errors import PpclsError, WeightsError
-from ppcls.progress import _Lines
+from ppcls.progress import progress_bar
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds in which MIN_PROGRESS has to come
@@ -116,18 +116,7 @@ class _Progress:
 
     def show(self, done: int, total: int | None) -> None:
         if self.bar is None:
-            is_terminal = sys.stderr.isatty()
-            self.bar = tqdm(
-                desc=self.wanted.path.name,
-                initial=done,
-                total=total,
-                unit="B",
-                unit_scale=True,
-                file=sys.stderr if is_terminal else _Lines(),
-                mininterval=0.1 if is_terminal else 10.0,
-                dynamic_ncols=is_terminal,
-                disable=distributed.rank() != 0,
-            )
+            self.bar = progress_bar(total, self.wanted.path.name, unit="B", initial=done)
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 

@@ -205,7 +205,7 @@ def _lukemelas(net: str) -> Iterable[Published]:
         sha256=aa,
         size=None,
         licence=APACHE,
-        preprocessing=_opencv(size + 32, size, "bicubic"),
+        preprocessing=_pillow(size + 32, size, "bicubic"),
         top1=_fraction(aa_top1),
         top5=_fraction(aa_top5),
         accuracy_source="open-mmlab/mmpretrain configs/efficientnet/README.md",
@@ -312,9 +312,8 @@ def _timm(net: str) -> Iterable[Published]:
         on_hub = _timm_hub(f"tf_efficientnet_{net}.{kind}", preprocessing, top1, top5)
         file = f"tf_efficientnet_{net}{TIMM_TF_INFIX[kind]}-{sha256}.pth"
         yield replace(on_hub, urls=(TIMM_URL + file,), sha256=sha256, size=file_size)
-        yield replace(
-            on_hub, tag=f"{on_hub.tag}.safetensors"
-        )  # other bytes, so the other's hash says nothing
+        # other bytes, so the other's hash says nothing
+        yield replace(on_hub, tag=f"{on_hub.tag}.safetensors")
     if net in TIMM_OWN:
         kind, size, crop, top1, top5 = TIMM_OWN[net]
         own = _timm_hub(
@@ -353,7 +352,7 @@ TORCHVISION: dict[str, tuple[tuple[str, str, int, int, Interpolation, float, flo
 def _torchvision(net: str) -> Iterable[Published]:
     for version, file, resize, crop, interpolation, top1, top5 in TORCHVISION[net]:
         yield Published(
-            tag=f"torchvision/efficientnet_{net}_{version}",
+            tag=f"torchvision/efficientnet_{net}.{version}",
             urls=(f"https://download.pytorch.org/models/{file}.pth",),
             file_format="torchvision",
             sha256=file[-8:],
