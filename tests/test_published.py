@@ -45,7 +45,7 @@ def test_an_entry_is_sound(name, entry):
     assert entry.sha256 is None or re.fullmatch("[0-9a-f]{8,64}", entry.sha256)
     spec = entry.preprocessing
     assert spec.crop_size <= spec.resize_short <= 1.15 * spec.crop_size
-    assert spec.antialias == (entry.file_format not in ("paddleclas", "lukemelas") or "Lite0" in name)
+    assert spec.antialias == (entry.file_format != "paddleclas")
     assert spec.mean == (0.5,) * 3 if re.search(r"advprop|\.ap_|lite", entry.tag) else spec.mean[0] == 0.485
     assert 0.7 < entry.top1 < (entry.top5 or 1) <= 1
     assert entry.accuracy_source
