@@ -439,7 +439,7 @@ def test_pickles_of_something_else_are_refused(pickled, refused):
 
 def test_a_pickle_leaves_one_value(refused):
     for before in (b"N", b"(", b"(N"):
-        refused(b"\x80\x03" + before + dictionary(w=array()) + b".", "leaves values behind|not there")
+        refused(b"\x80\x03" + before + dictionary(w=array()) + b".", "leaves values behind")
 
 
 def test_a_pickle_has_an_end(refused, monkeypatch):
@@ -566,6 +566,10 @@ def test_zip_archives_of_others_are_refused(refused):
     refused(torch_zip(one(tensor()), **{"constants.pkl": b"."}), "TorchScript")
     refused(torch_zip(one(tensor()), byteorder=b"big"), "big-endian")
     refused(torch_zip(one(tensor())).replace(b"data.pkl", b"data.pkk"), "data.pkl is missing")
+
+
+def test_bytes_behind_the_pickle_of_a_zip_are_refused(refused):
+    refused(torch_zip(one(tensor()) + b"."), "1 bytes follow the end of data.pkl")
 
 
 @pytest.mark.parametrize("member", ["../x", "a/../../x", "/x", "x//y", "a\\b", "./x", "", "x/"])
