@@ -50,9 +50,15 @@ class ConvBN(nn.Layer):
         self.bn = nn.BatchNorm2D(out_channels, momentum=bn_momentum, epsilon=bn_epsilon)
         self.activation = activation
         self.shape = {"kernel_size": kernel_size, "stride": stride, "groups": groups}
+        self.padding = padding
+        self.is_depthwise = groups == in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
+        if self.training and self.is_depthwise and _is_small_on_cpu(x):
+            x = convolve_small_depthwise(x, self.conv.weight, self.shape["stride"], self.padding)
+        else:
+            x = self.conv(x)
+        x = self.bn(x)
         return x if self.activation is None else self.activation(x)
 
     def set_padding(self, padding: str) -> None:
@@ -66,7 +72,39 @@ class ConvBN(nn.Layer):
                 padding=_paddles_padding(padding, self.shape["kernel_size"]),
                 bias_attr=False,
             )
-        self.conv.weight = weight
+        self.conv.weight, self.padding = weight, padding
+
+
+SMALL = 64  # output pixels up to which convolve_small_depthwise is the faster one: 2 to 15 times
+
+
+def _is_small_on_cpu(x: Tensor) -> bool:
+    if not paddle.in_dynamic_mode() or not x.place.is_cpu_place():
+        return False
+    return x.shape[2] * x.shape[3] <= SMALL
+
+
+def convolve_small_depthwise(x: Tensor, weight: Tensor, stride: int, padding: str) -> Tensor:
+    """A depthwise convolution as one batched matrix product: [N, C, H, W] and [C, 1, k, k] to
+    [N, C, H/stride, W/stride].
+
+    Paddle's CPU kernel spends about 3 microseconds on each image and channel of a training step, however
+    small the picture, which makes most of a step at 32 pixels.
+    """
+    batch, channels, *size = x.shape
+    kernel = weight.shape[2]
+    out = [math.ceil(length / stride) for length in size]
+    if padding == "same":
+        totals = [max((n - 1) * stride + kernel - length, 0) for n, length in zip(out, size, strict=True)]
+        before = [total // 2 for total in totals]
+        after = [total - total // 2 for total in totals]
+    else:
+        before = after = [(kernel - 1) // 2] * 2
+    patches = F.unfold(x, kernel, strides=stride, paddings=[*before, *after])
+    patches = patches.reshape([batch * channels, kernel * kernel, out[0] * out[1]])
+    filters = weight.reshape([1, channels, 1, kernel * kernel]).tile([batch, 1, 1, 1])
+    product = paddle.bmm(filters.reshape([batch * channels, 1, kernel * kernel]), patches)
+    return product.reshape([batch, channels, *out])
 
 
 def _paddles_padding(padding: str, kernel_size: int) -> str | int:
