@@ -33,7 +33,7 @@ def test_importing_ppcls_imports_nothing_heavy():
     assert heavy_modules_after("import ppcls; ppcls.MODELS") == set()
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "infer", "benchmark"])
+@pytest.mark.parametrize("tool", ["train", "eval", "infer", "convert", "benchmark"])
 def test_help_imports_nothing_heavy(tool):
     code = f"""
 from ppcls.cli.{tool} import main
