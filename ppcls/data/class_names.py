@@ -33,7 +33,7 @@ def read_class_names(source: str, num_classes: int) -> ClassNames:
     """
     path = IMAGENET1K if source == "imagenet1k" else Path(source)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise DataError(
             f"data.class_names: {path} cannot be read ({error.strerror}). Expected: a text file with one "

@@ -1,5 +1,6 @@
 """Which images there are, and their labels: from a list file, or from one folder a class."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,9 @@ import numpy as np
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.errors import ConfigError, DataError, suggest
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+IMAGE_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+}
 
 
 @dataclass(frozen=True)
@@ -101,12 +104,14 @@ def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
         fields = line.strip().rsplit(None, 1)
         if not fields:
             continue
-        if len(fields) == 1 or not fields[1].isdecimal() or not fields[1].isascii():
+        label = fields[-1]
+        is_label = label.isdecimal() and label.isascii() and len(label) < 10
+        if len(fields) == 1 or not is_label or "\0" in line:
             raise DataError(
                 f"{list_file}, line {number}: expected 'path label' with a whole number as the label. "
-                f"Received: {line.strip()!r}"
+                f"Received: {line.strip()[:200]!r}"
             )
-        yield number, fields[0].replace("\\", "/"), int(fields[1])
+        yield number, fields[0].replace("\\", "/"), int(label)
 
 
 def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, option: str) -> Dataset:
@@ -114,9 +119,7 @@ def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, 
         raise DataError(
             f"There is no folder {root} (data.{option}_root). Expected: one folder a class, with its images."
         )
-    folders = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
+    folders = list_class_folders(root)
     if class_names is None:
         if len(folders) != num_classes:
             raise ConfigError(
@@ -130,10 +133,11 @@ def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, 
     labels: list[int] = []
     for folder in folders:
         if folder not in label_of:
+            names = list(label_of)
+            hint = suggest(folder, names) if len(names) <= 20 else f"they go from {names[0]} to {names[-1]}."
             raise DataError(
-                f"{root / folder}: none of the {len(label_of)} classes has this name; "
-                f"{suggest(folder, list(label_of)[:20])} They come from the weights, the training data "
-                "or data.class_names."
+                f"{root / folder}: none of the {len(names)} classes has this name; {hint} They come from the "
+                "weights, the training data or data.class_names."
             )
         images = list_images(root / folder)
         paths.extend(images)
@@ -143,10 +147,20 @@ def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, 
     return Dataset(paths, np.array(labels, np.int64), class_names=class_names)
 
 
+def list_class_folders(root: Path) -> list[str]:
+    """The names of the folders in `root`, but for hidden ones, sorted: the classes in the labels' order."""
+    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
 def list_images(folder: Path) -> list[str]:
-    """The image files below a folder, by their names' endings, sorted."""
-    return sorted(
-        str(path)
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """The image files below a folder, by their names' endings, sorted. Hidden files and folders are left out:
+    they hold thumbnails and editors' copies."""
+    found: list[str] = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found.extend(
+            os.path.join(parent, name)
+            for name in files
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+        )
+    return sorted(found)

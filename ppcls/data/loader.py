@@ -4,6 +4,7 @@ lock, so threads scale as processes would, and an error in one reaches the calle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,11 @@ from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
-BATCHES_AHEAD = 2
+BATCHES_AHEAD = 2  # in preparation or ready while one is being used
 
 
-class Unreadable(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Unreadable:
     index: int
     path: str
     where: str
@@ -75,6 +77,16 @@ class TrainTransform:
         return flip(image) if random.uniform() < self.flip else image
 
 
+def fill_slot(data: bytes, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray) -> None:
+    """An image file's bytes into its slot of a batch, float32 [3, S, S]. Raises DataError."""
+    normalize(transform(decode(data), index), out)
+
+
+def empty_batch(count: int, spec: Preprocessing) -> np.ndarray:
+    """float32 [count, 3, S, S], yet to be filled."""
+    return np.empty((count, 3, spec.crop_size, spec.crop_size), np.float32)
+
+
 def random_state(*entropy: int) -> np.random.RandomState:
     """A generator for one purpose. Of numpy's, only RandomState promises the same stream for ever."""
     return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
@@ -117,7 +129,7 @@ def load_batches(
         try:
             with open(path, "rb") as file:
                 data = file.read()
-            normalize(transform(decode(data), index), out)
+            fill_slot(data, index, transform, normalize, out)
         except DataError as error:
             return Unreadable(index, path, dataset.where(index), str(error))
         except OSError as error:
@@ -129,8 +141,8 @@ def load_batches(
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
     try:
         while True:
-            while len(pending) < BATCHES_AHEAD and (indices := next(order, None)) is not None:
-                images = np.empty((len(indices), 3, spec.crop_size, spec.crop_size), np.float32)
+            while len(pending) <= BATCHES_AHEAD and (indices := next(order, None)) is not None:
+                images = empty_batch(len(indices), spec)
                 jobs = [pool.submit(load, int(index), images[slot]) for slot, index in enumerate(indices)]
                 pending.append((indices, images, jobs))
             if not pending:

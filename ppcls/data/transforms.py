@@ -3,18 +3,18 @@
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from PIL import Image
 
-from ppcls.data import MAX_PIXELS
+from ppcls.data.opencv import MAX_PIXELS, cv2
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
-# name: (OpenCV's code, source pixels that it looks at beyond a point's own, Pillow's filter)
+# name: (OpenCV's code, source pixels that it looks at beyond a point's own, Pillow's filter). On some
+# processors OpenCV leaves bicubic to Intel's library, where a part differs from the whole by rounding.
 _INTERPOLATIONS = {
     "bilinear": (cv2.INTER_LINEAR, 1, Image.Resampling.BILINEAR),
-    "bicubic": (cv2.INTER_CUBIC, 2, Image.Resampling.BICUBIC),
+    "bicubic": (cv2.INTER_CUBIC, None, Image.Resampling.BICUBIC),
     "area": (cv2.INTER_AREA, 1, Image.Resampling.BOX),
     "lanczos": (cv2.INTER_LANCZOS4, 4, Image.Resampling.LANCZOS),
 }
@@ -37,7 +37,7 @@ def resized_size(height: int, width: int, short: int) -> tuple[int, int]:
 def resize_short_center_crop(image: np.ndarray, spec: Preprocessing) -> np.ndarray:
     """uint8 [H, W, 3] to uint8 [crop_size, crop_size, 3]. Crop offsets are rounded down, as PaddleClas's."""
     size = spec.crop_size
-    height, width = resized_size(*image.shape[:2], spec.resize_short)
+    height, width = resized_size(image.shape[0], image.shape[1], spec.resize_short)
     if height * width > MAX_PIXELS:
         raise DataError(
             f"{image.shape[1]} x {image.shape[0]} pixels would become {width} x {height}: too long and thin"
@@ -60,10 +60,10 @@ def _resize_top_left(
     image that is resized reaches far enough beyond the needed pixels for its edge not to be seen.
     """
     code, reach, _ = _INTERPOLATIONS[interpolation]
+    if reach is None:
+        return cv2.resize(image, (width, height), interpolation=code)
     rows = _source_extent(image.shape[0], height, need_height, reach)
     columns = _source_extent(image.shape[1], width, need_width, reach)
-    if rows == image.shape[0] and columns == image.shape[1]:
-        return cv2.resize(image, (width, height), interpolation=code)
     scale_x, scale_y = width / image.shape[1], height / image.shape[0]
     return cv2.resize(image[:rows, :columns], (0, 0), fx=scale_x, fy=scale_y, interpolation=code)
 
@@ -77,8 +77,8 @@ def _source_extent(source: int, target: int, needed: int, reach: int) -> int:
 def random_resized_crop(
     image: np.ndarray,
     size: int,
-    area: Sequence[float],
-    ratio: Sequence[float],
+    area: tuple[float, float],
+    ratio: tuple[float, float],
     interpolation: str,
     antialias: bool,
     random: np.random.RandomState,
@@ -118,9 +118,11 @@ class Normalizer:
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         pixels = np.arange(256, dtype=np.float32) * np.float32(1.0 / 255.0)
-        channels = zip(np.float32(mean), np.float32(std), strict=True)
+        channels = zip(np.asarray(mean, np.float32), np.asarray(std, np.float32), strict=True)
         self.tables = np.stack([(pixels - m) / s for m, s in channels])
 
     def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
+        if image.shape[:2] != out.shape[1:]:  # OpenCV would write elsewhere, and leave the slot as it was
+            raise ValueError(f"the image is {image.shape}, but the batch's slot {out.shape}")
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, self.tables[channel], out[channel])

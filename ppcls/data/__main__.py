@@ -1,0 +1,158 @@
+"""python -m ppcls.data split|check: lists for your own images, and what is wrong with files."""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ppcls.errors import DataError, PpclsError
+
+if TYPE_CHECKING:
+    from ppcls.data.check import Summary
+
+FOUND_SOMETHING, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m ppcls.data", description="Lists for your own images, and what is wrong with files."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser(
+        "split",
+        help="divide a folder of class folders into training and evaluation lists",
+        description="Write train_list.txt, val_list.txt and class_names.txt for a folder that holds one "
+        "folder a class. Each class gives its share; one with two images or more gives at least one.",
+    )
+    command.add_argument("folder", type=Path, help="holds one folder a class, with its images")
+    command.add_argument(
+        "--eval-share", type=float, default=0.1, metavar="SHARE", help="share for evaluation (default 0.1)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="another one draws others (default 0)")
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="where the files go (default: into FOLDER)"
+    )
+    command.add_argument("--force", action="store_true", help="replace the files if they are there")
+    command.set_defaults(run=split)
+
+    command = commands.add_parser(
+        "check",
+        help="decode every file; report unreadable, duplicate and leaking ones",
+        description="Decode every file of the sources. Reported are unreadable files, the same bytes under "
+        "different labels, in two sources (a leak from training to evaluation), and twice in one. "
+        "Exit code 0: nothing found; 1: something found; 2: wrong input.",
+    )
+    command.add_argument(
+        "sources", nargs="+", type=Path, metavar="LIST_OR_FOLDER", help="a list file, or a folder of images"
+    )
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help="where the lists' paths begin (default: each list's folder)"
+    )
+    command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one a core)")
+    command.set_defaults(run=check)
+
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+def split(args: argparse.Namespace) -> int:
+    from ppcls.data.check import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, split_folder, write_split
+
+    if args.seed < 0:
+        raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
+    output = args.output or args.folder
+    parts = split_folder(args.folder, args.eval_share, args.seed)
+    write_split(parts, output, overwrite=args.force)
+    print(f"written: {output / TRAIN_LIST}, {len(parts.train)} images")
+    print(f"written: {output / EVAL_LIST}, {len(parts.evaluation)} images")
+    print(f"written: {output / CLASS_NAMES}, {len(parts.class_names)} classes")
+    root = ["--root", str(args.folder)] if args.output else []
+    lists = [str(output / TRAIN_LIST), str(output / EVAL_LIST)]
+    print("next, look for damaged and duplicate files:")
+    print("  " + shlex.join(["python", "-m", "ppcls.data", "check", *lists, *root]))
+    print("then train, for example:")
+    options = {
+        "model.num_classes": str(len(parts.class_names)),
+        "data.train_root": _yaml(args.folder),
+        "data.train_list": _yaml(output / TRAIN_LIST),
+        "data.eval_root": _yaml(args.folder),
+        "data.eval_list": _yaml(output / EVAL_LIST),
+        "data.class_names": _yaml(output / CLASS_NAMES),
+    }
+    print("  python tools/train.py -c configs/EfficientNetB0.yaml \\")
+    print(" \\\n".join("    -o " + shlex.quote(f"{name}={value}") for name, value in options.items()))
+    return 0
+
+
+def _yaml(path: Path) -> str:
+    """The path as the value of an option, which is read as YAML."""
+    import yaml
+
+    try:
+        is_plain = yaml.safe_load(str(path)) == str(path)
+    except yaml.YAMLError:
+        is_plain = False
+    return str(path) if is_plain else json.dumps(str(path))
+
+
+def check(args: argparse.Namespace) -> int:
+    from ppcls import distributed
+    from ppcls.data.check import find_problems, inspect_files, open_source, summarize
+    from ppcls.progress import progress_bar
+
+    if args.num_workers is not None and args.num_workers < 1:
+        raise DataError(f"--num-workers must be at least 1. Received: {args.num_workers}")
+    datasets = [open_source(path, args.root) for path in args.sources]
+    sources = []
+    with progress_bar(sum(map(len, datasets)), "check") as bar:
+        for dataset in datasets:
+            workers = args.num_workers or distributed.cores()
+            sources.append((dataset, inspect_files(dataset, workers, bar.update)))
+    for path, (dataset, inspected) in zip(args.sources, sources, strict=True):
+        _print_summary(path, summarize(dataset, inspected))
+    findings = find_problems(sources)
+    for title, texts in (
+        ("unreadable", findings.unreadable),
+        ("conflicts, the same bytes with different labels", findings.conflicts),
+        ("leaks, the same bytes in two sources", findings.leaks),
+        ("duplicates, the same bytes twice in a source", findings.duplicates),
+    ):
+        if texts:
+            print(f"{title}: {len(texts)}")
+            print("\n".join(f"  {text}" for text in texts))
+    if findings:
+        return FOUND_SOMETHING
+    print("nothing wrong found")
+    return 0
+
+
+def _print_summary(source: Path, summary: "Summary") -> None:
+    print(f"{source}: {summary.images} images, {summary.unreadable} of them unreadable")
+    if summary.smallest and summary.largest:
+        print(
+            f"  pixels: {summary.smallest[1]} x {summary.smallest[0]} to {summary.largest[1]} x "
+            f"{summary.largest[0]} (width x height), median of the short side {summary.median_short_side}"
+        )
+    if summary.counts:
+        fewest = min(summary.counts, key=lambda name: summary.counts[name])
+        most = max(summary.counts, key=lambda name: summary.counts[name])
+        print(
+            f"  classes: {len(summary.counts)}; fewest images: {summary.counts[fewest]} ({fewest}), most: "
+            f"{summary.counts[most]} ({most})"
+        )
+
+
+if __name__ == "__main__":
+    try:
+        code = main()
+    except PpclsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = WRONG_INPUT
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = INTERRUPTED
+    sys.exit(code)

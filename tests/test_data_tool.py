@@ -1,0 +1,414 @@
+"""python -m ppcls.data split and check, and tools/benchmark.py data, as people run them."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ppcls.cli import benchmark
+from ppcls.data.__main__ import main
+from ppcls.data.check import find_problems, inspect_files, open_source, split_folder, summarize
+from ppcls.data.dataset import open_dataset, read_list_lines
+from ppcls.errors import ConfigError, DataError
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = Path(os.environ.get("PPCLS_SAMPLE", ROOT.parent / "shared" / "data" / "imagenet_sample"))
+SIZES = {"a dog": 30, "bird": 2, "cat": 11, "one": 1}
+
+
+def run_tool(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "ppcls.data", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def write_picture(path, seed, size=(9, 7)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.RandomState(seed).randint(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """44 different pictures in four class folders."""
+    seed = 0
+    for name, count in SIZES.items():
+        for number in range(count):
+            write_picture(tmp_path / "my photos" / name / f"{number} x.png", seed)
+            seed += 1
+    return tmp_path / "my photos"
+
+
+def lines(path):
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+# split
+
+
+def test_split_shares_out_every_image_once(folder):
+    split = split_folder(folder, 0.2, seed=0)
+    assert split.class_names == list(SIZES)
+    both = split.train + split.evaluation
+    assert len(both) == len(set(both)) == sum(SIZES.values())
+    assert all(
+        SIZES[path.split("/")[0]] and split.class_names[label] == path.split("/")[0] for path, label in both
+    )
+    assert Counter(label for _, label in split.evaluation) == {
+        0: 6,
+        1: 1,
+        2: 2,
+    }  # 20 %, of two one, of one none
+    assert Counter(label for _, label in split.train) == {0: 24, 1: 1, 2: 9, 3: 1}
+
+
+def test_split_draws_from_the_seed_alone(folder):
+    first = split_folder(folder, 0.2, seed=0)
+    assert split_folder(folder, 0.2, seed=0) == first
+    other = split_folder(folder, 0.2, seed=1)
+    assert other.evaluation != first.evaluation and len(other.evaluation) == len(first.evaluation)
+
+
+def test_a_large_share_leaves_an_image_of_each_class_for_training(folder):
+    split = split_folder(folder, 0.999, seed=0)
+    assert Counter(label for _, label in split.train) == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
+    run = run_tool("split", "my photos", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert lines(folder / "class_names.txt") == list(SIZES)
+    train, evaluation = folder / "train_list.txt", folder / "val_list.txt"
+    assert f"{len(lines(train))} images" in run.stdout and len(lines(train)) + len(lines(evaluation)) == 44
+    for _, path, _ in read_list_lines(train):
+        assert (folder / path).is_file()
+
+    command = run.stdout[run.stdout.index("python tools/train.py") :].replace("\\\n", " ")
+    words = shlex.split(command)
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    values = {name: yaml.safe_load(value) for name, value in options.items()}
+    assert values["model.num_classes"] == 4 and words[2:4] == ["-c", "configs/EfficientNetB0.yaml"]
+    for part in ("train", "eval"):
+        dataset = open_dataset(
+            str(tmp_path / values[f"data.{part}_root"]),
+            str(tmp_path / values[f"data.{part}_list"]),
+            num_classes=4,
+            class_names=str(tmp_path / values["data.class_names"]),
+            option=part,
+        )
+        assert all(Path(path).is_file() for path in dataset.paths)
+        assert dataset.class_names.names == tuple(SIZES)
+
+    next_command = next(line for line in run.stdout.splitlines() if "ppcls.data check" in line)
+    assert run_tool(*shlex.split(next_command)[3:], cwd=tmp_path).returncode == 0
+
+
+def test_options_are_quoted_for_yaml(tmp_path, capsys):
+    odd = tmp_path / "a: [b] # c"
+    for number in range(4):
+        write_picture(odd / "class" / f"{number}.png", number)
+    assert main(["split", str(odd)]) == 0
+    words = shlex.split(capsys.readouterr().out.replace("\\\n", " "))
+    values = dict(word.split("=", 1) for word in words if word.startswith("data."))
+    assert yaml.safe_load(values["data.train_root"]) == str(odd)
+    assert yaml.safe_load(values["data.eval_list"]) == str(odd / "val_list.txt")
+
+
+def test_split_replaces_nothing_unless_forced(folder):
+    assert run_tool("split", folder).returncode == 0
+    before = (folder / "val_list.txt").read_text()
+    run = run_tool("split", folder, "--seed", 5)
+    assert run.returncode == 2 and "val_list.txt" in run.stderr and "--force" in run.stderr
+    assert (folder / "val_list.txt").read_text() == before
+    assert run_tool("split", folder, "--seed", 5, "--force").returncode == 0
+    assert (folder / "val_list.txt").read_text() != before
+
+
+def test_split_into_another_folder(folder, tmp_path):
+    run = run_tool("split", folder, "--output", tmp_path / "lists" / "deep", "--eval-share", 0.5)
+    assert run.returncode == 0 and len(lines(tmp_path / "lists" / "deep" / "val_list.txt")) == 15 + 1 + 6
+    assert not list(folder.glob("*.txt"))
+    next_command = next(line for line in run.stdout.splitlines() if "ppcls.data check" in line)
+    assert run_tool(*shlex.split(next_command)[3:]).returncode == 0
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
+def test_a_share_out_of_range(folder, share):
+    with pytest.raises(DataError, match="between 0 and 1. Received: "):
+        split_folder(folder, share, 0)
+
+
+def test_folders_that_cannot_be_split(tmp_path):
+    with pytest.raises(DataError, match="There is no folder"):
+        split_folder(tmp_path / "none", 0.1, 0)
+    with pytest.raises(DataError, match="holds no image"):
+        split_folder(tmp_path, 0.1, 0)
+    write_picture(tmp_path / "a" / "1.png", 0)
+    with pytest.raises(DataError, match="one image only"):
+        split_folder(tmp_path, 0.1, 0)
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match=r"class folder .*b holds no image"):
+        split_folder(tmp_path, 0.1, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names can't be made on Windows")
+@pytest.mark.parametrize("name", [" a/1.png", "a/1\\2.png", "a/1\n2.png", "a/1\t2.png", b"a/\xff.png"])
+def test_names_that_no_list_can_hold(tmp_path, name):
+    write_picture(tmp_path / os.fsdecode(name), 0)
+    with pytest.raises(DataError, match="Rename it"):
+        split_folder(tmp_path, 0.1, 0)
+
+
+def test_images_beside_the_class_folders_are_not_forgotten(folder):
+    write_picture(folder / "beside.png", 99)
+    with pytest.raises(DataError, match=r"beside\.png"):
+        split_folder(folder, 0.1, 0)
+
+
+# check
+
+
+def test_a_sound_folder_is_clean(folder):
+    run = run_tool("check", folder)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "44 images, 0 of them unreadable" in run.stdout and "nothing wrong found" in run.stdout
+    assert "classes: 4; fewest images: 1 (one), most: 30 (a dog)" in run.stdout
+    assert "7 x 9 to 7 x 9" in run.stdout
+
+
+@pytest.fixture
+def spoilt(folder):
+    """Two lists: a cut, a missing and an empty file, a duplicate, a conflict and a leak."""
+    cat = folder / "cat"
+    (cat / "0 x.png").write_bytes((cat / "0 x.png").read_bytes()[:70])
+    (cat / "1 x.png").unlink()
+    (cat / "2 x.png").write_bytes(b"")
+    (cat / "4 x.png").write_bytes((cat / "3 x.png").read_bytes())
+    (folder / "bird" / "0 x.png").write_bytes((cat / "5 x.png").read_bytes())
+    (folder / "leak.png").write_bytes((cat / "6 x.png").read_bytes())
+    (folder / "train.txt").write_text(
+        "".join(f"cat/{number} x.png 1\n" for number in range(11)) + "bird/0 x.png 0\n"
+    )
+    (folder / "val.txt").write_text("\nleak.png 1\nbird/1 x.png 0\n")
+    return folder
+
+
+def test_everything_wrong_is_found_and_named(spoilt):
+    sources = []
+    for name in ("train.txt", "val.txt"):
+        dataset = open_source(spoilt / name)
+        sources.append((dataset, inspect_files(dataset, num_workers=3)))
+    findings = find_problems(sources)
+    train, val = spoilt / "train.txt", spoilt / "val.txt"
+    cat = spoilt / "cat"
+    assert [text.split(": ")[0] for text in findings.unreadable] == [
+        f"{cat / f'{number} x.png'} ({train}, line {number + 1})" for number in range(3)
+    ]
+    assert [text.rsplit(": ")[1] for text in findings.unreadable[1:]] == [
+        "No such file or directory",
+        "the file is empty",
+    ]
+    assert findings.conflicts == [
+        f"{cat / '5 x.png'} ({train}, line 6) as 1; {spoilt / 'bird' / '0 x.png'} ({train}, line 12) as 0"
+    ]
+    assert findings.leaks == [
+        f"{cat / '6 x.png'} ({train}, line 7) as 1; {spoilt / 'leak.png'} ({val}, line 2) as 1"
+    ]
+    assert findings.duplicates == [
+        f"{cat / '3 x.png'} ({train}, line 4) as 1; {cat / '4 x.png'} ({train}, line 5) as 1",
+        *findings.conflicts,
+    ]
+    summary = summarize(*sources[0])
+    assert (summary.images, summary.unreadable, summary.counts) == (12, 3, {"0": 1, "1": 11})
+
+
+def test_the_tool_prints_what_it_found(spoilt):
+    run = run_tool("check", spoilt / "train.txt", spoilt / "val.txt", "--num-workers", 2)
+    assert run.returncode == 1 and "Traceback" not in run.stderr
+    for text in (
+        "unreadable: 3",
+        "different labels: 1",
+        "leaks, the same bytes in two sources: 1",
+        "duplicates",
+    ):
+        assert text in run.stdout
+    assert "train.txt, line 3): the file is empty" in run.stdout
+    assert run_tool("check", spoilt / "val.txt").returncode == 0
+
+
+def test_the_same_line_twice_is_a_duplicate(folder):
+    (folder / "twice.txt").write_text("cat/0 x.png 0\ncat/0 x.png 0\n")
+    dataset = open_source(folder / "twice.txt")
+    findings = find_problems([(dataset, inspect_files(dataset, 1))])
+    assert len(findings.duplicates) == 1 and len(findings) == 1
+
+
+def test_numbers_of_a_list_are_not_compared_with_names_of_folders(folder):
+    (folder / "list.txt").write_text("cat/0 x.png 2\n")
+    sources = [
+        (dataset, inspect_files(dataset, 2)) for dataset in map(open_source, (folder / "list.txt", folder))
+    ]
+    findings = find_problems(sources)
+    assert len(findings.leaks) == 1 and not findings.conflicts
+
+
+def test_folders_of_images_without_labels(tmp_path):
+    write_picture(tmp_path / "1.png", 1)
+    write_picture(tmp_path / "thumbnails" / "2.png", 2, size=(3, 5))
+    dataset = open_source(tmp_path)
+    assert dataset.labels is None and len(dataset) == 2
+    summary = summarize(dataset, inspect_files(dataset, 1))
+    assert summary.counts == {} and summary.smallest == (3, 5) and summary.largest == (9, 7)
+
+
+def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):
+    monkeypatch.setattr("ppcls.data.check._CHUNK", 7)
+    dataset = open_source(folder)
+    done = []
+    inspected = inspect_files(dataset, 3, done.append)
+    assert len(inspected) == 44 and sum(done) == 44
+    assert len({item.digest for item in inspected}) == 44 and {item.size for item in inspected} == {(9, 7)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["check", "none.txt"], "no list file or folder none.txt"),
+        (["check", "empty"], "holds no image"),
+        (["check", "bad.txt"], "bad.txt, line 1"),
+        (["check", "elsewhere.txt"], "--root DIR"),
+        (["check", "good", "--num-workers", "0"], "--num-workers must be at least 1"),
+        (["split", "none"], "no folder none"),
+        (["split", "good", "--seed", "-1"], "--seed must be 0 or more"),
+        (["split", "good", "--eval-share", "2"], "Received: 2.0"),
+        (["split", "good", "--output", "bad.txt"], "bad.txt"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_a_reason(tmp_path, arguments, reason):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.txt").write_text("no label here\n")
+    (tmp_path / "elsewhere.txt").write_text("a.png 0\nb.png 1\n")
+    for number in range(3):
+        write_picture(tmp_path / "good" / "class" / f"{number}.png", number)
+    run = run_tool(*arguments, cwd=tmp_path)
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and reason in run.stderr
+    assert "Traceback" not in run.stderr and run.stdout == ""
+
+
+def test_check_without_opencv_says_what_to_install(folder, tmp_path):
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "cv2.py").write_text(
+        "raise ImportError('libGL.so.1: cannot open shared object file')"
+    )
+    run = subprocess.run(
+        [sys.executable, "-m", "ppcls.data", "check", str(folder)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path / "fake"), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2 and run.stderr.startswith("error: ") and "opencv-python-headless" in run.stderr
+
+
+def test_help_is_there_at_once():
+    code = """
+import runpy, sys
+sys.argv = ["x", "--help"]
+try:
+    runpy.run_module("ppcls.data", run_name="__main__")
+except SystemExit:
+    print([name for name in ("numpy", "cv2", "PIL", "yaml", "tqdm") if name in sys.modules])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "{split,check}" in run.stdout and run.stdout.splitlines()[-1] == "[]"
+    times = []
+    for _ in range(3):  # the best of three, for the machine may be busy
+        start = time.perf_counter()
+        assert run_tool("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+# tools/benchmark.py data
+
+
+def test_benchmark_prints_and_writes_the_figures(folder, tmp_path, capsys):
+    for number in range(5):
+        write_picture(folder / "jpeg" / f"{number}.jpg", number, size=(60, 80))
+    arguments = ["--resize-short", "32", "--crop-size", "24", "--rounds", "2", "--batch-size", "3"]
+    assert (
+        benchmark.main(["data", str(folder / "jpeg"), *arguments, "--json", str(tmp_path / "figures.json")])
+        == 0
+    )
+    text = capsys.readouterr().out
+    assert "5 files" in text and "bicubic, antialias" in text and "of decoding alone" in text
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (
+        set(figures["rows"]) == {"decode alone", "bilinear", "bicubic, antialias"} and figures["files"] == 5
+    )
+    for row in figures["rows"].values():
+        for values in (row["images_per_second"], row["share"]):
+            assert 0 < values["min"] <= values["median"] <= values["max"]
+    assert figures["rows"]["decode alone"]["share"] == {"median": 1, "min": 1, "max": 1}
+
+
+def test_benchmark_leaves_out_what_opencv_cannot_decode(folder, capsys):
+    write_picture(folder / "mixed" / "1.jpg", 0)
+    (folder / "mixed" / "2.jpg").write_bytes(b"")
+    (folder / "mixed" / "3.jpg").write_bytes(b"no image")
+    assert benchmark.main(["data", str(folder / "mixed"), "--rounds", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("1 files") and "2 left out" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["none"], DataError),
+        (["empty"], DataError),
+        (["good", "--crop-size", "300"], ConfigError),
+        (["good", "--rounds", "0"], ConfigError),
+        (["bad"], DataError),
+    ],
+)
+def test_benchmark_refuses_wrong_input(tmp_path, monkeypatch, arguments, error):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    write_picture(tmp_path / "good" / "1.png", 0)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "1.jpg").write_bytes(b"no image")
+    with pytest.raises(error):
+        benchmark.main(["data", *arguments])
+
+
+@pytest.mark.skipif(
+    not SAMPLE.is_dir(), reason=f"no photographs in {SAMPLE}; name their folder in PPCLS_SAMPLE"
+)
+def test_photographs_are_sound_and_the_pipeline_keeps_pace():
+    """A wide margin, for the machine may be busy; tools/benchmark.py data measures."""
+    dataset = open_source(SAMPLE)
+    inspected = inspect_files(dataset, 2)
+    assert len(find_problems([(dataset, inspected)])) == 0 and len(dataset) >= 100
+    files = [Path(path).read_bytes() for path in dataset.paths[:64]]
+    share = benchmark.measure_data(files, 256, 224, 32, 3)["rows"]["bilinear"]["share"]
+    assert share["max"] > 0.7
