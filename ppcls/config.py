@@ -83,12 +83,15 @@ class DataConfig:
     def preprocessing(self, own: Preprocessing | None) -> Preprocessing:
         """The values given here, and `own`, those that the weights came with, where none is given."""
         given = {item.name: getattr(self, item.name) for item in fields(Preprocessing)}
-        if own is not None:
-            return replace(own, **{name: value for name, value in given.items() if value is not None})
         missing = [f"data.{name}" for name, value in given.items() if value is None]
-        if missing:
+        if own is not None:
+            spec = replace(own, **{name: value for name, value in given.items() if value is not None})
+        elif missing:
             raise ConfigError(f"{', '.join(missing)} must be given: no weights say what they should be.")
-        return Preprocessing(**given)
+        else:
+            spec = Preprocessing(**given)
+        require_crop_inside(spec.crop_size, spec.resize_short)
+        return spec
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
@@ -176,7 +179,7 @@ def _apply(tree: dict, override: str) -> None:
         raise ConfigError(f"An override has the form section.option=value. Received: {override!r}")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"The value of {override!r} is no valid YAML: {error}") from error
     *sections, name = option.strip().split(".")
     for section in sections:
@@ -244,7 +247,7 @@ def _convert_scalar(kind: type, value: Any, option: str) -> Any:
         except ValueError:
             pass
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if abs(value) < 2**63 else float("inf")
     if kind is float and isinstance(value, float) and value - value != 0:
         raise ConfigError(f"{option} must be a finite number. Received: {value!r}")
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
@@ -256,10 +259,14 @@ def _convert_scalar(kind: type, value: Any, option: str) -> Any:
 def _check(config: Config) -> None:
     """Rules that tie options together."""
     get_variant(config.model.name, **config.model.network_options())
-    data = config.data
-    if data.crop_size and data.resize_short and data.crop_size > data.resize_short:
+    if config.data.crop_size is not None and config.data.resize_short is not None:
+        require_crop_inside(config.data.crop_size, config.data.resize_short)
+
+
+def require_crop_inside(crop_size: int, resize_short: int) -> None:
+    if crop_size > resize_short:
         raise ConfigError(
-            f"data.crop_size ({data.crop_size}) must not exceed data.resize_short ({data.resize_short}): "
+            f"data.crop_size ({crop_size}) must not exceed data.resize_short ({resize_short}): "
             "the crop would reach beyond the image."
         )
 

@@ -4,13 +4,17 @@ import contextlib
 import io
 import os
 import sys
+import threading
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ppcls.errors import ConfigError
+from ppcls.errors import ConfigError, PpclsError
 
 if TYPE_CHECKING:
     import numpy as np
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -42,7 +46,12 @@ def start(device: str) -> str:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
-        import paddle
+        try:
+            import paddle
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"Paddle is not installed ({error}): pip install -e '.[cpu]', or a Paddle for your GPU."
+            ) from error
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     for line in noise.getvalue().splitlines():
         if "OMP_NUM_THREADS" not in line:  # Paddle warns of every number but one
@@ -80,3 +89,38 @@ def gather(item: Any) -> list[Any]:
     items: list[Any] = []
     paddle.distributed.all_gather_object(items, item)
     return items
+
+
+def run_together(work: Callable[[], T]) -> T:
+    """Run `work`, which may take longer here than elsewhere, and return when all processes are done with
+    theirs. What one process raises as a PpclsError, all raise.
+
+    gloo breaks off a collective after 30 seconds. So a thread works, while the processes ask one another
+    twice a second whether they are done.
+    """
+    if world_size() == 1:
+        return work()
+    import numpy as np
+
+    results: list[T] = []
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again below, in the calling thread
+            errors.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True)
+    thread.start()
+    while True:
+        thread.join(0.5)
+        is_done = not thread.is_alive()
+        finished, failed = sum_over_ranks(np.array([is_done, is_done and bool(errors)], np.float64))
+        if failed:
+            reasons = gather(str(errors[0]) if errors else None)
+            if errors:
+                raise errors[0]
+            raise PpclsError(next(reason for reason in reasons if reason is not None))
+        if finished == world_size():
+            return results[0]

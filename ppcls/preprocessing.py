@@ -1,7 +1,7 @@
 """What happens to an image before the network: part of the config, and kept with the weights."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 Interpolation = Literal["bilinear", "bicubic", "area", "lanczos"]
 
@@ -28,5 +28,13 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
-        """What `to_dict` wrote."""
-        return cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        """What `to_dict` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+        spec = cls(**values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])})
+        are_whole = type(spec.crop_size) is int and type(spec.resize_short) is int
+        if not are_whole or not 0 < spec.crop_size <= spec.resize_short:
+            raise ValueError(f"a crop of {spec.crop_size} from a short side of {spec.resize_short}")
+        if spec.interpolation not in get_args(Interpolation) or type(spec.antialias) is not bool:
+            raise ValueError(f"interpolation {spec.interpolation!r}, antialias {spec.antialias!r}")
+        if len(spec.mean) != 3 or len(spec.std) != 3 or not all(float(s) > 0 for s in spec.std):
+            raise ValueError(f"mean {spec.mean}, std {spec.std}")
+        return spec

@@ -94,6 +94,8 @@ def test_overrides_come_last_and_are_typed(small):
         ("data.std=[0, 1, 1]", "data.std must be three numbers above 0"),
         ("augment.crop_area=[0.5, 0.1]", "smallest <= largest"),
         ("data.crop_size=300", "must not exceed data.resize_short"),
+        ("output_dir=2024-99-99", "no valid YAML"),
+        (f"optim.lr=1{'0' * 400}", "optim.lr must be a finite number"),
         ("device=tpu", "device must be one of auto, cpu, gpu"),
         ("no equals sign", "has the form section.option=value"),
         ("data.mean={", "no valid YAML"),
@@ -135,5 +137,7 @@ def test_preprocessing_takes_what_is_given_and_the_weights_own_for_the_rest(smal
     own = Preprocessing(256, 224, "bicubic", True, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     data = load_config(small, ["data.crop_size=192"]).data
     assert data.preprocessing(own) == Preprocessing(256, 192, "bicubic", True, (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(ConfigError, match=r"crop_size \(257\) must not exceed data.resize_short \(256\)"):
+        load_config(small, ["data.crop_size=257"]).data.preprocessing(own)
     with pytest.raises(ConfigError, match="data.resize_short, data.interpolation"):
         data.preprocessing(None)

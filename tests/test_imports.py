@@ -20,6 +20,7 @@ ORDER = [
     ("training",),
     ("cli",),
 ]
+HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weights": "weights"}
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
@@ -56,7 +57,9 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ppcls"):
             parts = (node.module or "").split(".")
-            found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
+            found |= {parts[1]} if len(parts) > 1 else {HOMES.get(name, name) for name in names}
+            assert node.level == 0, f"{path}: import from ppcls by its full name"
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("ppcls.")}
     return found

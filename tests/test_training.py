@@ -8,13 +8,15 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
-from ppcls.cli import train
+from ppcls.cli import infer, train
 from ppcls.config import OptimConfig, load_config
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.training.loop import cross_entropy
 from ppcls.training.optimizer import build_optimizer, learning_rate, scaled_lr
+from ppcls.weights import facts_about, write_weights
 
 COLOURS = {"blue": (200, 60, 40), "red": (40, 60, 200)}
 
@@ -88,12 +90,34 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_
     for number, workers in enumerate((1, 3)):
         output = tmp_path / f"run{number}"
         run(colours, f"output_dir={output}", f"data.num_workers={workers}", "train.epochs=1")
-        weights.append((output / "checkpoints/last/model.safetensors").read_bytes())
-    assert weights[0][-100_000:] == weights[1][-100_000:]
+        weights.append(load_file(output / "checkpoints/last/model.safetensors"))
+    assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
     run(colours, f"output_dir={tmp_path / 'run2'}", "seed=1", "train.epochs=1")
-    assert (tmp_path / "run2/checkpoints/last/model.safetensors").read_bytes()[-100_000:] != weights[0][
-        -100_000:
-    ]
+    other = load_file(tmp_path / "run2/checkpoints/last/model.safetensors")
+    assert (other["fc.weight"] != weights[0]["fc.weight"]).any()
+
+
+def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_path):
+    model = build_model("EfficientNetB0_small", num_classes=2)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    names = (("red", "warm"), ("blue", "cold"))  # not the sorted order, and shown under other names
+    write_weights(tmp_path / "w", arrays, facts_about(model, class_names=names))
+    run(colours, f"model.weights={tmp_path / 'w'}", "train.epochs=1")
+    last = tmp_path / "run/checkpoints/last/model.safetensors"
+    assert load_weights(model, str(last)).class_names == names
+    assert (
+        infer.main(["-c", str(colours), "-o", f"model.weights={last}", "-i", str(tmp_path / "colours")]) == 0
+    )
+
+
+def test_a_checkpoint_is_predicted_under_its_own_names(colours, tmp_path, capsys):
+    model = build_model("EfficientNetB0_small", num_classes=2)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    facts = facts_about(model, class_names=[("n1", "warm"), ("n2", "cold")])
+    write_weights(tmp_path / "w", arrays, facts)
+    picture = next((tmp_path / "colours" / "red").iterdir())
+    infer.main(["-c", str(colours), "-o", f"model.weights={tmp_path / 'w'}", "-i", str(picture)])
+    assert "warm" in capsys.readouterr().out
 
 
 def test_check_writes_nothing(colours, tmp_path, capsys):

@@ -235,7 +235,9 @@ def test_crops_follow_the_paper(monkeypatch):
     assert abs(np.log(ratios[small]).std() - math.log(16 / 9) / math.sqrt(12)) < 0.01
     assert abs((top / np.maximum(200 - height, 1))[small].mean() - 0.5) < 0.03
     assert abs((left / np.maximum(240 - width, 1))[small].mean() - 0.5) < 0.03
-    assert {0.0} < set(top[small]) and (top + height).max() == 200 and (left + width).max() == 240
+    assert top[small].min() == left[small].min() == 0
+    assert (top + height)[small].max() == 200 and (left + width)[small].max() == 240
+    assert (areas == 1).mean() < 0.01  # what ten draws that don't fit would give
 
 
 @pytest.mark.parametrize(
@@ -245,6 +247,8 @@ def test_crops_follow_the_paper(monkeypatch):
         ((1, 200), (0.08, 1.0), RATIO),
         ((200, 1), (0.08, 1.0), RATIO),
         ((3, 2), (0.08, 1.0), RATIO),
+        ((1, 1), (0.5, 1.0), (0.01, 0.02)),
+        ((1, 1), (0.5, 1.0), (50.0, 60.0)),
         ((40, 200), (1.0, 1.0), RATIO),
         ((200, 40), (1.0, 1.0), RATIO),
         ((50, 60), (0.0001, 0.0002), RATIO),

@@ -104,6 +104,8 @@ def test_timms_config_beside_the_file_decides(tmp_path, drawn):
     assert (model.bn_epsilon, model.padding) == (1e-5, "symmetric")
     assert (info.preprocessing.resize_short, info.preprocessing.crop_size) == (256, 256)
     assert "timm/efficientnet_b1.ft_in1k" in info.source
+    with pytest.raises(WeightsError, match="says timm/efficientnet_b1.ft_in1k, but model.variant says"):
+        load(path, "timm/tf_efficientnet_b1.ap_in1k")
     config["architecture"] = "tf_efficientnet_b1"
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert load(path)[0].padding == "same"
@@ -169,6 +171,22 @@ def test_converted_weights_keep_their_facts(tmp_path, drawn, capsys):
 def test_wrong_conversions_are_refused(arguments, words):
     with pytest.raises(PpclsError, match=words):
         convert_main(arguments)
+
+
+def test_nothing_is_converted_to_where_no_network_is(tmp_path):
+    with pytest.raises(WeightsError, match="torchvision has no EfficientNetLite0"):
+        convert_main(["x", str(tmp_path / "y.pdparams"), "-m", "EfficientNetLite0", "--to", "torchvision"])
+
+
+def test_a_file_of_keys_that_were_never_published_is_refused(tmp_path):
+    """A timm file of B0_small would be one of B0 without its squeeze-excite; timm has none."""
+    small = build_model("EfficientNetB0_small")
+    names = key_map("timm", "EfficientNetB0_small", small.state_dict())
+    arrays = {names[key]: p.numpy() for key, p in small.state_dict().items()}
+    arrays["classifier.weight"] = arrays["classifier.weight"].T.copy()
+    save_file(arrays, tmp_path / "file")
+    with pytest.raises(WeightsError, match="has published no EfficientNetB0_small"):
+        load_weights(small, str(tmp_path / "file"))
 
 
 def test_twins_without_metadata_must_be_named(tmp_path):

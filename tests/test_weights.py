@@ -175,5 +175,27 @@ def test_lite0_loads_from_its_package():
     info = load_weights(model, "pretrained")
     assert info.sha256.startswith("57934424")  # as the file's own name says
     assert info.preprocessing.mean == (0.5, 0.5, 0.5) and info.preprocessing.antialias
-    with pytest.raises(WeightsError, match="other|another"):
+    with pytest.raises(WeightsError, match="It holds 1000 classes"):
         load_weights(build_model("EfficientNetLite0", num_classes=10), "pretrained")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"preprocessing": {"resize_short": 256}},
+        {"preprocessing": 3},
+        {"bn_epsilon": "x"},
+        {"class_names": ["abc"]},
+        {"class_names": [["a", "b"]]},
+    ],
+)
+def test_damaged_metadata_is_refused(tmp_path, facts):
+    model = small_model()
+    write_weights(tmp_path / "w", arrays_of(model), facts_about(model) | facts)
+    with pytest.raises(WeightsError, match="damaged metadata"):
+        load_weights(model, str(tmp_path / "w"))
+
+
+def test_a_shortened_tag_of_published_weights_must_have_one_meaning():
+    with pytest.raises(WeightsError, match="can be any of .*ap_in1k"):
+        load_weights(build_model("EfficientNetB0"), "pretrained", "timm/tf_efficientnet_b0")

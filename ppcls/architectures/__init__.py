@@ -25,7 +25,7 @@ def get_variant(name: str, **options: Any) -> EfficientNetVariant | ResNeXtVaria
     names = {field.name for field in fields(variant)}
     allowed = ["num_classes", *(option for option in OPTIONS if option in names)]
     for option in options:
-        if option not in allowed:
+        if option not in allowed[1:]:
             raise ConfigError(f"{name} has no option {option!r}; {suggest(option, allowed)}")
     return replace(variant, **options)
 

@@ -9,6 +9,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, NamedTuple
 
 from ppcls import distributed
+from ppcls.architectures import MODELS
 from ppcls.config import Config
 from ppcls.errors import ConfigError, PpclsError, WeightsError
 
@@ -49,6 +50,11 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
         code = main(None)
     except PpclsError as error:
         print(f"error: {error}", file=sys.stderr)
+        code = WRONG_INPUT
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         code = WRONG_INPUT
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -112,8 +118,12 @@ def prepare(config: Config, *, needs_weights: bool) -> Prepared:
                 own, used = getattr(info.preprocessing, item.name), getattr(spec, item.name)
                 if own != used:
                     say(f"note: data.{item.name} is {used}; the weights were made for {own}")
+        elif spec.crop_size != MODELS[config.model.name].image_size:
+            size = MODELS[config.model.name].image_size
+            say(f"note: data.crop_size is {spec.crop_size}; {config.model.name} was published for {size}")
         if info.class_names is not None:
-            own_names = ClassNames(*(tuple(column) for column in zip(*info.class_names, strict=True)))
+            folders, names = zip(*info.class_names, strict=True)
+            own_names = ClassNames(names=names, folders=folders)
             if class_names is None:
                 class_names = own_names
             elif class_names != own_names:

@@ -11,9 +11,13 @@ from ppcls.config import load_config
 def main(argv: Sequence[str] | None = None) -> int:
     args = config_parser(__doc__).parse_args(argv)
     config = load_config(args.config, args.override)
+
+    from ppcls.data.dataset import open_dataset, require_source
+
+    if config.model.weights is not None:
+        require_source(config.data.eval_root, config.data.eval_list, "eval")
     prepared = prepare(config, needs_weights=True)
 
-    from ppcls.data.dataset import open_dataset
     from ppcls.data.loader import EvalTransform, eval_order, load_batches
     from ppcls.evaluation.evaluate import evaluate
     from ppcls.inference.engines import EagerEngine
@@ -29,7 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.check:
         order = eval_order(len(dataset), data.batch_size)[:1]
         transform = EvalTransform(prepared.spec)
-        batch = next(load_batches(dataset, order, transform, prepared.spec, num_workers=prepared.num_workers))
+        batches = load_batches(
+            dataset,
+            order,
+            transform,
+            prepared.spec,
+            num_workers=prepared.num_workers,
+            on_error=data.on_error,
+        )
+        batch = next(batches)
         say(f"check passed: a batch of {list(batch.images.shape)} of {len(dataset)} images was read")
         return 0
     result = evaluate(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls import distributed
 from ppcls.cli.common import config_parser, prepare, save_config, say
 from ppcls.config import load_config
 from ppcls.errors import ConfigError
@@ -29,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
     if args.output is not None and Path(args.output).suffix.lower() not in (".csv", ".json"):
         raise ConfigError(f"--output must end in .csv or .json. Received: {args.output}")
+
+    if distributed.world_size() > 1:
+        raise ConfigError("infer.py runs as one process. Start it without paddle.distributed.launch.")
+    if args.output is not None:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
 
     from ppcls.inference.classify import classify, find_images
 
@@ -79,7 +85,6 @@ def _line(prediction: "Prediction", names: Sequence[str] | None) -> str:
 
 
 def _write(path: Path, predictions: Iterable["Prediction"], names: Sequence[str] | None) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         if path.suffix.lower() == ".json":
             json.dump([_record(prediction, names) for prediction in predictions], file, indent=2)

@@ -1,6 +1,5 @@
 """Train or fine-tune a network."""
 
-import sys
 from collections.abc import Sequence
 
 from ppcls import distributed
@@ -14,17 +13,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     config = load_config(args.config, args.override)
 
-    from ppcls.data.dataset import open_dataset
+    from ppcls.data.dataset import open_dataset, require_source
     from ppcls.training.record import WEIGHTS_FILE, RunRecord, refuse_finished_run
 
     if not args.overwrite and not args.check:
         refuse_finished_run(config.output_path)
     data, num_classes = config.data, config.model.num_classes
+    require_source(data.train_root, data.train_list, "train")
+    require_source(data.eval_root, data.eval_list, "eval")
+    prepared = prepare(config, needs_weights=False)
     train_set = open_dataset(
         data.train_root,
         data.train_list,
         num_classes=num_classes,
-        class_names=data.class_names,
+        class_names=prepared.class_names,
         option="train",
     )
     eval_set = open_dataset(
@@ -34,7 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         class_names=train_set.class_names,
         option="eval",
     )
-    prepared = prepare(config, needs_weights=False)
 
     from ppcls.training.loop import Trainer
 
@@ -52,10 +53,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.rank() == 0:
         licence = prepared.info.licence if prepared.info else None  # what is tuned stays under it
         record = RunRecord(config, prepared.model, prepared.spec, train_set.class_names, licence)
-    best = trainer.train(record, say)
-    if record is not None:
-        record.close()
-        weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
-        say(f"best top-1 {best.top1:.4f}; weights in {weights}")
-        say(f"next: {sys.executable} tools/eval.py -c {args.config} -o model.weights={weights}")
+    try:
+        best = trainer.train(record, say)
+    finally:
+        if record is not None:
+            record.close()
+    weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
+    say(f"best top-1 {best.top1:.4f}; weights in {weights}")
+    say(f"next: python tools/eval.py -c {config.output_path / 'train.yaml'} -o model.weights={weights}")
     return 0

@@ -54,28 +54,37 @@ def open_dataset(
     with them by name; without them the folders' sorted names are the classes.
     Raises DataError and ConfigError, with what to put where.
     """
+    require_source(root, list_file, option)
     if isinstance(class_names, str):
         class_names = read_class_names(class_names, num_classes)
     if list_file is not None:
         return _read_list(Path(root or "."), Path(list_file), num_classes, class_names, option)
-    if root is None:
+    return _read_folders(Path(root or "."), num_classes, class_names, option)
+
+
+def require_source(root: str | None, list_file: str | None, option: str) -> None:
+    """Raises DataError or ConfigError, with what to put where, unless there is something to open."""
+    if list_file is None and root is None:
         raise ConfigError(
             f"There is no data: data.{option}_root and data.{option}_list are both empty. Give a list file "
             f"(-o data.{option}_list=FILE) or a folder with one folder a class (-o data.{option}_root=DIR)."
         )
-    return _read_folders(Path(root), num_classes, class_names, option)
-
-
-def _read_list(
-    root: Path, list_file: Path, num_classes: int, class_names: ClassNames | None, option: str
-) -> Dataset:
-    if not list_file.is_file():
+    if list_file is not None and not Path(list_file).is_file():
         raise DataError(
             f"There is no list file {list_file} (data.{option}_list). Expected: a text file of lines "
             f"'path label', the images' paths under data.{option}_root ({root}). dataset/README.md says how "
             f"ImageNet-1k is laid out; other data: -o data.{option}_list=FILE -o data.{option}_root=DIR, or "
             f"one folder a class: -o data.{option}_list=null -o data.{option}_root=DIR."
         )
+    if list_file is None and root is not None and not Path(root).is_dir():
+        raise DataError(
+            f"There is no folder {root} (data.{option}_root). Expected: one folder a class, with its images."
+        )
+
+
+def _read_list(
+    root: Path, list_file: Path, num_classes: int, class_names: ClassNames | None, option: str
+) -> Dataset:
     paths, labels, lines = [], [], []
     for number, path, label in read_list_lines(list_file):
         if not 0 <= label < num_classes:
@@ -115,10 +124,6 @@ def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
 
 
 def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, option: str) -> Dataset:
-    if not root.is_dir():
-        raise DataError(
-            f"There is no folder {root} (data.{option}_root). Expected: one folder a class, with its images."
-        )
     folders = list_class_folders(root)
     if class_names is None:
         if len(folders) != num_classes:

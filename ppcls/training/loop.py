@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -99,16 +100,27 @@ class Trainer:
                 f"{trained['images_per_second']:.1f} images/s, "
                 f"{trained['data_wait']:.0%} of the time waiting for data{', best so far' if is_best else ''}"
             )
-            if record is not None:
-                record.add_epoch(values)
-                step = (epoch + 1) * self.steps_per_epoch
-                scalars = {"eval/top1": result.top1, "eval/top5": result.top5, "eval/loss": result.loss}
-                record.add_scalars({tag: value for tag, value in scalars.items() if value is not None}, step)
-                for name in ("last", "best") if is_best else ("last",):
-                    record.save(self.model, name, epoch + 1, result.to_dict())
+            write = partial(self._write, record, epoch, values, result, is_best)
+            distributed.run_together(write)
         if best is None:
             raise ConfigError("train.epochs must be at least 1.")
         return best
+
+    def _write(
+        self,
+        record: RunRecord | None,
+        epoch: int,
+        values: dict[str, Any],
+        result: Evaluation,
+        is_best: bool,
+    ) -> None:
+        if record is None:
+            return
+        record.add_epoch(values)
+        scalars = {"eval/top1": result.top1, "eval/top5": result.top5, "eval/loss": result.loss}
+        step = (epoch + 1) * self.steps_per_epoch
+        record.add_scalars({tag: value for tag, value in scalars.items() if value is not None}, step)
+        record.save(self.model, is_best, epoch + 1, result.to_dict())
 
     def train_one_epoch(self, epoch: int, record: RunRecord | None) -> dict[str, float]:
         """Returns train_loss, the mean over all images and ranks, and how fast it went."""

@@ -9,7 +9,7 @@ from ppcls.config import Config
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights import facts_about, write_weights
+from ppcls.weights import facts_about, write_aside, write_weights
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -58,12 +58,14 @@ class RunRecord:
         with (self.output / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
-    def save(self, model: "nn.Layer", name: str, epoch: int, metrics: dict[str, Any]) -> Path:
-        """Write checkpoints/`name`/model.safetensors, whole or not at all."""
-        path = self.output / "checkpoints" / name / WEIGHTS_FILE
+    def save(self, model: "nn.Layer", is_best: bool, epoch: int, metrics: dict[str, Any]) -> None:
+        """Write checkpoints/last/model.safetensors and, if it is the best, best/: whole or not at all."""
+        last, best = (self.output / "checkpoints" / name / WEIGHTS_FILE for name in ("last", "best"))
         arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
-        write_weights(path, arrays, self.facts | {"epoch": epoch, "metrics": metrics})
-        return path
+        write_weights(last, arrays, self.facts | {"epoch": epoch, "metrics": metrics})
+        if is_best:
+            with write_aside(best) as aside:
+                shutil.copyfile(last, aside)
 
     def close(self) -> None:
         self.scalars.close()

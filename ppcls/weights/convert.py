@@ -6,11 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from ppcls.architectures import build_model
+from ppcls.errors import WeightsError
 from ppcls.weights.identify import Identity, identify
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map
 from ppcls.weights.load import check_fit, recognise, sha256_of, to_own_keys
 from ppcls.weights.native import facts_about, identity_of, write_aside, write_weights
 from ppcls.weights.readers import read_file
+
+# What the other frameworks have no network for.
+NOWHERE = {
+    ("EfficientNetLite0", "paddleclas"),
+    ("EfficientNetLite0", "torchvision"),
+    ("EfficientNetB0_small", "torchvision"),
+    ("EfficientNetB0_small", "timm"),
+}
 
 
 def convert(source: Path, target: Path, model_name: str, to: str, variant: str | None = None) -> Identity:
@@ -21,6 +30,8 @@ def convert(source: Path, target: Path, model_name: str, to: str, variant: str |
     """
     import paddle
 
+    if (model_name, to) in NOWHERE:
+        raise WeightsError(f"{to} has no {model_name}, so there is nothing to convert for.")
     kind, entries, facts = read_file(source)
     with paddle.LazyGuard():
         model = build_model(model_name)
@@ -60,7 +71,7 @@ def convert(source: Path, target: Path, model_name: str, to: str, variant: str |
         from safetensors.numpy import save_file
 
         with write_aside(target) as aside:
-            save_file(arrays, aside, {"format": "pt"})
+            save_file(arrays, aside, {"format": "pt", "license": identity.licence or "not stated"})
     computes = {"torchvision": (1e-3 if model_name[-1:] in "567" else 1e-5, "symmetric")}
     expected = computes.get(to, own) if own[1] == "same" else own
     if (identity.bn_epsilon, identity.padding) != expected:

@@ -14,7 +14,6 @@ import os
 import random
 import socket
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Sequence
@@ -23,14 +22,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-import numpy as np
 import requests
 import urllib3
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ppcls import distributed
-from ppcls.errors import PpclsError, WeightsError
+from ppcls.errors import WeightsError
 from ppcls.progress import progress_bar
 
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -181,31 +179,7 @@ def fetch_on_all_ranks(urls: Sequence[str], **options: Any) -> Path:
     Machines with caches of their own finish at different times, and gloo breaks off a collective after 30
     seconds. So a thread fetches, while the processes ask one another twice a second whether they are done.
     """
-    if distributed.world_size() == 1:
-        return fetch(urls, **options)
-    paths: list[Path] = []
-    reasons: list[str] = []
-    done = threading.Event()
-
-    def work() -> None:
-        try:
-            paths.append(fetch(urls, **options))
-        except PpclsError as error:
-            reasons.append(str(error))
-        finally:
-            if not paths and not reasons:
-                reasons.append("The fetching thread ended in an error.")
-            done.set()
-
-    threading.Thread(target=work, daemon=True).start()
-    while True:
-        ended = done.wait(0.5)
-        reason = reasons[0] if ended and reasons else None
-        finished, failed = distributed.sum_over_ranks(np.array([ended, reason is not None], np.float64))
-        if failed:
-            raise WeightsError(next(text for text in distributed.gather(reason) if text is not None))
-        if finished == distributed.world_size():
-            return paths[0]
+    return distributed.run_together(lambda: fetch(urls, **options))
 
 
 def _fetch_once(wanted: _Wanted, progress: _Progress) -> None:

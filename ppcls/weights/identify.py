@@ -52,10 +52,12 @@ def identify(model_name: str, source: str, path: Path, sha256: str, variant: str
     if isinstance(MODELS[model_name], ResNeXtVariant) and source in TORCH_SOURCES:
         formats = RESNEXT_FORMATS
     rows = [row for row in PUBLISHED[model_name] if row.file_format in formats]
+    if not rows:
+        raise WeightsError(f"{path} has the keys of {source}, which has published no {model_name}.")
     by_hash = [row for row in rows if row.sha256 is not None and sha256.startswith(row.sha256)]
     config = path.with_name("config.json")
     if "timm" in formats and config.is_file():
-        found = _from_timm_config(config, model_name)
+        found = _from_timm_config(config, model_name, variant)
         if found is not None:
             return found
     if by_hash:
@@ -72,9 +74,9 @@ def identify(model_name: str, source: str, path: Path, sha256: str, variant: str
                 f"model.variant {variant} is none of the weights of {model_name} that {path} can be; "
                 f"{suggest(variant, [row.tag for row in rows])}"
             )
-        _require_one_meaning(named, model_name, path)
+        require_one_meaning(named, model_name, str(path))
         return _of(named[0], model_name, f"{named[0].tag}, by model.variant")
-    _require_one_meaning(rows, model_name, path)
+    require_one_meaning(rows, model_name, str(path))
     what = rows[0].tag if len(rows) == 1 else f"{source} format"
     return _of(rows[0], model_name, f"{what}, by its keys")
 
@@ -90,11 +92,12 @@ def _meaning(row: Published, model_name: str) -> tuple:
     )
 
 
-def _require_one_meaning(rows: list[Published], model_name: str, path: Path) -> None:
+def require_one_meaning(rows: list[Published], model_name: str, what: str) -> None:
+    """Raises WeightsError where it matters which of the rows it is."""
     if len({_meaning(row, model_name) for row in rows}) > 1:
         tags = ", ".join(row.tag for row in rows)
         raise WeightsError(
-            f"{path} can be any of {tags}: their keys are the same, but not their batch-norm epsilon, "
+            f"{what} can be any of {tags}: their keys are the same, but not their batch-norm epsilon, "
             "padding or normalisation, so the wrong one would give other results. Say which it is: "
             "-o model.variant=TAG."
         )
@@ -111,29 +114,33 @@ def _of(row: Published, model_name: str, source: str) -> Identity:
     )
 
 
-def _from_timm_config(path: Path, model_name: str) -> Identity | None:
+def _from_timm_config(path: Path, model_name: str, wanted: str | None) -> Identity | None:
     """What the config.json of a Hugging Face folder says; None where it is not timm's.
 
     timm's names tell the conventions: tf_efficientnet_* computes as TensorFlow, efficientnet_* as torch.
     """
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        name = config["architecture"]
+        name = str(config["architecture"])
         facts = config["pretrained_cfg"]
         size = facts["input_size"][-1]
-        preprocessing = Preprocessing(
-            resize_short=floor(size / facts["crop_pct"]),
-            crop_size=size,
-            interpolation=facts["interpolation"],
-            antialias=True,
-            mean=tuple(facts["mean"]),
-            std=tuple(facts["std"]),
+        preprocessing = Preprocessing.from_dict(
+            {
+                "resize_short": floor(size / facts["crop_pct"]),
+                "crop_size": size,
+                "interpolation": facts["interpolation"],
+                "antialias": True,
+                "mean": facts["mean"],
+                "std": facts["std"],
+            }
         )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
         return None
     variant = MODELS[model_name]
     is_torchs = name.startswith("efficientnet_b")
     tag = f"timm/{name}.{facts.get('tag', '')}".rstrip(".")
+    if wanted is not None and wanted not in (tag, f"timm/{name}"):
+        raise WeightsError(f"{path} says {tag}, but model.variant says {wanted}. Leave the variant out.")
     return Identity(
         source=f"{tag}, by the config.json beside it",
         licence=facts.get("license"),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ppcls.errors import WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights.identify import identify, matching
+from ppcls.weights.identify import identify, matching, require_one_meaning
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map, sources_of
 from ppcls.weights.native import FORMAT, identity_of
 from ppcls.weights.published import LITE0_PACKAGE, PUBLISHED, Published
@@ -57,12 +57,18 @@ def load_weights(
     path = locate(model.model_name, weights, variant)
     kind, entries, facts = read_file(path)
     source = recognise(kind, entries, facts, model)
+    entries = to_own_keys(entries, source, model)
+    ignored = HEAD if reset_head else ()
+    named = identity_of(path, facts, model, variant) if facts.get("format") == FORMAT else None
+    check_fit(model, entries, path, ignored)
     digest = sha256_of(path)
-    if source == "ppcls":
+    if named is not None:
+        identity = named
+    elif source == "ppcls":
         identity = identity_of(path, facts, model, variant)
     else:
         identity = identify(model.model_name, source, path, digest, variant)
-    _fill(model, to_own_keys(entries, source, model), path, ignored=HEAD if reset_head else ())
+    _fill(model, entries, path, ignored)
     if (identity.bn_epsilon, identity.padding) != (model.bn_epsilon, model.padding):
         from ppcls.architectures.blocks import set_conventions
 
@@ -118,6 +124,7 @@ def _choose(model_name: str, variant: str | None) -> Published:
     if not named:
         tags = [row.tag for row in rows]
         raise WeightsError(f"{model_name} has no published weights {variant}; {suggest(variant, tags)}")
+    require_one_meaning(named, model_name, variant)
     return named[0]
 
 
@@ -195,7 +202,7 @@ def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored:
     shapes = [f"{key} {list(entries[key].shape)} for {list(parameters[key].shape)}" for key in misshapen]
     lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     problems = [f"{len(keys)} {words}: {_first(keys)}" for words, keys in lists if keys]
-    if set(misshapen) <= set(HEAD) and not missing and not unexpected:
+    if misshapen == list(HEAD) and not missing and not unexpected and len(entries["fc.bias"].shape) == 1:
         (classes,) = entries["fc.bias"].shape
         cause = (
             f"It holds {classes} classes: set model.num_classes={classes}, or keep yours and start the "
@@ -210,7 +217,6 @@ def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored:
 
 
 def _fill(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Sequence[str]) -> None:
-    check_fit(model, entries, path, ignored)
     for key, parameter in model.state_dict().items():
         if key in ignored:
             continue

@@ -70,14 +70,15 @@ def facts_about(
 def read_facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What the metadata of one of this project's files says. Raises WeightsError."""
     try:
-        if int(metadata["version"]) > VERSION:
-            raise WeightsError(
-                f"{path} has format version {metadata['version']}, this ppcls reads up to {VERSION}. "
-                "Upgrade ppcls."
-            )
-        return {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
-    except (KeyError, json.JSONDecodeError) as error:
+        version = int(metadata["version"])
+        facts = {k: json.loads(v) for k, v in metadata.items() if k not in ("format", "version")}
+    except (KeyError, ValueError) as error:
         raise WeightsError(f"{path} has damaged metadata ({error}). Copy or download it again.") from error
+    if version > VERSION:
+        raise WeightsError(
+            f"{path} has format version {version}, this ppcls reads up to {VERSION}. Upgrade ppcls."
+        )
+    return facts
 
 
 # Networks whose parameters have the same keys and shapes, but which compute otherwise.
@@ -107,12 +108,18 @@ def identity_of(path: Path, metadata: dict[str, Any], model: "nn.Layer", variant
             f"{path} holds weights of {facts.get('model')}, the config asks for {model.model_name}: "
             f"set model.name={facts.get('model')}, or take other weights."
         )
-    spec, names = facts.get("preprocessing"), facts.get("class_names")
-    return Identity(
-        source="ppcls format",
-        licence=facts.get("licence"),
-        preprocessing=Preprocessing.from_dict(spec) if spec else None,
-        bn_epsilon=facts.get("bn_epsilon", model.bn_epsilon),
-        padding=facts.get("padding", model.padding),
-        class_names=tuple((folder, name) for folder, name in names) if names else None,
-    )
+    try:
+        spec, names = facts.get("preprocessing"), facts.get("class_names")
+        class_names = tuple((str(folder), str(name)) for folder, name in names) if names else None
+        if class_names is not None and len(class_names) != facts["num_classes"]:
+            raise ValueError(f"{len(class_names)} names for {facts['num_classes']} classes")
+        return Identity(
+            source="ppcls format",
+            licence=facts.get("licence"),
+            preprocessing=Preprocessing.from_dict(spec) if spec else None,
+            bn_epsilon=float(facts.get("bn_epsilon", model.bn_epsilon)),
+            padding=str(facts.get("padding", model.padding)),
+            class_names=class_names,
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} has damaged metadata ({error}). Copy or download it again.") from error

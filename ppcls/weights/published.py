@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import floor
 from typing import Literal
 
-from ppcls.architectures import MODELS, EfficientNetVariant
+from ppcls.architectures import MODELS
 from ppcls.preprocessing import Interpolation, Preprocessing
 
 FileFormat = Literal["paddleclas", "timm", "torchvision", "lukemelas", "wsl", "fixres"]
@@ -83,8 +83,7 @@ def _fraction(percent: float) -> float:
 
 
 def _image_size(name: str) -> int:
-    variant = MODELS[name]
-    return variant.image_size if isinstance(variant, EfficientNetVariant) else 224
+    return MODELS[name].image_size
 
 
 # PaddleClas, the defaults: this project took the configs' preprocessing from it. No hash is published.
@@ -383,6 +382,14 @@ LITE0 = Published(
 )
 
 
+LITE0_TIMM = replace(
+    _timm_hub("tf_efficientnet_lite0.in1k", LITE0_PREPROCESSING, 0.0, 0.0),
+    top1=None,
+    top5=None,
+    accuracy_source="none at hand",
+)
+
+
 def _of_efficientnet(net: str) -> tuple[Published, ...]:
     default = _paddleclas(f"EfficientNet{net.upper()}")
     return (default, *_lukemelas(net), *_timm(net), *_torchvision(net))
@@ -392,7 +399,7 @@ def _of_efficientnet(net: str) -> tuple[Published, ...]:
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     **{f"EfficientNet{net.upper()}": _of_efficientnet(net) for net in EFFICIENTNETS},
     "EfficientNetB0_small": (_paddleclas("EfficientNetB0_small"),),
-    "EfficientNetLite0": (LITE0,),
+    "EfficientNetLite0": (LITE0, LITE0_TIMM),
     **{
         f"ResNeXt101_32x{row[0]}d_wsl": (
             _paddleclas(f"ResNeXt101_32x{row[0]}d_wsl"),
