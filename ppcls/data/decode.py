@@ -1,5 +1,5 @@
-"""File bytes to pixels. OpenCV decodes JPEG, where it is fast and agrees with Pillow to the bit; Pillow
-decodes all else.
+"""File bytes to pixels. OpenCV decodes JPEG, where it is fast and agrees with Pillow to the bit (for CMYK
+within a level); Pillow decodes all else.
 
 OpenCV's other decoders differ from version to version (4.11 has none for GIF and overlooks a WebP's EXIF
 rotation), mix alpha into a TIFF's colours, and trust damaged files: a PNG can make them take 2 GB or crash,

@@ -137,7 +137,7 @@ def _from_timm_config(path: Path, model_name: str, wanted: str | None) -> Identi
     except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
         return None
     variant = MODELS[model_name]
-    is_torchs = name.startswith("efficientnet_b")
+    is_torchs = name.startswith("efficientnet_")
     tag = f"timm/{name}.{facts.get('tag', '')}".rstrip(".")
     if wanted is not None and wanted not in (tag, f"timm/{name}"):
         raise WeightsError(f"{path} says {tag}, but model.variant says {wanted}. Leave the variant out.")

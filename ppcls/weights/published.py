@@ -388,6 +388,14 @@ LITE0_TIMM = replace(
     top5=None,
     accuracy_source="none at hand",
 )
+LITE0_TIMM_OWN = replace(
+    LITE0_TIMM,
+    tag="timm/efficientnet_lite0.ra_in1k",
+    urls=("https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors",),
+    preprocessing=_pillow(256, 224, "bicubic"),
+    bn_epsilon=1e-5,
+    padding="symmetric",
+)
 
 
 def _of_efficientnet(net: str) -> tuple[Published, ...]:
@@ -399,7 +407,7 @@ def _of_efficientnet(net: str) -> tuple[Published, ...]:
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     **{f"EfficientNet{net.upper()}": _of_efficientnet(net) for net in EFFICIENTNETS},
     "EfficientNetB0_small": (_paddleclas("EfficientNetB0_small"),),
-    "EfficientNetLite0": (LITE0, LITE0_TIMM),
+    "EfficientNetLite0": (LITE0, LITE0_TIMM, LITE0_TIMM_OWN),
     **{
         f"ResNeXt101_32x{row[0]}d_wsl": (
             _paddleclas(f"ResNeXt101_32x{row[0]}d_wsl"),
