@@ -77,8 +77,13 @@ def identify(model_name: str, source: str, path: Path, sha256: str, variant: str
         require_one_meaning(named, model_name, str(path))
         return _of(named[0], model_name, f"{named[0].tag}, by model.variant")
     require_one_meaning(rows, model_name, str(path))
-    what = rows[0].tag if len(rows) == 1 else f"{source} format"
-    return _of(rows[0], model_name, f"{what}, by its keys")
+    if len(rows) == 1:
+        return _of(rows[0], model_name, f"{rows[0].tag}, by its keys")
+    others = ", ".join(row.tag for row in rows[1:])
+    return _of(rows[0], model_name, f"{source} format, by its keys").with_note(
+        f"taken for {rows[0].tag}; if it is one of {others}, say so with model.variant: the logits "
+        "of an image are the same, but not the licence, sizes and interpolation"
+    )
 
 
 def _meaning(row: Published, model_name: str) -> tuple:

