@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
+from ppcls.cli import eval as evaluate
 from ppcls.cli import infer, train
 from ppcls.config import OptimConfig, load_config
 from ppcls.errors import ConfigError, PpclsError
@@ -108,6 +109,15 @@ def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_pa
     assert (
         infer.main(["-c", str(colours), "-o", f"model.weights={last}", "-i", str(tmp_path / "colours")]) == 0
     )
+
+
+def test_the_command_named_at_the_end_works(colours, tmp_path, capsys):
+    model = build_model("EfficientNetB0_small", num_classes=5)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    write_weights(tmp_path / "w", arrays, facts_about(model))
+    run(colours, f"model.weights={tmp_path / 'w'}", "model.reset_head=true", "train.epochs=1")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert evaluate.main(line.split()[3:]) == 0
 
 
 def test_a_checkpoint_is_predicted_under_its_own_names(colours, tmp_path, capsys):

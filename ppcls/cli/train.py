@@ -60,5 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             record.close()
     weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
     say(f"best top-1 {best.top1:.4f}; weights in {weights}")
-    say(f"next: python tools/eval.py -c {config.output_path / 'train.yaml'} -o model.weights={weights}")
+    about_the_start = {"reset_head": "false", "variant": "null"}  # not about the weights that came of it
+    changes = [f" -o model.{k}={v}" for k, v in about_the_start.items() if getattr(config.model, k)]
+    say(
+        f"next: python tools/eval.py -c {config.output_path / 'train.yaml'} -o model.weights={weights}"
+        + "".join(changes)
+    )
     return 0
