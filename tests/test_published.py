@@ -11,7 +11,7 @@ import pytest
 from ppcls import MODELS, build_model
 from ppcls.architectures import get_variant
 from ppcls.config import load_config
-from ppcls.weights.published import PUBLISHED, published_weights
+from ppcls.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
 ALL = [
@@ -25,7 +25,7 @@ def test_every_model_has_published_weights_and_none_is_unknown():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_default_is_what_the_config_expects(name):
-    default, data = published_weights(name), load_config(ROOT / "configs" / f"{name}.yaml", []).data
+    default, data = PUBLISHED[name][0], load_config(ROOT / "configs" / f"{name}.yaml", []).data
     spec = default.preprocessing
     assert {key: getattr(data, key) for key in spec.to_dict()} == vars(spec)
     assert default.tag == ("efficientnet-lite0-pytorch" if name == "EfficientNetLite0" else "paddleclas")
@@ -87,6 +87,6 @@ def test_timm_resizes_to_the_floor():
 
 
 def test_both_spellings_of_32x16d():
-    first, second = published_weights("ResNeXt101_32x16d_wsl").urls
+    first, second = PUBLISHED["ResNeXt101_32x16d_wsl"][0].urls
     assert first.endswith("/ResNeXt101_32x16d_wsl_pretrained.pdparams")
     assert second.endswith("/ResNeXt101_32x16_wsl_pretrained.pdparams")

@@ -445,8 +445,3 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         *(_fixres(*row) for row in FIXRES_FILES),
     ),
 }
-
-
-def published_weights(model_name: str) -> Published:
-    """The default published file of a model."""
-    return PUBLISHED[model_name][0]
