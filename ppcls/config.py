@@ -166,6 +166,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path} is no valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
+    return config_of(tree, overrides)
+
+
+def config_of(tree: dict, overrides: Sequence[str] = ()) -> Config:
+    """What a YAML file of this content, with overrides, says. Raises ConfigError as load_config does."""
     for override in overrides:
         _apply(tree, override)
     config = _build(Config, tree, "")

@@ -36,14 +36,9 @@ def cores() -> int:
     return max(1, allowed // local_size())
 
 
-def start(device: str) -> str:
-    """Import Paddle, choose the device ("auto", "cpu" or "gpu") and join the other processes.
-
-    A single process computes with all its cores, unless OMP_NUM_THREADS says otherwise; Paddle would take
-    one. Returns "cpu" or "gpu". Raises ConfigError for a GPU that is not there.
-    """
-    if world_size() == 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+def import_paddle() -> Any:
+    """Paddle, without the lines that it writes about itself. Raises ConfigError if it isn't there."""
+    os.environ.setdefault("GLOG_minloglevel", "2")  # of the C++ side: errors only
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
         try:
@@ -56,6 +51,18 @@ def start(device: str) -> str:
     for line in noise.getvalue().splitlines():
         if "OMP_NUM_THREADS" not in line:  # Paddle warns of every number but one
             print(line, file=sys.stderr)
+    return paddle
+
+
+def start(device: str) -> str:
+    """Import Paddle, choose the device ("auto", "cpu" or "gpu") and join the other processes.
+
+    A single process computes with all its cores, unless OMP_NUM_THREADS says otherwise; Paddle would take
+    one. Returns "cpu" or "gpu". Raises ConfigError for a GPU that is not there.
+    """
+    if world_size() == 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    paddle = import_paddle()
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not has_gpu:
         raise ConfigError(

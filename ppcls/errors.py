@@ -20,6 +20,10 @@ class WeightsError(PpclsError):
     """A file of weights, or one that does not fit the network."""
 
 
+class ExportError(PpclsError):
+    """An exported model: its folder, its files, or the engine that is to run it."""
+
+
 def suggest(name: str, choices: Iterable[str]) -> str:
     """The nearest valid name, or all of them: the end of an error about an unknown one."""
     choices = list(choices)

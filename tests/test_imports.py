@@ -16,7 +16,8 @@ ORDER = [
     ("config", "distributed"),
     ("progress",),
     ("weights", "data"),
-    ("inference", "evaluation"),
+    ("inference",),
+    ("evaluation",),
     ("training",),
     ("cli",),
 ]

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 WRONG_INPUT = 2
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
+def config_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "-c", "--config", required=True, help="YAML file, such as configs/EfficientNetB0.yaml"
+        "-c", "--config", required=needs_config, help="YAML file, such as configs/EfficientNetB0.yaml"
     )
     parser.add_argument(
         "-o",
@@ -81,7 +81,7 @@ class Prepared(NamedTuple):
     info: "WeightsInfo | None"
     spec: "Preprocessing"
     class_names: "ClassNames | None"
-    num_workers: int
+    device: str
 
 
 def prepare(config: Config, *, needs_weights: bool) -> Prepared:
@@ -99,37 +99,61 @@ def prepare(config: Config, *, needs_weights: bool) -> Prepared:
             raise ConfigError(f"model.{option} is about weights to be loaded, but model.weights is empty.")
     if needs_weights and config.model.reset_head:
         raise ConfigError("model.reset_head starts a random classifier: it is for training only.")
-    from ppcls.data.class_names import ClassNames, read_class_names
-
-    class_names = None
-    if config.data.class_names is not None:
-        class_names = read_class_names(config.data.class_names, config.model.num_classes)
+    own_names = given_class_names(config)
     device = distributed.start(config.device)
     say(f"{config.model.name} on the {device.upper()}, {distributed.world_size()} process(es)")
     model, info = _build(config)
-    spec = config.data.preprocessing(info.preprocessing if info else None)
+    spec = settle_preprocessing(config, info.preprocessing if info else None)
     if info is not None:
         say(f"weights: {info.path}, {info.source}; sha256 {info.sha256[:16]}")
         say(f"licence of the weights: {info.licence or 'not stated'}")
         for note in info.notes:
             say(f"note: {note}")
-        if info.preprocessing is not None:
-            for item in fields(info.preprocessing):
-                own, used = getattr(info.preprocessing, item.name), getattr(spec, item.name)
-                if own != used:
-                    say(f"note: data.{item.name} is {used}; the weights were made for {own}")
-        elif spec.crop_size != MODELS[config.model.name].image_size:
-            size = MODELS[config.model.name].image_size
-            say(f"note: data.crop_size is {spec.crop_size}; {config.model.name} was published for {size}")
-        if info.class_names is not None:
-            folders, names = zip(*info.class_names, strict=True)
-            own_names = ClassNames(names=names, folders=folders)
-            if class_names is None:
-                class_names = own_names
-            elif class_names != own_names:
-                say("note: data.class_names differ from the names that the weights carry, and are used")
-    num_workers = config.data.num_workers or distributed.cores()
-    return Prepared(model, info, spec, class_names, num_workers)
+    names = settle_class_names(own_names, info.class_names if info else None)
+    return Prepared(model, info, spec, names, device)
+
+
+def num_workers(config: Config) -> int:
+    """Loading threads of this process."""
+    return config.data.num_workers or distributed.cores()
+
+
+def settle_preprocessing(config: Config, own: "Preprocessing | None") -> "Preprocessing":
+    """What the config says, and what the network's weights were made for where it says nothing; a line for
+    each difference."""
+    spec = config.data.preprocessing(own)
+    size = MODELS[config.model.name].image_size
+    if own is not None:
+        for item in fields(own):
+            made_for, used = getattr(own, item.name), getattr(spec, item.name)
+            if made_for != used:
+                say(f"note: data.{item.name} is {used}; the weights were made for {made_for}")
+    elif config.model.weights is not None and spec.crop_size != size:
+        say(f"note: data.crop_size is {spec.crop_size}; {config.model.name} was published for {size}")
+    return spec
+
+
+def given_class_names(config: Config) -> "ClassNames | None":
+    from ppcls.data.class_names import read_class_names
+
+    if config.data.class_names is None:
+        return None
+    return read_class_names(config.data.class_names, config.model.num_classes)
+
+
+def settle_class_names(
+    given: "ClassNames | None", own: "Sequence[tuple[str, str]] | None"
+) -> "ClassNames | None":
+    """Those given, else those that the weights carry as pairs of folder and name."""
+    from ppcls.data.class_names import ClassNames
+
+    if own is None:
+        return given
+    folders, names = zip(*own, strict=True)
+    carried = ClassNames(names=names, folders=folders)
+    if given not in (None, carried):
+        say("note: data.class_names differ from the names that the weights carry, and are used")
+    return given or carried
 
 
 def _build(config: Config) -> "tuple[nn.Layer, WeightsInfo | None]":

@@ -4,54 +4,56 @@ import json
 from collections.abc import Sequence
 
 from ppcls import distributed
-from ppcls.cli.common import config_parser, prepare, save_config, say
-from ppcls.config import load_config
+from ppcls.cli.common import config_parser, save_config, say
+from ppcls.cli.engine import add_engine_options, open_runner, read_config
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = config_parser(__doc__).parse_args(argv)
-    config = load_config(args.config, args.override)
+    parser = config_parser(__doc__, needs_config=False)
+    add_engine_options(parser, default="auto on a CPU, eager on a GPU")
+    args = parser.parse_args(argv)
+    config = read_config(args)
 
     from ppcls.data.dataset import open_dataset, require_source
 
-    if config.model.weights is not None:
-        require_source(config.data.eval_root, config.data.eval_list, "eval")
-    prepared = prepare(config, needs_weights=True)
-
-    from ppcls.data.loader import EvalTransform, eval_order, load_batches
-    from ppcls.evaluation.evaluate import evaluate
-    from ppcls.inference.engines import EagerEngine
-
     data = config.data
+    if config.model.weights is not None or args.exported is not None:
+        require_source(data.eval_root, data.eval_list, "eval")
+    runner = open_runner(config, args.exported, args.engine or "auto", is_many=True)
     dataset = open_dataset(
         data.eval_root,
         data.eval_list,
         num_classes=config.model.num_classes,
-        class_names=prepared.class_names,
+        class_names=runner.class_names,
         option="eval",
     )
+
+    from ppcls.data.loader import eval_order
+    from ppcls.evaluation.evaluate import evaluate
+    from ppcls.inference.classify import run_batches
+
     if args.check:
-        order = eval_order(len(dataset), data.batch_size)[:1]
-        transform = EvalTransform(prepared.spec)
-        batches = load_batches(
+        order = eval_order(len(dataset), runner.batch_size)[:1]
+        batches = run_batches(
+            runner.engine,
             dataset,
             order,
-            transform,
-            prepared.spec,
-            num_workers=prepared.num_workers,
+            runner.spec,
+            num_workers=runner.num_workers,
             on_error=data.on_error,
         )
-        batch = next(batches)
-        say(f"check passed: a batch of {list(batch.images.shape)} of {len(dataset)} images was read")
+        _, outputs = next(batches)
+        say(f"check passed: of {len(dataset)} images a batch of {len(outputs)} was read and classified")
         return 0
     result = evaluate(
-        EagerEngine(prepared.model).run,
+        runner.engine,
         dataset,
-        prepared.spec,
+        runner.spec,
         num_classes=config.model.num_classes,
-        batch_size=data.batch_size,
-        num_workers=prepared.num_workers,
+        batch_size=runner.batch_size,
+        num_workers=runner.num_workers,
         on_error=data.on_error,
+        is_softmax_inside=runner.is_softmax_inside,
     )
     top5 = "" if result.top5 is None else f"top-5 {result.top5:.4f}, "
     say(

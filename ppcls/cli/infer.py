@@ -1,108 +1,135 @@
 """Classify image files: the likeliest classes of each, with their probabilities."""
 
-import csv
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcls import distributed
-from ppcls.cli.common import config_parser, prepare, save_config, say
-from ppcls.config import load_config
+from ppcls.cli.common import config_parser, save_config, say
+from ppcls.cli.engine import Runner, add_engine_options, open_runner, read_config
 from ppcls.errors import ConfigError
 from ppcls.progress import progress_bar
 
 if TYPE_CHECKING:
     from ppcls.inference.classify import Prediction
 
+MANY = 16  # files from which running several batches side by side is worth it
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = config_parser(__doc__)
+    parser = config_parser(__doc__, needs_config=False)
+    add_engine_options(parser, default="eager")
     parser.add_argument(
         "-i", "--input", required=True, help="an image, a folder (with all below it), or a glob pattern"
     )
     parser.add_argument("--topk", type=int, default=5, help="classes shown for each image (default 5)")
-    parser.add_argument("--output", help="also write the predictions to this .csv or .json file")
+    parser.add_argument(
+        "--output", help="write the predictions to this .csv or .json file, not to the screen"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="with --output: go on with a run that was cut off"
+    )
     args = parser.parse_args(argv)
-    config = load_config(args.config, args.override)
     if args.topk < 1:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
-    if args.output is not None and Path(args.output).suffix.lower() not in (".csv", ".json"):
-        raise ConfigError(f"--output must end in .csv or .json. Received: {args.output}")
+    output = None if args.output is None else Path(args.output)
+    if output is not None and output.suffix.lower() not in (".csv", ".json"):
+        raise ConfigError(f"--output must end in .csv or .json. Received: {output}")
+    if output is None and (args.resume or distributed.world_size() > 1):
+        raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
+    config = read_config(args)
 
-    if distributed.world_size() > 1:
-        raise ConfigError("infer.py runs as one process. Start it without paddle.distributed.launch.")
-    if args.output is not None:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    from ppcls.inference.classify import find_images
+    from ppcls.inference.shards import require_no_shards
 
-    from ppcls.inference.classify import classify, find_images
-
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if not args.resume:
+            require_no_shards(output)
     files = find_images(args.input)
-    prepared = prepare(config, needs_weights=True)
-
-    from ppcls.inference.engines import EagerEngine
-
-    names = prepared.class_names.names if prepared.class_names else None
-    predictions = classify(
-        EagerEngine(prepared.model).run,
-        files[: config.data.batch_size] if args.check else files,
-        prepared.spec,
-        topk=args.topk,
-        batch_size=config.data.batch_size,
-        num_workers=prepared.num_workers,
-    )
-    done = []
-    with progress_bar(len(files), "classify") as bar:
-        for prediction in predictions:
-            done.append(prediction)
-            bar.update()
-            if args.output is None and not args.check:
-                bar.clear()
-                print(_line(prediction, names))
-    failed = [prediction for prediction in done if prediction.error is not None]
+    wanted = args.engine or ("auto" if args.exported else "eager")
+    runner = open_runner(config, args.exported, wanted, is_many=len(files) >= MANY)
     if args.check:
-        say(f"check passed: {len(done)} of {len(files)} files were classified, {len(failed)} unreadable")
+        done = list(_classify(runner, files[: runner.batch_size], args.topk))
+        failed = sum(prediction.error is not None for prediction in done)
+        say(f"check passed: {len(done)} of {len(files)} files were classified, {failed} unreadable")
         return 0
-    if args.output is not None:
-        _write(Path(args.output), done, names)
-        say(f"written: {args.output}, {len(done) - len(failed)} files classified")
     save_config(config, "infer.yaml")
+    if output is None:
+        return _to_screen(runner, files, args.topk)
+    return _to_file(runner, files, args.topk, output)
+
+
+def _classify(runner: Runner, files: Sequence[str], topk: int) -> "Iterator[Prediction]":
+    from ppcls.inference.classify import classify
+
+    return classify(
+        runner.engine,
+        files,
+        runner.spec,
+        is_softmax_inside=runner.is_softmax_inside,
+        names=runner.class_names.names if runner.class_names else None,
+        topk=topk,
+        batch_size=runner.batch_size,
+        num_workers=runner.num_workers,
+    )
+
+
+def _to_screen(runner: Runner, files: Sequence[str], topk: int) -> int:
+    failed = []
+    with progress_bar(len(files), "classify") as bar:
+        for prediction in _classify(runner, files, topk):
+            bar.update()
+            bar.clear()
+            print(_line(prediction))
+            if prediction.error is not None:
+                failed.append(prediction)
     for prediction in failed:
         print(f"unreadable: {prediction.file}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _label(class_id: int, names: Sequence[str] | None) -> str:
-    return str(class_id) if names is None else names[class_id]
+def _to_file(runner: Runner, files: Sequence[str], topk: int, output: Path) -> int:
+    """Each process its share, into a shard; the first one puts them together when all are done."""
+    from ppcls.inference.shards import ShardWriter, files_done, merge, next_shard, run_facts
+
+    rank, world_size = distributed.rank(), distributed.world_size()
+    facts = run_facts(runner.parameters, topk, files, runner.spec.to_dict())
+    if any(theirs != facts for theirs in distributed.gather(facts)):
+        raise ConfigError(
+            "The processes found different files or networks. All need the same ones under the same paths."
+        )
+    done = files_done(output, facts)
+    if done:
+        say(f"going on: {len(done)} of {len(files)} files are done")
+    left = [file for file in files if file not in done]
+    shard = next_shard(output, rank)
+    distributed.gather(None)  # all have looked before any writes
+
+    def work() -> None:
+        mine = left[rank::world_size]
+        writer = ShardWriter(shard, facts)
+        try:
+            with progress_bar(len(mine), "classify") as bar:
+                for prediction in _classify(runner, mine, topk):
+                    writer.add(prediction)
+                    bar.update()
+                    if prediction.error is not None:
+                        bar.clear()
+                        print(f"unreadable: {prediction.file}: {prediction.error}", file=sys.stderr)
+        finally:
+            writer.close()
+
+    distributed.run_together(work)
+    result = distributed.run_together(lambda: merge(output, files) if rank == 0 else None)
+    classified, failed = distributed.gather(result)[0]
+    say(f"written: {output}, {classified} files classified, {failed} unreadable")
+    return 1 if failed else 0
 
 
-def _line(prediction: "Prediction", names: Sequence[str] | None) -> str:
+def _line(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"{prediction.file}: unreadable"
-    best = zip(prediction.class_ids, prediction.probabilities, strict=True)
-    return f"{prediction.file}: " + "; ".join(f"{_label(i, names)} {p:.4f}" for i, p in best)
-
-
-def _write(path: Path, predictions: Iterable["Prediction"], names: Sequence[str] | None) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        if path.suffix.lower() == ".json":
-            json.dump([_record(prediction, names) for prediction in predictions], file, indent=2)
-            return
-        writer = csv.writer(file)
-        writer.writerow(["file", "rank", "class_id", "label", "probability", "error"])
-        for prediction in predictions:
-            if prediction.error is not None:
-                writer.writerow([prediction.file, "", "", "", "", prediction.error])
-            best = zip(prediction.class_ids, prediction.probabilities, strict=True)
-            for rank, (class_id, probability) in enumerate(best, 1):
-                label = _label(class_id, names)
-                writer.writerow([prediction.file, rank, class_id, label, f"{probability:.6f}", ""])
-
-
-def _record(prediction: "Prediction", names: Sequence[str] | None) -> dict:
-    if prediction.error is not None:
-        return {"file": prediction.file, "error": prediction.error}
-    best = zip(prediction.class_ids, prediction.probabilities, strict=True)
-    classes = [{"class_id": i, "label": _label(i, names), "probability": p} for i, p in best]
-    return {"file": prediction.file, "predictions": classes}
+    best = zip(prediction.labels, prediction.probabilities, strict=True)
+    return f"{prediction.file}: " + "; ".join(f"{label} {p:.4f}" for label, p in best)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ppcls import distributed
-from ppcls.cli.common import config_parser, prepare, say
+from ppcls.cli.common import config_parser, num_workers, prepare, say
 from ppcls.config import load_config
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ppcls.training.loop import Trainer
 
-    trainer = Trainer(config, prepared.model, prepared.spec, train_set, eval_set, prepared.num_workers)
+    trainer = Trainer(config, prepared.model, prepared.spec, train_set, eval_set, num_workers(config))
     say(
         f"{len(train_set)} images to train, {len(eval_set)} to evaluate; {config.train.epochs} epochs of "
         f"{trainer.steps_per_epoch} steps, global batch {trainer.global_batch}; learning rate "

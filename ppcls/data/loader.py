@@ -1,6 +1,7 @@
 """Batches, prepared by threads while the last one is being used. OpenCV and Pillow release Python's
 lock, so threads scale as processes would, and an error in one reaches the caller as it is."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,8 +84,16 @@ def fill_slot(data: bytes, index: int, transform: Transform, normalize: Normaliz
 
 
 def empty_batch(count: int, spec: Preprocessing) -> np.ndarray:
-    """float32 [count, 3, S, S], yet to be filled."""
-    return np.empty((count, 3, spec.crop_size, spec.crop_size), np.float32)
+    """float32 [count, 3, S, S], yet to be filled. Raises DataError where memory is too small for it."""
+    shape = (count, 3, spec.crop_size, spec.crop_size)
+    try:
+        return np.empty(shape, np.float32)
+    except MemoryError:
+        gigabytes = 4 * math.prod(shape) / 1e9
+        raise DataError(
+            f"A batch of {count} images of {spec.crop_size} x {spec.crop_size} pixels takes "
+            f"{gigabytes:.1f} GB, more than is free here. Lower the batch size: -o data.batch_size=N."
+        ) from None
 
 
 def random_state(*entropy: int) -> np.random.RandomState:
@@ -123,19 +132,6 @@ def load_batches(
     and reason; "skip" leaves it out of its batch, which may become empty, and reports it there.
     """
     normalize = Normalizer(spec.mean, spec.std)
-
-    def load(index: int, out: np.ndarray) -> Unreadable | None:
-        path = dataset.paths[index]
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-            fill_slot(data, index, transform, normalize, out)
-        except DataError as error:
-            return Unreadable(index, path, dataset.where(index), str(error))
-        except OSError as error:
-            return Unreadable(index, path, dataset.where(index), error.strerror or str(error))
-        return None
-
     order = iter(order)
     pending: deque = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
@@ -143,24 +139,65 @@ def load_batches(
         while True:
             while len(pending) <= BATCHES_AHEAD and (indices := next(order, None)) is not None:
                 images = empty_batch(len(indices), spec)
-                jobs = [pool.submit(load, int(index), images[slot]) for slot, index in enumerate(indices)]
+                jobs = [
+                    pool.submit(_load_image, dataset, int(index), transform, normalize, images[slot])
+                    for slot, index in enumerate(indices)
+                ]
                 pending.append((indices, images, jobs))
             if not pending:
                 return
             indices, images, jobs = pending.popleft()
-            failures = [job.result() for job in jobs]
-            unreadable = [failure for failure in failures if failure is not None]
-            if unreadable:
-                if on_error == "fail":
-                    first = unreadable[0]
-                    raise DataError(
-                        f"unreadable image {first.where}: {first.reason}. Repair it or take it out of the "
-                        "data (python -m ppcls.data check finds all such files), or leave such images out "
-                        "and have them counted: -o data.on_error=skip."
-                    )
-                readable = np.array([failure is None for failure in failures])
-                indices, images = indices[readable], images[readable]
-            labels = None if dataset.labels is None else dataset.labels[indices]
-            yield Batch(images, indices, labels, unreadable)
+            yield _finish_batch(dataset, indices, images, [job.result() for job in jobs], on_error)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def load_batch(
+    dataset: Dataset, indices: np.ndarray, transform: Transform, spec: Preprocessing, *, on_error: str
+) -> Batch:
+    """One batch as `load_batches` makes it, in the calling thread."""
+    normalize = Normalizer(spec.mean, spec.std)
+    images = empty_batch(len(indices), spec)
+    failures = [
+        _load_image(dataset, int(index), transform, normalize, images[slot])
+        for slot, index in enumerate(indices)
+    ]
+    return _finish_batch(dataset, indices, images, failures, on_error)
+
+
+def _load_image(
+    dataset: Dataset, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray
+) -> Unreadable | None:
+    path = dataset.paths[index]
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+        fill_slot(data, index, transform, normalize, out)
+    except DataError as error:
+        return Unreadable(index, path, dataset.where(index), str(error))
+    except OSError as error:
+        return Unreadable(index, path, dataset.where(index), error.strerror or str(error))
+    return None
+
+
+def _finish_batch(
+    dataset: Dataset,
+    indices: np.ndarray,
+    images: np.ndarray,
+    failures: list[Unreadable | None],
+    on_error: str,
+) -> Batch:
+    """What could be read; raises DataError for what could not unless it's to be skipped."""
+    unreadable = [failure for failure in failures if failure is not None]
+    if unreadable:
+        if on_error == "fail":
+            first = unreadable[0]
+            raise DataError(
+                f"unreadable image {first.where}: {first.reason}. Repair it or take it out of the data "
+                "(python -m ppcls.data check finds all such files), or leave such images out and have them "
+                "counted: -o data.on_error=skip."
+            )
+        readable = np.array([failure is None for failure in failures])
+        indices, images = indices[readable], images[readable]
+    labels = None if dataset.labels is None else dataset.labels[indices]
+    return Batch(images, indices, labels, unreadable)

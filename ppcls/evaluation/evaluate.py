@@ -1,7 +1,6 @@
 """One pass over a labelled dataset, shared among the processes of a run."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +8,11 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import EvalTransform, Unreadable, eval_order, load_batches
+from ppcls.data.loader import Unreadable, eval_order
 from ppcls.errors import DataError, PpclsError
 from ppcls.evaluation.metrics import MIN_CLASSES_FOR_TOP5, batch_sums
+from ppcls.inference.classify import run_batches
+from ppcls.inference.engines import Engine
 from ppcls.preprocessing import Preprocessing
 from ppcls.progress import progress_bar
 
@@ -37,7 +38,7 @@ class Evaluation:
 
 
 def evaluate(
-    run: Callable[[np.ndarray], np.ndarray],
+    engine: Engine,
     dataset: Dataset,
     spec: Preprocessing,
     *,
@@ -45,11 +46,12 @@ def evaluate(
     batch_size: int,
     num_workers: int,
     on_error: str,
+    is_softmax_inside: bool = False,
 ) -> Evaluation:
     """Each image counts once, whatever the number of processes; all of them return the same result.
 
-    run: float32 [N, 3, S, S] to logits [N, num_classes]. The processes add up their sums after each batch,
-    so that none waits long for another: gloo gives up after 30 seconds.
+    is_softmax_inside: the engine returns probabilities, not logits. The processes add up their sums after
+    each batch, so that none waits long for another: gloo gives up after 30 seconds.
     Raises DataError for an unreadable image (unless on_error is "skip") and where nothing is left to
     evaluate, PpclsError for logits that are not finite.
     """
@@ -59,20 +61,19 @@ def evaluate(
     rank, world_size = distributed.rank(), distributed.world_size()
     order = eval_order(len(dataset), batch_size, rank, world_size)
     steps = len(eval_order(len(dataset), batch_size, 0, world_size))
-    batches = load_batches(
-        dataset, order, EvalTransform(spec), spec, num_workers=num_workers, on_error=on_error
-    )
+    batches = run_batches(engine, dataset, order, spec, num_workers=num_workers, on_error=on_error)
     totals = np.zeros(4)
     unreadable: list[Unreadable] = []
     start = time.perf_counter()
     with progress_bar(len(dataset), "evaluate") as bar:
         for _ in range(steps):
             sums = np.zeros(4)
-            batch = next(batches, None)
-            if batch is not None:
+            batch, outputs = next(batches, (None, None))
+            if batch is not None and outputs is not None:
                 unreadable += batch.unreadable
                 if len(batch.indices):
-                    sums = batch_sums(_finite(run(batch.images)), labels[batch.indices])
+                    logits = _logits(outputs) if is_softmax_inside else outputs
+                    sums = batch_sums(_finite(logits), labels[batch.indices])
             totals += distributed.sum_over_ranks(sums)
             bar.update(int(totals[0]) - bar.n)
             bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
@@ -89,6 +90,11 @@ def evaluate(
         unreadable=unreadable,
         images_per_second=len(dataset) / seconds,
     )
+
+
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    """Their softmax gives the probabilities again. Those below float32's smallest become it."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def _finite(logits: np.ndarray) -> np.ndarray:

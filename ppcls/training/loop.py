@@ -187,7 +187,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         data = self.config.data
         return evaluate(
-            EagerEngine(self.model).run,
+            EagerEngine(self.model),
             self.eval_set,
             self.spec,
             num_classes=self.config.model.num_classes,

@@ -4,6 +4,7 @@ Keys are the network's own. The metadata holds JSON texts: the format's version,
 classes, their names, the preprocessing, and whatever the writer adds.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,17 @@ def facts_about(
         "class_names": class_names,
         "licence": licence,
     }
+
+
+def hash_parameters(model: "nn.Layer") -> str:
+    """SHA-256 of a network's parameters and batch-norm statistics, with their names and shapes, and of the
+    conventions that it computes by: equal for equal networks, wherever their weights come from."""
+    digest = hashlib.sha256()
+    digest.update(f"{model.model_name} {model.num_classes} {model.bn_epsilon} {model.padding}".encode())
+    for key, parameter in sorted(model.state_dict().items()):
+        digest.update(f"{key} {list(parameter.shape)}".encode())
+        digest.update(np.ascontiguousarray(parameter.numpy()).data)
+    return digest.hexdigest()
 
 
 def read_facts(path: Path, metadata: dict[str, Any]) -> dict[str, Any]:

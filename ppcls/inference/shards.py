@@ -1,0 +1,178 @@
+"""Predictions of many files, kept as they come: a run that is cut off has lost nothing, and goes on.
+
+Each process appends to a shard of its own beside the output, one JSON text a line, the first of them saying
+what run it belongs to. When all files are done the shards become the output and are removed.
+"""
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from ppcls.errors import DataError
+from ppcls.inference.classify import Prediction
+from ppcls.weights.native import write_aside
+
+CSV_COLUMNS = ("file", "rank", "class_id", "label", "probability", "error")
+
+
+def run_facts(
+    parameters: str, topk: int, files: Sequence[str], preprocessing: dict[str, Any]
+) -> dict[str, Any]:
+    """What must be the same for a run to go on: otherwise its parts would not be of one kind."""
+    digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
+    return {
+        "parameters_sha256": parameters,
+        "topk": topk,
+        "preprocessing": preprocessing,
+        "files": len(files),
+        "files_sha256": digest,
+    }
+
+
+def find_shards(output: Path) -> list[Path]:
+    return sorted(output.parent.glob(f"{output.name}.shard-*"))
+
+
+def require_no_shards(output: Path) -> None:
+    """Raises DataError where an earlier run was cut off, which this one would lose."""
+    shards = find_shards(output)
+    if shards:
+        raise DataError(
+            f"An earlier run into {output} was cut off; what it did is in {len(shards)} file(s) such as "
+            f"{shards[0]}. Go on with it: --resume. Or start afresh: delete {output}.shard-*"
+        )
+
+
+def files_done(output: Path, facts: dict[str, Any]) -> set[str]:
+    """The files that the shards have predictions for. Raises DataError where they are of another run."""
+    done: set[str] = set()
+    for shard in find_shards(output):
+        theirs = next(_lines(shard), None)
+        differing = [key for key, value in facts.items() if theirs is not None and theirs.get(key) != value]
+        if differing:
+            raise DataError(
+                f"{shard} belongs to another run: {', '.join(differing)} differ. Give the command of the run "
+                f"that was cut off, or start afresh: delete {output}.shard-*"
+            )
+        done.update(prediction.file or "" for prediction in _predictions(shard))
+    return done
+
+
+def next_shard(output: Path, rank: int) -> Path:
+    """Where this process writes: a new file for each run, so that none is written to twice."""
+    runs = [int(path.name.rsplit("-", 2)[1]) for path in find_shards(output)]
+    return output.with_name(f"{output.name}.shard-{max(runs, default=0) + 1:04d}-{rank:05d}")
+
+
+class ShardWriter:
+    """Appends predictions; each is on its way to the disk when `add` returns."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        self._file = path.open("w", encoding="utf-8", errors="surrogateescape")
+        self._write(facts)
+
+    def add(self, prediction: Prediction) -> None:
+        self._write({key: value for key, value in asdict(prediction).items() if value is not None})
+
+    def _write(self, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def merge(output: Path, files: Sequence[str]) -> tuple[int, int]:
+    """Write `output`, .csv or .json, in the order of `files`, and remove the shards. Returns how many files
+    were classified and how many could not be read.
+
+    Raises DataError where some files are in no shard, as where machines share no folder.
+    """
+    shards = find_shards(output)
+    counts = [0, 0]
+
+    def counted(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
+        for prediction in predictions:
+            counts[prediction.error is not None] += 1
+            yield prediction
+
+    with (
+        write_aside(output) as aside,
+        aside.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
+    ):
+        write = _write_json if output.suffix.lower() == ".json" else _write_csv
+        write(file, counted(_in_order(output, shards, files)))
+    for shard in shards:
+        shard.unlink()
+    return counts[0], counts[1]
+
+
+def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Iterator[Prediction]:
+    """Each shard has its files in the order of all, so only its next prediction is ever needed."""
+    sources = [_predictions(shard) for shard in shards]
+    heads: dict[str, tuple[Prediction, Iterator[Prediction]]] = {}
+
+    def advance(source: Iterator[Prediction]) -> None:
+        prediction = next(source, None)
+        if prediction is not None:
+            heads[prediction.file or ""] = prediction, source
+
+    for source in sources:
+        advance(source)
+    for file in files:
+        if file not in heads:
+            raise DataError(
+                f"{file} has no prediction in {output}.shard-*. If several machines took part, they must "
+                "share the output's folder. What was done is kept: --resume does the rest."
+            )
+        prediction, source = heads.pop(file)
+        yield prediction
+        advance(source)
+
+
+def _lines(shard: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines; the last one may have been cut off."""
+    with shard.open(encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def _predictions(shard: Path) -> Iterator[Prediction]:
+    lines = _lines(shard)
+    next(lines, None)
+    for values in lines:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        yield Prediction(**fields)
+
+
+def _write_csv(file: TextIO, predictions: Iterable[Prediction]) -> None:
+    writer = csv.writer(file)
+    writer.writerow(CSV_COLUMNS)
+    for prediction in predictions:
+        if prediction.error is not None:
+            writer.writerow([prediction.file, "", "", "", "", prediction.error])
+        best = zip(prediction.class_ids, prediction.labels, prediction.probabilities, strict=True)
+        for rank, (class_id, label, probability) in enumerate(best, 1):
+            writer.writerow([prediction.file, rank, class_id, label, f"{probability:.6f}", ""])
+
+
+def _write_json(file: TextIO, predictions: Iterable[Prediction]) -> None:
+    file.write("[")
+    for number, prediction in enumerate(predictions):
+        file.write(",\n " if number else "\n ")
+        json.dump(_record(prediction), file)
+    file.write("\n]\n")
+
+
+def _record(prediction: Prediction) -> dict[str, Any]:
+    if prediction.error is not None:
+        return {"file": prediction.file, "error": prediction.error}
+    best = zip(prediction.class_ids, prediction.labels, prediction.probabilities, strict=True)
+    classes = [{"class_id": i, "label": label, "probability": p} for i, label, p in best]
+    return {"file": prediction.file, "predictions": classes}

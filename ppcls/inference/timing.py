@@ -1,0 +1,30 @@
+"""How long calls take, measured so that none of them disturbs the others."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+
+
+def time_in_blocks(
+    runs: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float = 0.5, pause: float = 0.2
+) -> dict[str, list[float]]:
+    """Seconds a call of each of `runs`: the median of each round's block.
+
+    In a round each runs for a block of at least `seconds` and two calls, after a call that isn't counted
+    and a pause: some engines' threads go on spinning after a call and would slow the next one's down. Each
+    round begins with another one.
+    """
+    names = list(runs)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(pause)
+            runs[name]()
+            calls: list[float] = []
+            while len(calls) < 2 or sum(calls) < seconds:
+                start = time.perf_counter()
+                runs[name]()
+                calls.append(time.perf_counter() - start)
+            times[name].append(median(calls))
+    return times
