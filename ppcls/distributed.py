@@ -30,6 +30,11 @@ def local_size() -> int:
     return int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """This process's number among those of its machine."""
+    return int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))
+
+
 def cores() -> int:
     """Processor cores that each process of this run may use, at least one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,10 +1,12 @@
 """A progress bar on a terminal, and a line from time to time elsewhere."""
 
 import sys
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from ppcls import distributed
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 class _Lines:
@@ -21,8 +23,10 @@ class _Lines:
 
 def progress_bar(
     total: int | None, description: str, seconds: float = 10.0, unit: str = "image", initial: int = 0
-) -> tqdm:
+) -> "tqdm":
     """A bar over `total` units for rank 0, silent for the others; a line each `seconds` off a terminal."""
+    from tqdm import tqdm
+
     is_terminal = sys.stderr.isatty()
     return tqdm(
         total=total,

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from ppcls.errors import WeightsError
+from ppcls.files import cache_dir
 from ppcls.weights import download
-from ppcls.weights.download import cache_dir, fetch
+from ppcls.weights.download import fetch
 
 ROOT = Path(__file__).parent.parent
 BODY = random.Random(1).randbytes(300_000)

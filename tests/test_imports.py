@@ -12,16 +12,19 @@ HEAVY = ("paddle", "numpy", "cv2", "visualdl", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
     ("errors", "preprocessing"),
-    ("architectures",),
+    ("files",),
+    ("architectures", "complexity"),
     ("config", "distributed"),
     ("progress",),
     ("weights", "data"),
     ("inference",),
     ("evaluation",),
     ("training",),
+    ("benchmarks",),
     ("cli",),
 ]
 HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weights": "weights"}
+HOMES |= {"load": "inference", "Predictor": "inference"}
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
@@ -35,7 +38,7 @@ def test_importing_ppcls_imports_nothing_heavy():
     assert heavy_modules_after("import ppcls; ppcls.MODELS") == set()
 
 
-@pytest.mark.parametrize("tool", ["train", "eval", "infer", "convert", "benchmark"])
+@pytest.mark.parametrize("tool", ["train", "eval", "infer", "convert", "benchmark", "export"])
 def test_help_imports_nothing_heavy(tool):
     code = f"""
 from ppcls.cli.{tool} import main

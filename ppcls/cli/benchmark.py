@@ -2,16 +2,16 @@
 
 import argparse
 import json
-import platform
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from ppcls.errors import ConfigError, DataError
+from ppcls import distributed
+from ppcls.cli.common import prepare, say
+from ppcls.cli.engine import ENGINES, export_to_cache, run_exported
+from ppcls.config import load_config
+from ppcls.errors import ConfigError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GOAL = 0.9  # of decoding alone, for the whole pipeline with bilinear
 
 
@@ -35,20 +35,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=data)
 
+    command = commands.add_parser(
+        "engines",
+        help="an image on each engine, with what the machine could do at best",
+        description="Milliseconds a batch on each engine: blocks of at least half a second take turns, with "
+        "a pause between them. Without model.weights the network is random, which costs the same time.",
+    )
+    _add_config(command)
+    command.add_argument(
+        "--engines", nargs="+", choices=ENGINES[2:], metavar="ENGINE", help="default: all installed"
+    )
+    command.add_argument(
+        "--beside", nargs="+", type=Path, default=[], metavar="DIR", help="other projects' Paddle programs"
+    )
+    command.add_argument("--no-eager", action="store_true", help="leave the plain network out")
+    command.add_argument("--batch-size", type=int, default=1, metavar="N")
+    command.add_argument("--rounds", type=int, default=7, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    command.set_defaults(run=engines)
+
+    command = commands.add_parser(
+        "end2end",
+        help="from files on disk to classes, against the engine alone",
+        description="Images a second from files on disk to classes, the same engine on batches in memory, "
+        "and the plain network: they take turns.",
+    )
+    _add_config(command)
+    command.add_argument("-i", "--input", required=True, help="a folder or a glob pattern of images")
+    command.add_argument("--engine", default="auto", help="default: the fastest for one image")
+    command.add_argument("--repeat", type=int, default=1, metavar="N", help="take the files so many times")
+    command.add_argument("--no-eager", action="store_true", help="leave the plain network out")
+    command.add_argument("--rounds", type=int, default=3, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    command.set_defaults(run=end2end)
+
     args = parser.parse_args(argv)
+    for name in ("resize_short", "crop_size", "batch_size", "rounds", "repeat"):
+        value = getattr(args, name, 1)
+        if value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
     return args.run(args)
 
 
+def _add_config(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-c", "--config", required=True, help="YAML file of the network")
+    command.add_argument(
+        "-o", "--override", action="append", default=[], metavar="OPTION=VALUE", help="replace an option"
+    )
+
+
 def data(args: argparse.Namespace) -> int:
-    for name in ("resize_short", "crop_size", "batch_size", "rounds"):
-        if getattr(args, name) < 1:
-            option = "--" + name.replace("_", "-")
-            raise ConfigError(f"{option} must be at least 1. Received: {getattr(args, name)}")
     if args.crop_size > args.resize_short:
         raise ConfigError(
             f"--crop-size ({args.crop_size}) must not exceed --resize-short ({args.resize_short})."
         )
-    files, left_out = _read_files(args.source, args.root)
+    from ppcls.benchmarks.data import measure_data, read_files
+
+    files, left_out = read_files(args.source, args.root)
     figures = measure_data(files, args.resize_short, args.crop_size, args.batch_size, args.rounds)
     figures |= {"files": len(files), "left_out": left_out, "bytes": sum(map(len, files))}
     print(
@@ -66,98 +109,92 @@ def data(args: argparse.Namespace) -> int:
         f"The whole pipeline with bilinear reaches {reached:.3f} of decoding alone: it "
         f"{'meets' if reached >= GOAL else 'misses'} the goal of {GOAL}."
     )
-    if args.json is not None:
-        args.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-        print(f"written: {args.json}")
+    _write_json(args.json, figures)
     return 0
 
 
-def _read_files(source: Path, root: Path | None) -> tuple[list[bytes], int]:
-    """The bytes of the files that OpenCV decodes, so that both sides read the same; how many it doesn't."""
-    import numpy as np
+def engines(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.override)
+    prepared = prepare(config, needs_weights=False)
 
-    from ppcls.data.check import open_source
-    from ppcls.data.opencv import cv2
+    from ppcls.benchmarks.engines import measure_engines
+    from ppcls.complexity import multiply_adds
+    from ppcls.inference.artifact import read_artifact
+    from ppcls.inference.engines import EagerEngine
+    from ppcls.inference.fastest import processor
+    from ppcls.inference.versions import versions
 
-    files = []
-    dataset = open_source(source, root)
-    for path in dataset.paths:
-        try:
-            content = Path(path).read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-        if content and cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) is not None:
-            files.append(content)
-    if not files:
-        raise DataError(f"OpenCV decodes none of the {len(dataset)} files of {source}.")
-    return files, len(dataset) - len(files)
+    folder = export_to_cache(prepared)
+    size = prepared.spec.crop_size
+    figures = measure_engines(
+        folder,
+        read_artifact(folder),
+        None if args.no_eager else EagerEngine(prepared.model),
+        wanted=args.engines,
+        beside=args.beside,
+        batch_size=args.batch_size,
+        threads=distributed.cores(),
+        rounds=args.rounds,
+        multiply_adds=multiply_adds(prepared.model, size, size),
+        say=say,
+    )
+    figures |= {"processor": processor(), "versions": versions()}
+    print(
+        f"{figures['model']} at {size} pixels, batch {args.batch_size}, {figures['threads']} threads of "
+        f"{figures['processor']}; at best {figures['ceiling_gflops']:.0f} GFLOP/s, "
+        f"{figures['multiply_adds'] / 1e9:.2f} G multiply-adds an image"
+    )
+    print(f"{'':34}{'milliseconds a batch':>24}{'share of':>10}{'difference':>12}")
+    print(f"{'':34}{'median':>8}{'min':>8}{'max':>8}{'ceiling':>10}{'to eager':>12}")
+    for name, row in figures["rows"].items():
+        times = "".join(f"{row['milliseconds'][key]:8.2f}" for key in ("median", "min", "max"))
+        difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
+        print(f"{name:34}{times}{row['share_of_ceiling']:10.2f}{difference:>12}")
+    _write_json(args.json, figures)
+    return 0
 
 
-def measure_data(
-    files: Sequence[bytes], resize_short: int, crop_size: int, batch_size: int, rounds: int
-) -> dict[str, Any]:
-    """For "decode alone", "bilinear" and "bicubic, antialias": images a second of CPU time in each round,
-    and their share of decoding alone in the same round, as median, min and max."""
-    import numpy as np
-    import PIL
+def end2end(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.override)
 
-    from ppcls.data.loader import EvalTransform, empty_batch, fill_slot
-    from ppcls.data.opencv import cv2
-    from ppcls.data.transforms import Normalizer
-    from ppcls.preprocessing import Interpolation, Preprocessing
+    from ppcls.inference.classify import find_images
 
-    def decode_alone(batch: Sequence[bytes]) -> None:
-        for content in batch:
-            cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    files = find_images(args.input) * args.repeat
+    prepared = prepare(config, needs_weights=False)
 
-    def pipeline(interpolation: Interpolation, antialias: bool) -> Callable[[Sequence[bytes]], None]:
-        spec = Preprocessing(resize_short, crop_size, interpolation, antialias, MEAN, STD)
-        transform, normalize = EvalTransform(spec), Normalizer(spec.mean, spec.std)
+    from ppcls.benchmarks.end2end import measure_end2end
+    from ppcls.inference.engines import EagerEngine
+    from ppcls.inference.fastest import processor
+    from ppcls.inference.versions import versions
 
-        def run(batch: Sequence[bytes]) -> None:
-            images = empty_batch(len(batch), spec)
-            for index, content in enumerate(batch):
-                fill_slot(content, index, transform, normalize, images[index])
+    runner = run_exported(config, export_to_cache(prepared), prepared.spec, None, args.engine, is_many=True)
+    figures = measure_end2end(
+        runner.engine,
+        None if args.no_eager else EagerEngine(prepared.model),
+        files,
+        prepared.spec,
+        batch_size=runner.batch_size,
+        eager_batch_size=config.data.batch_size,
+        num_workers=runner.num_workers,
+        rounds=args.rounds,
+    )
+    figures |= {"processor": processor(), "versions": versions()}
+    print(
+        f"{config.model.name} on {len(files)} files, {figures['streams']} streams of {figures['engine']}, "
+        f"batch {figures['batch_size']}, {figures['processor']}"
+    )
+    print(f"{'images a second':28}{'median':>8}{'min':>8}{'max':>8}")
+    for name, row in figures["images_per_second"].items():
+        print(f"{name:28}" + "".join(f"{row[key]:8.1f}" for key in ("median", "min", "max")))
+    print(f"The whole reaches {figures['share_of_engine']:.2f} of the engine alone", end="")
+    if "times_the_plain_network" in figures:
+        print(f", and is {figures['times_the_plain_network']:.1f} times as fast as the plain network", end="")
+    print(".")
+    _write_json(args.json, figures)
+    return 0
 
-        return run
 
-    runs = {
-        "decode alone": decode_alone,
-        "bilinear": pipeline("bilinear", False),
-        "bicubic, antialias": pipeline("bicubic", True),
-    }
-    batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    for run in runs.values():
-        run(batches[0])
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        spent = dict.fromkeys(runs, 0.0)
-        for batch in batches:
-            for name, run in runs.items():
-                start = time.thread_time()
-                run(batch)
-                spent[name] += time.thread_time() - start
-        for name, value in spent.items():
-            seconds[name].append(value)
-
-    def spread(values: Sequence[float]) -> dict[str, float]:
-        return {"median": median(values), "min": min(values), "max": max(values)}
-
-    alone = seconds["decode alone"]
-    return {
-        "machine": platform.processor() or platform.machine(),
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "numpy": np.__version__,
-        "resize_short": resize_short,
-        "crop_size": crop_size,
-        "batch_size": batch_size,
-        "rounds": rounds,
-        "rows": {
-            name: {
-                "images_per_second": spread([len(files) / value for value in values]),
-                "share": spread([base / value for base, value in zip(alone, values, strict=True)]),
-            }
-            for name, values in seconds.items()
-        },
-    }
+def _write_json(path: Path | None, figures: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        print(f"written: {path}")

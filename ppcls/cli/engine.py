@@ -79,30 +79,45 @@ def open_runner(config: Config, exported: str | None, wanted: str, is_many: bool
     """is_many: whether there are images enough to run several batches side by side."""
     if exported is None:
         prepared = prepare(config, needs_weights=True)
-        if wanted == "auto" and prepared.device == "gpu":
-            wanted = "eager"
-        if wanted == "eager":
+        if wanted == "eager" or (wanted == "auto" and prepared.device == "gpu"):
             return _run_eager(config, prepared)
-        folder = _export_to_cache(prepared)
+        folder = export_to_cache(prepared)
         spec, names = prepared.spec, prepared.class_names
         del prepared  # the network's memory
-    else:
-        folder = Path(exported)
+        return run_exported(config, folder, spec, names, wanted, is_many=is_many)
+    from ppcls.inference.artifact import read_artifact
+
+    if distributed.world_size() > 1:
+        distributed.start("cpu")
+    folder = Path(exported)
+    artifact = read_artifact(folder)
+    own = artifact.class_names
+    pairs = list(zip(own.folders, own.names, strict=True)) if own else None
+    spec = settle_preprocessing(config, artifact.preprocessing)
+    names = settle_class_names(given_class_names(config), pairs)
+    say(f"{artifact.model}, exported in {folder}; licence: {artifact.licence or 'not stated'}")
+    return run_exported(config, folder, spec, names, wanted, is_many=is_many)
+
+
+def run_exported(
+    config: Config,
+    folder: Path,
+    spec: "Preprocessing",
+    names: "ClassNames | None",
+    wanted: str,
+    *,
+    is_many: bool,
+) -> Runner:
+    """Open the engine that is wanted; for "auto" all processes take the first one's choice."""
     from ppcls.inference.artifact import read_artifact
     from ppcls.inference.engines import open_engine
     from ppcls.inference.fastest import FallingBack, streams_for
 
     artifact = read_artifact(folder)
-    if exported is not None:
-        if distributed.world_size() > 1:
-            distributed.start("cpu")
-        own = artifact.class_names
-        pairs = list(zip(own.folders, own.names, strict=True)) if own else None
-        spec = settle_preprocessing(config, artifact.preprocessing)
-        names = settle_class_names(given_class_names(config), pairs)
-        say(f"{artifact.model}, exported in {folder}; licence: {artifact.licence or 'not stated'}")
-    engines = _rank_on_first(folder, artifact) if wanted == "auto" else [wanted]
-    if wanted != "auto":
+    engines = [wanted]
+    if wanted == "auto":
+        engines = _rank_on_first(folder, artifact)
+    else:
         say(f"engine: {wanted}, as asked for")
     cores = distributed.cores()
     streams = streams_for(artifact, cores) if is_many else 1
@@ -131,10 +146,11 @@ def _run_eager(config: Config, prepared: Prepared) -> Runner:
     return Runner(engine, prepared.spec, prepared.class_names, False, batch_size, num_workers(config), digest)
 
 
-def _export_to_cache(prepared: Prepared) -> Path:
-    """By the first process, for all; those of other machines have a cache of their own."""
+def export_to_cache(prepared: Prepared) -> Path:
+    """By the first process of each machine, for all there."""
     from ppcls.inference.cache import cached_export
-    from ppcls.inference.export import export_model, versions, writable_formats
+    from ppcls.inference.export import export_model, writable_formats
+    from ppcls.inference.versions import versions
     from ppcls.weights import hash_parameters
 
     formats, missing = writable_formats(prepared.model)
@@ -159,7 +175,9 @@ def _export_to_cache(prepared: Prepared) -> Path:
             say=lambda line: say(f"  {line}"),
         )
 
-    return distributed.run_together(lambda: cached_export(facts, export))
+    is_first_here = distributed.local_rank() == 0
+    distributed.run_together(lambda: cached_export(facts, export) if is_first_here else None)
+    return cached_export(facts, export)
 
 
 def _rank_on_first(folder: Path, artifact: "Artifact") -> list[str]:

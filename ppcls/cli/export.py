@@ -7,8 +7,7 @@ from ppcls import distributed
 from ppcls.cli.common import config_parser, prepare, say
 from ppcls.config import load_config
 from ppcls.errors import ConfigError
-
-FORMATS = ("paddle", "onnx", "openvino")
+from ppcls.inference.artifact import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,13 +78,16 @@ def _classify(runner: Runner, files: Sequence[str], topk: int) -> "Iterator[Pred
 
 def _to_screen(runner: Runner, files: Sequence[str], topk: int) -> int:
     failed = []
-    with progress_bar(len(files), "classify") as bar:
-        for prediction in _classify(runner, files, topk):
+    bar = progress_bar(len(files), "classify") if len(files) > 1 else None
+    for prediction in _classify(runner, files, topk):
+        if bar is not None:
             bar.update()
             bar.clear()
-            print(_line(prediction))
-            if prediction.error is not None:
-                failed.append(prediction)
+        print(_line(prediction))
+        if prediction.error is not None:
+            failed.append(prediction)
+    if bar is not None:
+        bar.close()
     for prediction in failed:
         print(f"unreadable: {prediction.file}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0

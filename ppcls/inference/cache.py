@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ppcls.errors import ExportError
+from ppcls.files import cache_dir
 from ppcls.inference.artifact import read_artifact
-from ppcls.weights.download import cache_dir
 
 KEPT = 8  # the most recently used
 

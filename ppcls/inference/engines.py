@@ -127,6 +127,15 @@ def open_engine(
     return LoadedEngine(name, runners, CPU_BATCH if on_cpu else None)
 
 
+def load_paddle_program(file: Path, threads: int) -> Engine:
+    """A program that another project has exported, in Paddle's engine. Raises ExportError."""
+    try:
+        runners, _ = _open_paddle(file, threads, streams=1)
+    except Exception as error:  # Paddle has many
+        raise ExportError(f"Paddle cannot load {file}: {first_line(error)}") from error
+    return LoadedEngine("paddle", runners)
+
+
 CPU_BATCH = 4  # larger batches leave the processor's caches and are slower, up to a fifth
 
 

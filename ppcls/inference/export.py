@@ -8,20 +8,20 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import ppcls
 from ppcls.data.class_names import ClassNames
 from ppcls.data.opencv import cv2
 from ppcls.data.transforms import Normalizer
 from ppcls.errors import ExportError
-from ppcls.inference.artifact import FORMATS, SPEC, Artifact, read_artifact
+from ppcls.inference.artifact import FORMATS, SPEC, Artifact
 from ppcls.inference.engines import EagerEngine, first_line, open_engine
+from ppcls.inference.versions import versions
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights import WeightsInfo, hash_parameters
 
@@ -34,7 +34,6 @@ ODD_SIZE = 199, 153  # every strided layer meets an odd and an even map in it
 EMBEDDED_BYTES = 1 << 30  # larger weights lie beside the ONNX file; one protobuf holds less than 2 GiB
 PROTOBUF_BYTES = 1 << 31
 CHECKED_WITH = {"paddle": "paddle", "onnx": "onnxruntime", "openvino": "openvino"}
-PACKAGES = ("ppcls", "paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx", "onnxruntime", "openvino")
 
 
 def export_model(
@@ -139,18 +138,6 @@ def require_free(folder: Path, overwrite: bool) -> None:
         raise ExportError(
             f"{folder} holds an exported model. Choose another --output, or replace it: --overwrite."
         )
-
-
-def versions() -> dict[str, str]:
-    """Of what is installed and has a part in an export."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            if package == "ppcls":
-                found[package] = ppcls.__version__
-    return found
 
 
 def parity_batches(spec: Preprocessing) -> dict[str, np.ndarray]:
@@ -380,6 +367,3 @@ def _quiet() -> Iterator[None]:
             for number, copy in enumerate(saved, 1):
                 os.dup2(copy, number)
                 os.close(copy)
-
-
-__all__ = ["export_model", "read_artifact", "versions", "writable_formats"]

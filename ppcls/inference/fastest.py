@@ -6,21 +6,18 @@ import platform
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 
 from ppcls.errors import ExportError
+from ppcls.files import cache_dir, write_aside
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines import Engine, candidates, open_engine
 from ppcls.inference.timing import time_in_blocks
-from ppcls.weights.download import cache_dir
-from ppcls.weights.native import write_aside
+from ppcls.inference.versions import versions
 
 ROUNDS = 2
-PACKAGES = ("onnxruntime", "openvino", "paddlepaddle", "paddlepaddle-gpu")
 SMALL_BYTES = 1 << 30  # of an export: up to here several engines or streams have room in memory
 
 Say = Callable[[str], None]
@@ -131,7 +128,7 @@ def measure(
                 continue
             runs[name] = lambda engine=engine: engine.run(images)
         if runs:
-            times |= {name: median(blocks) for name, blocks in time_in_blocks(runs, rounds=ROUNDS).items()}
+            times |= {name: min(blocks) for name, blocks in time_in_blocks(runs, rounds=ROUNDS).items()}
     if not times and failure is not None:
         raise failure
     return times
@@ -139,14 +136,8 @@ def measure(
 
 def _key(artifact: Artifact, names: Sequence[str], threads: int) -> str:
     """Of all that the outcome depends on."""
-    installed = []
-    for package in PACKAGES:
-        try:
-            installed.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    facts = [processor(), threads, list(names), installed, artifact.parameters_sha256, artifact.versions]
-    facts += [artifact.preprocessing.crop_size, artifact.output, artifact.files]
+    facts = [processor(), threads, list(names), versions(), artifact.parameters_sha256, artifact.output]
+    facts += [artifact.preprocessing.crop_size, artifact.files, artifact.versions]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

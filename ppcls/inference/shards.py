@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ppcls.errors import DataError
+from ppcls.files import write_aside
 from ppcls.inference.classify import Prediction
-from ppcls.weights.native import write_aside
 
 CSV_COLUMNS = ("file", "rank", "class_id", "label", "probability", "error")
 

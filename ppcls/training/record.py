@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ppcls.config import Config
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError
+from ppcls.files import write_aside
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights import facts_about, write_aside, write_weights
+from ppcls.weights import facts_about, write_weights
 
 if TYPE_CHECKING:
     from paddle import nn

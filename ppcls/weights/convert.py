@@ -7,10 +7,11 @@ import numpy as np
 
 from ppcls.architectures import build_model
 from ppcls.errors import WeightsError
+from ppcls.files import write_aside
 from ppcls.weights.identify import Identity, identify
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map
 from ppcls.weights.load import check_fit, recognise, sha256_of, to_own_keys
-from ppcls.weights.native import facts_about, identity_of, write_aside, write_weights
+from ppcls.weights.native import facts_about, identity_of, write_weights
 from ppcls.weights.readers import read_file
 
 # What the other frameworks have no network for.

@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from ppcls import distributed
 from ppcls.errors import WeightsError
+from ppcls.files import cache_dir
 from ppcls.progress import progress_bar
 
 CONNECT_TIMEOUT = 10.0  # seconds
@@ -122,20 +123,6 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-
-def cache_dir() -> Path:
-    """PPCLS_HOME, or ppcls in the user's cache folder."""
-    if home := os.environ.get("PPCLS_HOME"):
-        return Path(home).expanduser().absolute()
-    if sys.platform == "win32":
-        folder, default = os.environ.get("LOCALAPPDATA"), "~/AppData/Local"
-    else:
-        folder, default = os.environ.get("XDG_CACHE_HOME"), "~/.cache"
-    try:
-        return Path(folder or default).expanduser() / "ppcls"
-    except RuntimeError as error:
-        raise WeightsError(f"The cache has no place: {error} Set PPCLS_HOME to a folder.") from error
 
 
 def fetch(

@@ -6,15 +6,14 @@ classes, their names, the preprocessing, and whatever the writer adds.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppcls.errors import WeightsError
+from ppcls.files import write_aside
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights.identify import Identity
 
@@ -33,20 +32,6 @@ def write_weights(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, An
     metadata |= {key: json.dumps(value, ensure_ascii=False) for key, value in facts.items()}
     with write_aside(path) as aside:
         save_file(arrays, aside, metadata)
-
-
-@contextmanager
-def write_aside(path: Path) -> Iterator[Path]:
-    """A place to write to, whose file is synced and moved to `path` if nothing goes wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield aside
-        with aside.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def facts_about(

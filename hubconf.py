@@ -1,0 +1,26 @@
+"""paddle.hub.load(FOLDER, "EfficientNetB4", source="local", pretrained=True): a function for each network."""
+
+from collections.abc import Callable as _Callable
+from typing import Any as _Any
+
+import ppcls as _ppcls
+
+dependencies = ["paddle", "numpy"]
+
+
+def _entry(name: str) -> _Callable[..., _Any]:
+    def build(pretrained: bool = False, num_classes: int = 1000, **options: _Any) -> _Any:
+        model = _ppcls.build_model(name, num_classes, **options)
+        if pretrained:
+            _ppcls.load_weights(model, "pretrained")
+        return model
+
+    build.__name__ = name
+    build.__doc__ = (
+        f"{name}: float32 [N, 3, H, W] to logits [N, num_classes]. pretrained: with the published weights, "
+        "which have 1,000 classes. options: see ppcls.build_model."
+    )
+    return build
+
+
+globals().update({name: _entry(name) for name in _ppcls.MODELS})
