@@ -36,6 +36,7 @@ from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, random_state
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
+from ppcls.training import loop
 from ppcls.training.loop import cross_entropy
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -572,6 +573,7 @@ def test_a_run_with_everything_repeats_itself(config, tmp_path):
         (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(line)["train_loss"])
     assert losses[0] == losses[1] and np.isfinite(losses[0])
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0  # beside a finished run
 
 
 def test_show_batch_draws_what_the_network_sees(config, tmp_path, capsys, monkeypatch):
@@ -591,6 +593,26 @@ def test_show_batch_draws_what_the_network_sees(config, tmp_path, capsys, monkey
         expected = np.clip(np.rint((image.transpose(1, 2, 0) * 0.5 + 0.5) * 255), 0, 255)
         np.testing.assert_allclose(pixels[top : top + 32, left : left + 32], expected, atol=1)
         assert (pixels[top + 32 : top + 60, left : left + 112] < 100).any()  # the label
+
+
+def test_training_batches_are_erased(config, tmp_path, monkeypatch):
+    seen, draw = [], show.draw_batch
+    monkeypatch.setattr(show, "draw_batch", lambda *args: seen.append(args[0]) or draw(*args))
+    options = ["random_erasing=1", "random_erasing_mode=zero", "mixup=0", "cutmix=0", "rand_augment=null"]
+    overrides = [word for option in options for word in ("-o", f"augment.{option}")]
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png"), *overrides]) == 0
+    assert all(0.01 < (image == 0).mean() < 0.4 for image in seen[0].images)
+    assert seen[0].labels.dtype == np.int64
+
+
+def test_each_rank_mixes_on_its_own(config, monkeypatch):
+    seen, mix = [], loop.mix_batches
+    monkeypatch.setattr(
+        loop, "mix_batches", lambda *args, **options: seen.append(options) or mix(*args, **options)
+    )
+    monkeypatch.setattr(loop.distributed, "rank", lambda: 3)
+    assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
+    assert seen == [{"seed": 7, "epoch": 0, "rank": 3}]
 
 
 def test_labels_are_told_by_name_and_share():
