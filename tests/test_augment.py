@@ -573,7 +573,7 @@ def test_a_run_with_everything_repeats_itself(config, tmp_path):
         (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(line)["train_loss"])
     assert losses[0] == losses[1] and np.isfinite(losses[0])
-    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0  # beside a finished run
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0  # the run stays
 
 
 def test_show_batch_draws_what_the_network_sees(config, tmp_path, capsys, monkeypatch):
