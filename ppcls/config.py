@@ -37,6 +37,10 @@ Range = Annotated[
 Area = Annotated[
     tuple[float, float], Rule("two shares, 0 < smallest <= largest <= 1", lambda v: 0 < v[0] <= v[1] <= 1)
 ]
+Magnitude = Annotated[float, Rule("from 0 to 30", lambda value: 0 <= value <= 30)]
+Amounts = Annotated[
+    tuple[float, float, float], Rule("three numbers of 0 or more", lambda value: all(v >= 0 for v in value))
+]
 Deviation = Annotated[
     tuple[float, float, float], Rule("three numbers above 0", lambda value: all(v > 0 for v in value))
 ]
@@ -99,6 +103,16 @@ class AugmentConfig:
     crop_area: Area = (0.08, 1.0)  # share of the image's area that a training crop takes
     crop_ratio: Range = (3 / 4, 4 / 3)  # its width over its height
     flip: Share = 0.5  # probability
+    auto_augment: Literal["v0"] | None = None  # the policy that TensorFlow trains EfficientNet with
+    rand_augment: Literal["timm", "tf"] | None = None  # whose operators: tf has Cutout too, and skips none
+    rand_layers: Count = 2  # of rand_augment: operators for each image ...
+    rand_magnitude: Magnitude = 9.0  # ... how strong they are, up to 10 with timm's ...
+    rand_magnitude_std: NotNegative = 0.0  # ... and by how much that varies
+    color_jitter: Amounts = (0.0, 0.0, 0.0)  # brightness, contrast, saturation: factors up to 1 +- these
+    random_erasing: Share = 0.0  # probability
+    random_erasing_mode: Literal["zero", "pixel"] = "pixel"  # the mean colour, or noise
+    mixup: NotNegative = 0.0  # alpha of the beta distribution, 0: none. With cutmix too each batch has either
+    cutmix: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
@@ -266,6 +280,22 @@ def _check(config: Config) -> None:
     get_variant(config.model.name, **config.model.network_options())
     if config.data.crop_size is not None and config.data.resize_short is not None:
         require_crop_inside(config.data.crop_size, config.data.resize_short)
+    augment = config.augment
+    if augment.auto_augment is not None and augment.rand_augment is not None:
+        raise ConfigError(
+            "augment.auto_augment and augment.rand_augment exclude each other. Received: "
+            f"{augment.auto_augment!r} and {augment.rand_augment!r}; set one of them to null."
+        )
+    if augment.rand_augment == "timm" and augment.rand_magnitude > 10:
+        raise ConfigError(
+            f"augment.rand_magnitude must be at most 10 with timm's operators. Received: "
+            f"{augment.rand_magnitude!r}; lower it, or take -o augment.rand_augment=tf."
+        )
+    if (augment.mixup or augment.cutmix) and config.data.batch_size == 1:
+        raise ConfigError(
+            "augment.mixup and augment.cutmix mix the images of a batch, but data.batch_size is 1. Raise it, "
+            "or set them to 0."
+        )
 
 
 def require_crop_inside(crop_size: int, resize_short: int) -> None:

@@ -10,6 +10,7 @@ from ppcls.errors import DataError, PpclsError
 from ppcls.evaluation.evaluate import evaluate
 from ppcls.evaluation.metrics import batch_sums, label_ranks, sample_losses
 from ppcls.inference.classify import softmax
+from ppcls.inference.engines import LoadedEngine
 from ppcls.preprocessing import Preprocessing
 
 SPEC = Preprocessing(8, 8, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -56,12 +57,14 @@ def nearest_brightness(images):
 
 def run(dataset, num_classes=7, **options):
     options = {"batch_size": 5, "num_workers": 2, "on_error": "fail"} | options
-    return evaluate(options.pop("run", nearest_brightness), dataset, SPEC, num_classes=num_classes, **options)
+    engine = LoadedEngine("test", [options.pop("run", nearest_brightness)] * options.pop("streams", 1))
+    return evaluate(engine, dataset, SPEC, num_classes=num_classes, **options)
 
 
+@pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
-def test_counts_do_not_depend_on_the_batches(brightness, batch_size):
-    result = run(brightness, batch_size=batch_size)
+def test_counts_do_not_depend_on_the_batches(brightness, batch_size, streams):
+    result = run(brightness, batch_size=batch_size, streams=streams)
     wrong = int((brightness.labels == 3).sum())
     assert (result.count, result.top1, result.top5) == (23, (23 - wrong) / 23, 1.0)
     assert result.loss == pytest.approx(run(brightness).loss, rel=1e-9)

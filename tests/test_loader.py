@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ppcls.config import AugmentConfig
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
 from ppcls.data.loader import (
@@ -151,9 +152,8 @@ def test_the_stream_of_random_numbers_stays_what_it_is():
 
 
 def train_batches(dataset, num_workers, epoch=0, seed=0):
-    transform = TrainTransform(
-        SPEC, crop_area=(0.2, 1.0), crop_ratio=(0.75, 1.5), flip=0.5, seed=seed, epoch=epoch
-    )
+    augment = AugmentConfig(crop_area=(0.2, 1.0), crop_ratio=(0.75, 1.5), flip=0.5)
+    transform = TrainTransform(SPEC, augment, seed=seed, epoch=epoch)
     order = [np.arange(len(dataset))[::-1].copy(), np.arange(len(dataset))]
     return np.stack([batch.images for batch in load(dataset, order, transform, num_workers=num_workers)])
 
@@ -190,9 +190,8 @@ def test_half_the_images_are_flipped(noise):
     picture[:, 20:] = 255
     flipped = []
     for probability in (0.0, 0.5, 1.0):
-        transform = TrainTransform(
-            spec, crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=probability, seed=0, epoch=0
-        )
+        augment = AugmentConfig(crop_area=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip=probability)
+        transform = TrainTransform(spec, augment, seed=0, epoch=0)
         flipped.append(sum(int(transform(picture, index)[0, 0, 0] == 255) for index in range(400)))
     assert flipped[0] == 0 and 160 < flipped[1] < 240 and flipped[2] == 400
 

@@ -1,22 +1,38 @@
 """Train or fine-tune a network."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppcls import distributed
 from ppcls.cli.common import config_parser, num_workers, prepare, say
 from ppcls.config import load_config
+from ppcls.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from ppcls.training.loop import Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(__doc__)
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in output_dir")
+    parser.add_argument(
+        "--show-batch",
+        type=Path,
+        metavar="FILE.png",
+        help="draw the first batch as the network will see it, and stop",
+    )
     args = parser.parse_args(argv)
     config = load_config(args.config, args.override)
+    if args.show_batch is not None and args.show_batch.suffix.lower() != ".png":
+        raise ConfigError(
+            f"--show-batch writes a PNG file: its name must end in .png. Received: {args.show_batch}"
+        )
 
     from ppcls.data.dataset import open_dataset, require_source
     from ppcls.training.record import WEIGHTS_FILE, RunRecord, refuse_finished_run
 
-    if not args.overwrite and not args.check:
+    if not args.overwrite and not args.check and args.show_batch is None:
         refuse_finished_run(config.output_path)
     data, num_classes = config.data, config.model.num_classes
     require_source(data.train_root, data.train_list, "train")
@@ -45,6 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{trainer.steps_per_epoch} steps, global batch {trainer.global_batch}; learning rate "
         f"{config.optim.lr:g} for 256 images, {trainer.peak_lr:g} for this batch"
     )
+    if args.show_batch is not None:
+        show_batch(trainer, args.show_batch)
+        return 0
     if args.check:
         batch = next(trainer.batches(0))
         say(f"check passed: a batch of {list(batch.images.shape)} was read; nothing was trained or written")
@@ -67,3 +86,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         + "".join(changes)
     )
     return 0
+
+
+def show_batch(trainer: "Trainer", path: Path) -> None:
+    """Rank 0's first batch of epoch 0 as a PNG file."""
+    from ppcls.data.show import MOST_IMAGES, draw_batch
+
+    if distributed.rank() != 0:
+        return
+    batch = next(trainer.batches(0))
+    if not len(batch.images):
+        raise DataError(
+            f"None of the first batch's images can be read, the first of them {batch.unreadable[0].where}. "
+            "Repair the data: python -m ppcls.data check."
+        )
+    names = trainer.train_set.class_names
+    draw_batch(batch, trainer.spec, names.names if names else None).save(path)
+    count = min(len(batch.images), MOST_IMAGES)
+    say(f"the first {count} images of the first batch are drawn in {path}; nothing was trained")

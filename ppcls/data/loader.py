@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppcls.config import AugmentConfig
+from ppcls.data.augment import Mixing, RandomErasing, image_operators, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
 from ppcls.data.transforms import Normalizer, flip, random_resized_crop, resize_short_center_crop
@@ -17,7 +19,9 @@ from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
 Transform = Callable[[np.ndarray, int], np.ndarray]
+Finish = Callable[[np.ndarray, int], None]  # of a slot that is normalised, in place
 BATCHES_AHEAD = 2  # in preparation or ready while one is being used
+ERASING, MIXING = 1, 2  # streams of random numbers beside those of (seed, epoch, index)
 
 
 @dataclass(frozen=True, order=True)
@@ -29,8 +33,9 @@ class Unreadable:
 
 
 class Batch(NamedTuple):
-    """images: float32 [N, 3, S, S]; indices: int64 [N], positions in the dataset; labels: int64 [N] or
-    None; unreadable: the images left out, always empty with on_error "fail"."""
+    """images: float32 [N, 3, S, S]; indices: int64 [N], positions in the dataset; labels: int64 [N], once
+    mixed the classes' shares float32 [N, C], or None; unreadable: the images left out, always empty with
+    on_error "fail"."""
 
     images: np.ndarray
     indices: np.ndarray
@@ -49,33 +54,35 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """uint8 [H, W, 3] to uint8 [S, S, 3]: random crop and flip, drawn from (seed, epoch, index) alone."""
+    """uint8 [H, W, 3] to uint8 [S, S, 3]: random crop, flip and what else the options ask for, drawn from
+    (seed, epoch, index) alone."""
 
-    def __init__(
-        self,
-        spec: Preprocessing,
-        *,
-        crop_area: tuple[float, float],
-        crop_ratio: tuple[float, float],
-        flip: float,
-        seed: int,
-        epoch: int,
-    ) -> None:
-        self.spec, self.crop_area, self.crop_ratio, self.flip = spec, crop_area, crop_ratio, flip
+    def __init__(self, spec: Preprocessing, augment: AugmentConfig, *, seed: int, epoch: int) -> None:
+        self.spec, self.augment = spec, augment
         self.seed, self.epoch = seed, epoch
+        self.operators = image_operators(augment, spec)
+        self.erasing = RandomErasing(augment.random_erasing, augment.random_erasing_mode)
 
     def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
         random = random_state(self.seed, self.epoch, index)
         image = random_resized_crop(
             image,
             self.spec.crop_size,
-            self.crop_area,
-            self.crop_ratio,
+            self.augment.crop_area,
+            self.augment.crop_ratio,
             self.spec.interpolation,
             self.spec.antialias,
             random,
         )
-        return flip(image) if random.uniform() < self.flip else image
+        image = flip(image) if random.uniform() < self.augment.flip else image
+        for operator in self.operators:
+            image = operator(image, random)
+        return image
+
+    def finish(self, out: np.ndarray, index: int) -> None:
+        """Random erasing of the image float32 [3, S, S], once it is normalised."""
+        if self.erasing.probability:
+            self.erasing(out, random_state(self.seed, self.epoch, index, ERASING))
 
 
 def fill_slot(data: bytes, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray) -> None:
@@ -125,11 +132,13 @@ def load_batches(
     *,
     num_workers: int,
     on_error: str = "fail",
+    finish: Finish | None = None,
 ) -> Iterator[Batch]:
     """Decode, transform and normalise the images of each index array in `order`, in that order.
 
     num_workers: threads. on_error: "fail" raises DataError for an unreadable image, naming its file, line
     and reason; "skip" leaves it out of its batch, which may become empty, and reports it there.
+    finish: called with each normalised image float32 [3, S, S] and its index.
     """
     normalize = Normalizer(spec.mean, spec.std)
     order = iter(order)
@@ -140,7 +149,7 @@ def load_batches(
             while len(pending) <= BATCHES_AHEAD and (indices := next(order, None)) is not None:
                 images = empty_batch(len(indices), spec)
                 jobs = [
-                    pool.submit(_load_image, dataset, int(index), transform, normalize, images[slot])
+                    pool.submit(_load_image, dataset, int(index), transform, normalize, images[slot], finish)
                     for slot, index in enumerate(indices)
                 ]
                 pending.append((indices, images, jobs))
@@ -166,13 +175,20 @@ def load_batch(
 
 
 def _load_image(
-    dataset: Dataset, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray
+    dataset: Dataset,
+    index: int,
+    transform: Transform,
+    normalize: Normalizer,
+    out: np.ndarray,
+    finish: Finish | None = None,
 ) -> Unreadable | None:
     path = dataset.paths[index]
     try:
         with open(path, "rb") as file:
             data = file.read()
         fill_slot(data, index, transform, normalize, out)
+        if finish is not None:
+            finish(out, index)
     except DataError as error:
         return Unreadable(index, path, dataset.where(index), str(error))
     except OSError as error:
@@ -201,3 +217,15 @@ def _finish_batch(
         indices, images = indices[readable], images[readable]
     labels = None if dataset.labels is None else dataset.labels[indices]
     return Batch(images, indices, labels, unreadable)
+
+
+def mix_batches(
+    batches: Iterable[Batch], mixing: Mixing, num_classes: int, *, seed: int, epoch: int, rank: int
+) -> Iterator[Batch]:
+    """An epoch's batches, each mixed within itself, drawn from (seed, epoch, step, rank) alone."""
+    for step, batch in enumerate(batches):
+        if batch.labels is None:
+            raise ValueError("images without labels can't be mixed")
+        mix = mixing.draw(batch.images.shape[-1], random_state(seed, epoch, step, MIXING, rank))
+        mix_images(batch.images, mix)
+        yield batch._replace(labels=mix_labels(batch.labels, mix, num_classes))

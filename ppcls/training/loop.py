@@ -10,8 +10,9 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.config import Config
+from ppcls.data.augment import Mixing
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch, TrainTransform, load_batches, train_order
+from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, train_order
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
@@ -54,16 +55,9 @@ class Trainer:
         self.network = paddle.DataParallel(self.model) if self.world_size > 1 else self.model
 
     def batches(self, epoch: int) -> Iterator[Batch]:
-        """This rank's share of an epoch, counted from 0."""
+        """This rank's share of an epoch, counted from 0, augmented and mixed."""
         config = self.config
-        transform = TrainTransform(
-            self.spec,
-            crop_area=config.augment.crop_area,
-            crop_ratio=config.augment.crop_ratio,
-            flip=config.augment.flip,
-            seed=config.seed,
-            epoch=epoch,
-        )
+        transform = TrainTransform(self.spec, config.augment, seed=config.seed, epoch=epoch)
         order = train_order(
             len(self.train_set),
             config.data.batch_size,
@@ -72,14 +66,20 @@ class Trainer:
             rank=self.rank,
             world_size=self.world_size,
         )
-        return load_batches(
+        batches = load_batches(
             self.train_set,
             order,
             transform,
             self.spec,
             num_workers=self.num_workers,
             on_error=config.data.on_error,
+            finish=transform.finish,
         )
+        mixing = Mixing(config.augment.mixup, config.augment.cutmix)
+        if not (mixing.mixup or mixing.cutmix):
+            return batches
+        classes = config.model.num_classes
+        return mix_batches(batches, mixing, classes, seed=config.seed, epoch=epoch, rank=self.rank)
 
     def train(self, record: RunRecord | None, say: Callable[[str], None]) -> Evaluation:
         """All epochs. record: where rank 0 writes. Returns the best epoch's evaluation."""
@@ -198,13 +198,17 @@ class Trainer:
 
 
 def cross_entropy(logits: "Tensor", labels: "Tensor", smoothing: float) -> "Tensor":
-    """Mean cross-entropy of logits [N, C] with labels int64 [N]; `smoothing` is spread over all classes."""
+    """Mean cross-entropy of logits [N, C] with labels int64 [N], or classes' shares float32 [N, C];
+    `smoothing` is spread over all classes."""
     import paddle.nn.functional as F
 
-    if not smoothing:
-        return F.cross_entropy(logits, labels)
-    targets = F.label_smooth(F.one_hot(labels, logits.shape[1]), epsilon=smoothing)
-    return F.cross_entropy(logits, targets, soft_label=True)
+    if labels.ndim == 1:
+        if not smoothing:
+            return F.cross_entropy(logits, labels)
+        labels = F.one_hot(labels, logits.shape[1])
+    if smoothing:
+        labels = F.label_smooth(labels, epsilon=smoothing)
+    return F.cross_entropy(logits, labels, soft_label=True)
 
 
 def average_batch_norm_statistics(model: "nn.Layer") -> None:

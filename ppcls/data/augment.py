@@ -1,0 +1,336 @@
+"""Augmentation of training images: AutoAugment, RandAugment, colour jitter, random erasing, mixup, cutmix.
+
+All that is drawn comes from a RandomState that the caller hands in. AutoAugment: Cubuk et al.,
+https://arxiv.org/abs/1805.09501; RandAugment: Cubuk et al., https://arxiv.org/abs/1909.13719. Their operators
+are Pillow's where Pillow has them. Magnitudes run from 0 to 10.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from ppcls.config import AugmentConfig
+from ppcls.preprocessing import Preprocessing
+
+Operator = Callable[[np.ndarray, np.random.RandomState], np.ndarray]
+
+
+class Canvas(NamedTuple):
+    """How operators that move pixels sample them, and the colour of what they leave empty."""
+
+    resample: Image.Resampling
+    fill: tuple[int, int, int]
+
+
+class Step(NamedTuple):
+    """One of OPERATORS, how likely it is applied, and how strongly."""
+
+    name: str
+    probability: float
+    magnitude: float
+
+
+# From tensorflow/tpu, models/official/efficientnet/autoaugment.py, which trains EfficientNet with it. One of
+# the 25 pairs is drawn for each image. TranslateY is timm's share: TensorFlow's 225 pixels leave most images.
+V0 = tuple(
+    (Step(*first), Step(*second))
+    for first, second in (
+        (("Equalize", 0.8, 1), ("ShearY", 0.8, 4)),
+        (("Color", 0.4, 9), ("Equalize", 0.6, 3)),
+        (("Color", 0.4, 1), ("Rotate", 0.6, 8)),
+        (("Solarize", 0.8, 3), ("Equalize", 0.4, 7)),
+        (("Solarize", 0.4, 2), ("Solarize", 0.6, 2)),
+        (("Color", 0.2, 0), ("Equalize", 0.8, 8)),
+        (("Equalize", 0.4, 8), ("SolarizeAdd", 0.8, 3)),
+        (("ShearX", 0.2, 9), ("Rotate", 0.6, 8)),
+        (("Color", 0.6, 1), ("Equalize", 1.0, 2)),
+        (("Invert", 0.4, 9), ("Rotate", 0.6, 0)),
+        (("Equalize", 1.0, 9), ("ShearY", 0.6, 3)),
+        (("Color", 0.4, 7), ("Equalize", 0.6, 0)),
+        (("Posterize", 0.4, 6), ("AutoContrast", 0.4, 7)),
+        (("Solarize", 0.6, 8), ("Color", 0.6, 9)),
+        (("Solarize", 0.2, 4), ("Rotate", 0.8, 9)),
+        (("Rotate", 1.0, 7), ("TranslateY", 0.8, 9)),
+        (("ShearX", 0.0, 0), ("Solarize", 0.8, 4)),
+        (("ShearY", 0.8, 0), ("Color", 0.6, 4)),
+        (("Color", 1.0, 0), ("Rotate", 0.6, 2)),
+        (("Equalize", 0.8, 4), ("Equalize", 0.0, 8)),
+        (("Equalize", 1.0, 4), ("AutoContrast", 0.6, 2)),
+        (("ShearY", 0.4, 7), ("SolarizeAdd", 0.6, 7)),
+        (("Posterize", 0.8, 2), ("Solarize", 0.6, 10)),
+        (("Solarize", 0.6, 8), ("Equalize", 0.6, 1)),
+        (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
+    )
+)
+
+# RandAugment's operators in two published implementations: timm's apply each layer with probability 0.5 and
+# stop at magnitude 10, tensorflow/tpu's always apply it, have Cutout besides, and go up to 30.
+_COMMON = (
+    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color"),
+    *("Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"),
+)
+RAND_SETS = {"timm": (_COMMON, 0.5, 10.0), "tf": ((*_COMMON, "Cutout"), 1.0, 30.0)}
+
+
+def _enhancement(level: float) -> float:
+    return level * 1.8 + 0.1
+
+
+# What a magnitude means to each operator, from magnitude / 10. Operators without an entry have one strength.
+_STRENGTHS: dict[str, Callable[[float], float]] = {
+    "Rotate": lambda level: level * 30,  # degrees
+    "ShearX": lambda level: level * 0.3,  # columns a row
+    "ShearY": lambda level: level * 0.3,
+    "TranslateX": lambda level: level * 0.45,  # share of the width: 100 of 224 pixels at magnitude 10
+    "TranslateY": lambda level: level * 0.45,
+    "Posterize": lambda level: min(8, int(level * 4)),  # bits kept: none leaves black
+    "Solarize": lambda level: min(256, int(level * 256)),  # values from here on are inverted
+    "SolarizeAdd": lambda level: int(level * 110),  # added to values below 128
+    "Color": _enhancement,  # 0: grey, 1: the image
+    "Contrast": _enhancement,
+    "Brightness": _enhancement,
+    "Sharpness": _enhancement,
+    "Cutout": lambda level: level * 40 / 224,  # half the square's side, as a share of the image's
+}
+_SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}  # to either side, equally likely
+
+_ENHANCERS: dict[str, Callable[[Image.Image], Any]] = {
+    "Color": ImageEnhance.Color,
+    "Contrast": ImageEnhance.Contrast,
+    "Brightness": ImageEnhance.Brightness,
+    "Sharpness": ImageEnhance.Sharpness,
+}
+
+
+def draw_strength(name: str, magnitude: float, random: np.random.RandomState) -> float:
+    """A magnitude as the operator's own measure, with a random sign where it has two directions."""
+    strength = _STRENGTHS[name](magnitude / 10) if name in _STRENGTHS else 0.0
+    return -strength if name in _SIGNED and random.uniform() < 0.5 else strength
+
+
+def apply_operator(
+    image: Image.Image, name: str, strength: float, canvas: Canvas, random: np.random.RandomState
+) -> Image.Image:
+    """An RGB image to one of the same size, as `draw_strength` measures. Cutout draws its place."""
+    match name:
+        case "AutoContrast":
+            return ImageOps.autocontrast(image)
+        case "Equalize":
+            return ImageOps.equalize(image)
+        case "Invert":
+            return ImageOps.invert(image)
+        case "Posterize":
+            kept = 256 - 2 ** (8 - int(strength))
+            return image.point([value & kept for value in range(256)] * 3)
+        case "Solarize":
+            return ImageOps.solarize(image, int(strength))
+        case "SolarizeAdd":
+            values = np.arange(256)
+            table = np.where(values < 128, np.minimum(values + int(strength), 255), values)
+            return image.point(table.tolist() * 3)
+        case "Color" | "Contrast" | "Brightness" | "Sharpness":
+            return _ENHANCERS[name](image).enhance(strength)
+        case "Rotate":
+            return image.rotate(strength, canvas.resample, fillcolor=canvas.fill)
+        case "ShearX":
+            return _affine(image, (1, strength, 0, 0, 1, 0), canvas)
+        case "ShearY":
+            return _affine(image, (1, 0, 0, strength, 1, 0), canvas)
+        case "TranslateX":
+            return _affine(image, (1, 0, strength * image.width, 0, 1, 0), canvas)
+        case "TranslateY":
+            return _affine(image, (1, 0, 0, 0, 1, strength * image.height), canvas)
+        case "Cutout":
+            return _cutout(image, strength, canvas, random)
+    raise ValueError(f"there is no operator {name!r}")
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], canvas: Canvas) -> Image.Image:
+    """matrix: from a place in the result to the one in the image that is seen there."""
+    method = Image.Transform.AFFINE
+    return image.transform(image.size, method, matrix, canvas.resample, fillcolor=canvas.fill)
+
+
+def _cutout(
+    image: Image.Image, strength: float, canvas: Canvas, random: np.random.RandomState
+) -> Image.Image:
+    """A square around any pixel, as far as it lies inside. https://arxiv.org/abs/1708.04552"""
+    row, column = random.randint(image.height), random.randint(image.width)
+    down, right = round(strength * image.height), round(strength * image.width)
+    box = (max(0, column - right), max(0, row - down), column + right, row + down)
+    image = image.copy()
+    if down and right:
+        image.paste(canvas.fill, box)
+    return image
+
+
+def run_steps(
+    image: np.ndarray, steps: Sequence[Step], canvas: Canvas, random: np.random.RandomState
+) -> np.ndarray:
+    """uint8 [H, W, 3] through each step that its probability lets happen."""
+    picture = Image.fromarray(image)
+    for name, probability, magnitude in steps:
+        if random.uniform() < probability:
+            strength = draw_strength(name, magnitude, random)
+            picture = apply_operator(picture, name, strength, canvas, random)
+    return np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class AutoAugment:
+    """uint8 [H, W, 3] to the same: both steps of one of the policy's pairs."""
+
+    canvas: Canvas
+    policy: Sequence[Sequence[Step]] = V0
+
+    def __call__(self, image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        return run_steps(image, self.policy[random.randint(len(self.policy))], self.canvas, random)
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """uint8 [H, W, 3] to the same: `layers` operators of a set, drawn with replacement. Each one's magnitude
+    is `magnitude`, or drawn around it with the standard deviation `magnitude_std`, as timm does."""
+
+    canvas: Canvas
+    operators: Literal["timm", "tf"]
+    layers: int
+    magnitude: float
+    magnitude_std: float = 0.0
+
+    def __call__(self, image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        return run_steps(image, [self._draw_step(random) for _ in range(self.layers)], self.canvas, random)
+
+    def _draw_step(self, random: np.random.RandomState) -> Step:
+        names, probability, highest = RAND_SETS[self.operators]
+        name, magnitude = names[random.randint(len(names))], self.magnitude
+        if self.magnitude_std:
+            magnitude = min(max(random.normal(magnitude, self.magnitude_std), 0.0), highest)
+        return Step(name, probability, magnitude)
+
+
+@dataclass(frozen=True)
+class ColorJitter:
+    """uint8 [H, W, 3] to the same: brightness, contrast and saturation in random order, each by a factor
+    between 1 - amount, at least 0, and 1 + amount, uniform."""
+
+    amounts: tuple[float, float, float]
+
+    def __call__(self, image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+        picture = Image.fromarray(image)
+        for number in random.permutation(3):
+            amount = self.amounts[number]
+            factor = random.uniform(max(0.0, 1 - amount), 1 + amount)
+            if amount:
+                picture = _ENHANCERS[("Brightness", "Contrast", "Color")[number]](picture).enhance(factor)
+        return np.asarray(picture)
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """A rectangle of a normalised image float32 [3, H, W], in place, as timm does: "zero" is then the mean
+    colour, "pixel" is normal noise of deviation 1. Zhong et al., https://arxiv.org/abs/1708.04896.
+
+    Its share of the area and the logarithm of its ratio of height to width are uniform in timm's ranges.
+    Nothing is erased where ten draws don't fit inside.
+    """
+
+    probability: float
+    mode: Literal["zero", "pixel"]
+    area: tuple[float, float] = (0.02, 1 / 3)
+    ratio: tuple[float, float] = (0.3, 1 / 0.3)
+
+    def __call__(self, image: np.ndarray, random: np.random.RandomState) -> None:
+        if random.uniform() >= self.probability:
+            return
+        _, rows, columns = image.shape
+        for _ in range(10):
+            target = random.uniform(*self.area) * rows * columns
+            ratio = math.exp(random.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            height, width = round(math.sqrt(target * ratio)), round(math.sqrt(target / ratio))
+            if height < rows and width < columns:
+                top, left = random.randint(rows - height + 1), random.randint(columns - width + 1)
+                block = image[:, top : top + height, left : left + width]
+                block[...] = random.standard_normal(block.shape) if self.mode == "pixel" else 0
+                return
+
+
+def image_operators(config: AugmentConfig, spec: Preprocessing) -> list[Operator]:
+    """What the options ask for, in the order in which a crop goes through it; empty by default.
+
+    Pixels are moved with the preprocessing's interpolation, bilinear or bicubic, whichever is nearer, and
+    what is left empty takes its mean colour, which normalising makes 0.
+    """
+    is_linear = spec.interpolation in ("bilinear", "area")
+    resample = Image.Resampling.BILINEAR if is_linear else Image.Resampling.BICUBIC
+    red, green, blue = (min(max(round(value * 255), 0), 255) for value in spec.mean)
+    canvas = Canvas(resample, (red, green, blue))
+    operators: list[Operator] = []
+    if config.auto_augment is not None:
+        operators.append(AutoAugment(canvas))
+    if config.rand_augment is not None:
+        layers, magnitude, deviation = config.rand_layers, config.rand_magnitude, config.rand_magnitude_std
+        operators.append(RandAugment(canvas, config.rand_augment, layers, magnitude, deviation))
+    if any(config.color_jitter):
+        operators.append(ColorJitter(config.color_jitter))
+    return operators
+
+
+class Mix(NamedTuple):
+    """share: of each image that stays; the image before it in the batch gives the rest, over the whole area
+    (mixup), or all of `box`, which is top, bottom, left, right (cutmix)."""
+
+    share: float
+    box: tuple[int, int, int, int] | None
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup (https://arxiv.org/abs/1710.09412) and cutmix (https://arxiv.org/abs/1905.04899) of batches. Each
+    value is the beta distribution's alpha, and 0 leaves that kind out. With both each batch has either.
+
+    One draw holds for the whole batch, as in both papers; the next batch has another.
+    """
+
+    mixup: float
+    cutmix: float
+
+    def draw(self, size: int, random: np.random.RandomState) -> Mix:
+        """For images of size x size pixels. A box's share is what lies inside the image."""
+        is_cutmix = self.cutmix > 0 and (self.mixup == 0 or random.uniform() < 0.5)
+        alpha = self.cutmix if is_cutmix else self.mixup
+        share = random.beta(alpha, alpha)
+        if not is_cutmix:
+            return Mix(share, None)
+        side = int(size * math.sqrt(1 - share))
+        row, column = random.randint(size), random.randint(size)
+        top, bottom = max(row - side // 2, 0), min(row + (side + 1) // 2, size)
+        left, right = max(column - side // 2, 0), min(column + (side + 1) // 2, size)
+        return Mix(1 - (bottom - top) * (right - left) / size**2, (top, bottom, left, right))
+
+
+def mix_images(images: np.ndarray, mix: Mix) -> None:
+    """A batch float32 [N, 3, S, S], in place."""
+    if mix.box is not None:
+        top, bottom, left, right = mix.box
+        part = images[:, :, top:bottom, left:right]
+        part[...] = np.roll(part, 1, axis=0)
+    elif len(images):
+        last, given = images[-1].copy(), np.empty_like(images[-1])
+        for number in range(len(images) - 1, -1, -1):  # from the end: the one before is still itself
+            np.multiply(images[number - 1] if number else last, 1 - mix.share, out=given)
+            images[number] *= mix.share
+            images[number] += given
+
+
+def mix_labels(labels: np.ndarray, mix: Mix, num_classes: int) -> np.ndarray:
+    """int64 [N] to the classes' shares, float32 [N, C]. Smoothing them is the loss's work."""
+    targets = np.zeros((len(labels), num_classes), np.float32)
+    rows = np.arange(len(labels))
+    targets[rows, labels] += np.float32(mix.share)
+    targets[rows, np.roll(labels, 1)] += np.float32(1 - mix.share)
+    return targets

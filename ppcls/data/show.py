@@ -1,0 +1,54 @@
+"""A batch as a picture: what the network sees, under each image its label."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ppcls.data.loader import Batch
+from ppcls.preprocessing import Preprocessing
+
+MOST_IMAGES = 64
+GAP, LINE, NARROWEST = 4, 14, 112  # pixels: between images, of a line of text, of a column
+
+
+def draw_batch(batch: Batch, spec: Preprocessing, names: Sequence[str] | None) -> Image.Image:
+    """The batch's first MOST_IMAGES images, denormalised and pixel for pixel, in a square grid.
+
+    names: of the classes, in the labels' order; None: they have numbers only. Of a mixed image the two
+    largest shares are told.
+    """
+    count, size = min(len(batch.images), MOST_IMAGES), spec.crop_size
+    lines = 2 if batch.labels is not None and batch.labels.ndim == 2 else 1
+    columns = math.ceil(math.sqrt(count))
+    width, height = max(size, NARROWEST) + GAP, size + lines * LINE + GAP
+    grid = Image.new("RGB", (columns * width, math.ceil(count / columns) * height), "white")
+    pen, font = ImageDraw.Draw(grid), ImageFont.load_default()
+    for number in range(count):
+        left, top = number % columns * width, number // columns * height
+        grid.paste(Image.fromarray(denormalize(batch.images[number], spec)), (left, top))
+        for line, text in enumerate(label_lines(batch, number, names)):
+            while text and font.getlength(text) > width - GAP:
+                text = text[:-1]
+            pen.text((left, top + size + line * LINE), text, "black", font)
+    return grid
+
+
+def denormalize(image: np.ndarray, spec: Preprocessing) -> np.ndarray:
+    """float32 [3, S, S] to uint8 [S, S, 3], Normalizer's inverse; what is beyond black and white is cut."""
+    pixels = image.transpose(1, 2, 0) * np.asarray(spec.std, np.float32) + np.asarray(spec.mean, np.float32)
+    return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
+
+
+def label_lines(batch: Batch, number: int, names: Sequence[str] | None) -> list[str]:
+    """An image's label, or its largest shares, as far as the built-in font has their letters."""
+    if batch.labels is None:
+        return []
+    label = batch.labels[number]
+    if batch.labels.ndim == 1:
+        shares = {int(label): ""}
+    else:
+        shares = {int(k): f"{label[k]:.2f} " for k in np.argsort(-label, kind="stable")[:2] if label[k] > 0}
+    lines = [share + (f"{k} {names[k]}" if names else f"class {k}") for k, share in shares.items()]
+    return [line.encode("latin-1", "replace").decode("latin-1") for line in lines]

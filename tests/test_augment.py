@@ -1,0 +1,641 @@
+"""Augmentation: operators and tables against timm and torchvision, statistics against definitions, and that
+what is random depends on nothing but seed, epoch, and image or step."""
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+from ppcls.cli import train
+from ppcls.config import AugmentConfig, load_config
+from ppcls.data import augment, loader, show
+from ppcls.data.augment import (
+    RAND_SETS,
+    V0,
+    AutoAugment,
+    Canvas,
+    ColorJitter,
+    Mix,
+    Mixing,
+    RandAugment,
+    RandomErasing,
+    Step,
+    apply_operator,
+    draw_strength,
+    image_operators,
+    mix_images,
+    mix_labels,
+    run_steps,
+)
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, random_state
+from ppcls.errors import ConfigError
+from ppcls.preprocessing import Preprocessing
+from ppcls.training import loop
+from ppcls.training.loop import cross_entropy
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+
+from make_augment import (  # noqa: E402
+    BATCH_MIXES,
+    CLASSES,
+    FILL,
+    GEOMETRIC,
+    MIXINGS,
+    MOVES,
+    SEEDS,
+    SIZE,
+    SMOOTHINGS,
+    TENSOR_STRENGTHS,
+    TONES,
+    draw_batch,
+    draw_losses,
+    draw_pictures,
+)
+
+SPEC = Preprocessing(24, 24, "bicubic", False, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CANVAS = Canvas(Image.Resampling.BICUBIC, FILL)
+NAMES = RAND_SETS["tf"][0]
+
+
+class Sign:
+    """Instead of a RandomState: always the same sign."""
+
+    def __init__(self, is_negative):
+        self.value = 0.0 if is_negative else 0.9
+
+    def uniform(self):
+        return self.value
+
+
+def operate(picture, name, strength, canvas=CANVAS, random=None):
+    return np.asarray(apply_operator(Image.fromarray(picture), name, strength, canvas, random))
+
+
+# Against the published implementations; tests/golden/make_augment.py made the files.
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return np.load(GOLDEN / "augment.npz")
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return json.loads((GOLDEN / "augment.json").read_text(encoding="utf-8"))
+
+
+def test_the_policy_is_timms(tables):
+    assert [[list(step) for step in pair] for pair in V0] == tables["v0"] and len(V0) == 25
+
+
+def test_the_operators_and_their_probability_are_timms(tables):
+    names, probability, highest = RAND_SETS["timm"]
+    assert [[name, probability] for name in names] == tables["rand"] and highest == 10
+    assert {*NAMES} == {*names, "Cutout"}
+
+
+def test_magnitudes_mean_what_they_mean_to_timm(tables):
+    for name in RAND_SETS["timm"][0]:
+        strengths = [draw_strength(name, m / 2, Sign(False)) for m in range(21)]
+        expected = tables["strengths"].get(name)
+        assert strengths == (pytest.approx(expected, rel=1e-12) if expected else [0.0] * 21), name
+
+
+@pytest.mark.parametrize("name", TONES)
+def test_operators_on_tones_are_timms_to_the_bit(golden, name):
+    for magnitude in TONES[name]:
+        strength = draw_strength(name, magnitude, Sign(False))
+        results = np.stack([operate(picture, name, strength) for picture in draw_pictures()])
+        np.testing.assert_array_equal(results, golden[f"timm/{name}/{magnitude}"], err_msg=f"{magnitude}")
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("name", GEOMETRIC)
+def test_operators_on_places_are_timms_to_the_bit(golden, name, interpolation):
+    canvas = Canvas(Image.Resampling[interpolation.upper()], FILL)
+    strengths = [draw_strength(name, magnitude, Sign(sign)) for magnitude in MOVES for sign in (False, True)]
+    results = np.stack([operate(draw_pictures()[0], name, strength, canvas) for strength in strengths])
+    expected = golden[f"timm/{name}/{interpolation}"]
+    assert len({result.tobytes() for result in expected}) == 5  # no move twice, and two ways there and back
+    np.testing.assert_array_equal(results, expected)
+
+
+@pytest.mark.parametrize("name", TENSOR_STRENGTHS)
+def test_operators_on_tones_are_torchvisions_for_tensors(golden, name):
+    """Within a level, as Pillow rounds the grey that torchvision blends with."""
+    for strength in TENSOR_STRENGTHS[name]:
+        results = np.stack([operate(picture, name, strength) for picture in draw_pictures()])
+        expected = golden[f"torchvision/{name}/{strength}"].astype(int)
+        np.testing.assert_allclose(results, expected, atol=1, err_msg=f"{strength}")
+
+
+@pytest.mark.parametrize("kind", MIXINGS)
+def test_mixing_is_timms(golden, kind):
+    """timm draws first whether to mix at all, from the same stream, and smooths before it mixes."""
+    boxes = 0
+    for number, seed in enumerate(SEEDS):
+        random = np.random.RandomState(seed)
+        random.uniform()
+        images, labels = draw_batch(2)
+        mix = Mixing(*MIXINGS[kind]).draw(SIZE, random)
+        boxes += mix.box is not None
+        mix_images(images, mix)
+        targets = mix_labels(labels, mix, CLASSES) * 0.9 + 0.1 / CLASSES
+        np.testing.assert_allclose(images, golden[f"timm/{kind}/images"][number], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(targets, golden[f"timm/{kind}/targets"][number], rtol=1e-6)
+    assert boxes in {"mixup": (0,), "cutmix": (8,), "both": range(1, 8)}[kind]
+
+
+@pytest.mark.parametrize("kind", BATCH_MIXES)
+def test_mixing_a_batch_is_torchvisions(golden, kind):
+    images, labels = draw_batch(5)
+    mix = Mix(*BATCH_MIXES[kind])
+    mix_images(images, mix)
+    np.testing.assert_allclose(images, golden[f"torchvision/{kind}/images"], rtol=1e-6, atol=1e-6)
+    targets = mix_labels(labels, mix, CLASSES)
+    np.testing.assert_allclose(targets, golden[f"torchvision/{kind}/targets"], rtol=1e-6)
+    assert targets.dtype == np.float32 and images.dtype == np.float32
+
+
+def test_the_loss_of_shares_is_torchs(golden):
+    logits, targets = map(paddle.to_tensor, draw_losses())
+    for smoothing, expected in zip(SMOOTHINGS, golden["torch/losses"], strict=True):
+        assert cross_entropy(logits, targets, smoothing).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_loss_of_labels_is_that_of_their_shares():
+    logits, labels = paddle.to_tensor(draw_losses()[0]), np.array([0, 4, 2, 2, 1, 3])
+    shares = paddle.to_tensor(np.eye(CLASSES, dtype=np.float32)[labels])
+    for smoothing in (0.0, 0.1):
+        of_labels = cross_entropy(logits, paddle.to_tensor(labels), smoothing).item()
+        assert cross_entropy(logits, shares, smoothing).item() == pytest.approx(of_labels, rel=1e-6)
+
+
+# Operators that no reference computes today.
+
+
+def test_posterize_without_bits_is_black():
+    """As Pillow once did, and timm says of TensorFlow. The policy asks for it: Posterize at magnitude 2."""
+    assert draw_strength("Posterize", 2, Sign(False)) == 0
+    assert not operate(draw_pictures()[0], "Posterize", 0).any()
+
+
+def test_cutout_is_a_square_around_any_pixel():
+    picture = np.full((28, 56, 3), 255, np.uint8)
+    seen = np.zeros((28, 56), int)
+    random = np.random.RandomState(0)
+    strength = draw_strength("Cutout", 10, random)
+    areas = Counter()
+    for _ in range(1000):
+        is_cut = (operate(picture, "Cutout", strength, random=random) == FILL).all(2)
+        rows, columns = np.flatnonzero(is_cut.any(1)), np.flatnonzero(is_cut.any(0))
+        assert is_cut[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        areas[int(is_cut.sum())] += 1
+        seen += is_cut
+    assert max(areas) == 2 * 5 * 2 * 10 and seen.min() > 0  # half the side is 40 / 224 of the image's
+    assert operate(picture, "Cutout", 0.0, random=random).min() == 255
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("magnitude", [0, 10, 17, 30])
+def test_every_operator_keeps_the_shape_at_any_magnitude(name, magnitude):
+    random = np.random.RandomState(0)
+    for picture in (*draw_pictures(), np.zeros((1, 1, 3), np.uint8), np.full((2, 3, 3), 7, np.uint8)):
+        before = picture.copy()
+        result = run_steps(picture, [Step(name, 1.0, magnitude)], CANVAS, random)
+        assert result.shape == picture.shape and result.dtype == np.uint8
+        np.testing.assert_array_equal(picture, before)
+
+
+def test_an_unknown_operator_is_an_error():
+    with pytest.raises(ValueError, match="there is no operator 'Blur'"):
+        operate(draw_pictures()[0], "Blur", 0)
+
+
+# What is drawn.
+
+
+def test_a_step_happens_as_often_as_it_should_and_to_both_sides():
+    picture = draw_pictures()[0]
+    results = Counter()
+    random = np.random.RandomState(0)
+    for _ in range(1000):
+        results[run_steps(picture, [Step("ShearX", 0.6, 9)], CANVAS, random).tobytes()] += 1
+    there, back = (operate(picture, "ShearX", sign * 0.27).tobytes() for sign in (1, -1))
+    assert set(results) == {picture.tobytes(), there, back}
+    assert abs(results[picture.tobytes()] - 400) < 50 and abs(results[there] - results[back]) < 80
+
+
+def steps_of(monkeypatch, operator, count):
+    """The steps that an operator hands on for each of many images."""
+    seen = []
+    monkeypatch.setattr(augment, "run_steps", lambda image, steps, *_: seen.append(steps) or image)
+    random = np.random.RandomState(0)
+    for _ in range(count):
+        operator(draw_pictures()[0], random)
+    return seen
+
+
+def test_auto_augment_takes_each_pair_alike(monkeypatch):
+    counts = Counter(steps_of(monkeypatch, AutoAugment(CANVAS), 5000))
+    assert set(counts) == set(V0) and all(abs(count - 200) < 60 for count in counts.values())
+
+
+@pytest.mark.parametrize("kind", RAND_SETS)
+def test_rand_augment_takes_each_operator_alike_and_varies_the_magnitude(monkeypatch, kind):
+    names, probability, highest = RAND_SETS[kind]
+    drawn = steps_of(monkeypatch, RandAugment(CANVAS, kind, 3, 9.0, 0.5), 2000)
+    assert {len(steps) for steps in drawn} == {3}
+    steps = [step for steps in drawn for step in steps]
+    counts = Counter(step.name for step in steps)
+    assert set(counts) == set(names) and all(abs(n - 6000 / len(names)) < 90 for n in counts.values())
+    assert {step.probability for step in steps} == {probability}
+    magnitudes = np.array([step.magnitude for step in steps])
+    assert abs(np.median(magnitudes) - 9) < 0.03 and magnitudes.max() <= highest
+    assert abs(np.quantile(magnitudes, 0.1587) - 8.5) < 0.05
+    (fixed,) = {
+        step.magnitude
+        for steps in steps_of(monkeypatch, RandAugment(CANVAS, kind, 1, 7.0), 50)
+        for step in steps
+    }
+    assert fixed == 7.0
+
+
+def test_magnitudes_stay_within_their_bounds(monkeypatch):
+    for magnitude, ends in ((10.0, (0, 10)), (0.0, (0, 10))):
+        drawn = steps_of(monkeypatch, RandAugment(CANVAS, "timm", 1, magnitude, 20.0), 300)
+        magnitudes = [steps[0].magnitude for steps in drawn]
+        assert (min(magnitudes), max(magnitudes)) == ends
+
+
+def test_colour_jitter_multiplies_by_uniform_factors():
+    grey = np.full((2, 2, 3), 100, np.uint8)
+    random = np.random.RandomState(0)
+    jitter = ColorJitter((0.4, 0.0, 0.0))
+    values = np.array([jitter(grey, random)[0, 0, 0] for _ in range(3000)])
+    assert values.min() in (59, 60) and values.max() in (139, 140)
+    assert abs(values.mean() - 99.5) < 1.5 and abs(values.std() - 80 / np.sqrt(12)) < 1
+    assert ColorJitter((3.0, 0.0, 0.0))(grey, random).dtype == np.uint8  # no negative factor
+
+
+def test_colour_jitter_changes_what_it_names_in_any_order(monkeypatch):
+    orders = set()
+    order = []
+    for name in ("Brightness", "Contrast", "Color"):
+        original = augment._ENHANCERS[name]
+        note = lambda image, name=name, original=original: order.append(name) or original(image)  # noqa: E731
+        monkeypatch.setitem(augment._ENHANCERS, name, note)
+    random = np.random.RandomState(0)
+    for _ in range(100):
+        order.clear()
+        ColorJitter((0.1, 0.2, 0.3))(draw_pictures()[0], random)
+        orders.add(tuple(order))
+    assert len(orders) == 6 and {len(order) for order in orders} == {3}
+    order.clear()
+    ColorJitter((0.0, 0.2, 0.0))(draw_pictures()[0], random)
+    assert order == ["Contrast"]
+
+
+def test_erased_rectangles_follow_the_definition():
+    """Area uniform from 0.02 to 1/3, the logarithm of the ratio uniform, every place alike."""
+    random = np.random.RandomState(0)
+    erasing = RandomErasing(1.0, "zero")
+    boxes = []
+    seen = np.zeros((100, 120), int)
+    for _ in range(3000):
+        image = np.ones((3, 100, 120), np.float32)
+        erasing(image, random)
+        is_erased = (image == 0).all(0)
+        rows, columns = np.flatnonzero(is_erased.any(1)), np.flatnonzero(is_erased.any(0))
+        height, width = len(rows), len(columns)
+        assert is_erased[rows[0] : rows[0] + height, columns[0] : columns[0] + width].sum() == is_erased.sum()
+        assert is_erased.sum() == height * width and (image != 0).sum() == 3 * (12000 - height * width)
+        boxes.append((height, width, rows[0], columns[0]))
+        seen += is_erased
+    height, width, top, left = np.array(boxes, float).T
+    areas, ratios = height * width / 12000, height / width
+    assert 0.018 < areas.min() < 0.022 and 0.32 < areas.max() < 0.34
+    small = areas < 0.2  # larger ones don't always fit, and are drawn again
+    assert abs(np.quantile(areas[small], 0.5) - 0.11) < 0.006
+    assert 0.28 < ratios.min() < 0.31 and 3.2 < ratios.max() < 3.6
+    assert abs(np.log(ratios[small]).mean()) < 0.05
+    assert abs(np.log(ratios[small]).std() - 2 * np.log(1 / 0.3) / np.sqrt(12)) < 0.03
+    assert abs((top / (100 - height)).mean() - 0.5) < 0.02 and abs((left / (120 - width)).mean() - 0.5) < 0.02
+    assert all(edge.max() > 0 for edge in (seen[0], seen[-1], seen[:, 0], seen[:, -1]))
+
+
+def test_erasing_is_as_frequent_as_asked_and_fills_with_zeros_or_noise():
+    random = np.random.RandomState(0)
+    erased = []
+    for _ in range(1000):
+        image = np.full((3, 30, 30), 9, np.float32)
+        RandomErasing(0.25, "pixel")(image, random)
+        erased.append(image[image != 9])
+    assert 200 < sum(len(values) > 0 for values in erased) < 300
+    noise = np.concatenate(erased)
+    assert (
+        abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01 and len(np.unique(noise)) > 0.9 * len(noise)
+    )
+    tiny = np.ones((3, 1, 1), np.float32)
+    RandomErasing(1.0, "zero")(tiny, random)
+    assert (tiny == 1).all()
+
+
+def test_mixing_shares_follow_the_beta_distribution():
+    random = np.random.RandomState(0)
+    for alpha in (0.2, 1.0):
+        shares = np.array([Mixing(alpha, 0.0).draw(32, random).share for _ in range(4000)])
+        assert abs(shares.mean() - 0.5) < 0.02
+        assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.006
+    mixes = [Mixing(0.2, 1.0).draw(64, random) for _ in range(2000)]
+    assert 900 < sum(mix.box is not None for mix in mixes) < 1100
+    for mix in mixes:
+        if mix.box is not None:
+            top, bottom, left, right = mix.box
+            assert 0 <= top <= bottom <= 64 and 0 <= left <= right <= 64
+            assert mix.share == pytest.approx(1 - (bottom - top) * (right - left) / 64**2)
+
+
+@pytest.mark.parametrize("mix", [Mix(0.3, None), Mix(0.75, (0, 4, 0, 4))])
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_batches_of_any_size_are_mixed(mix, count):
+    images = np.arange(count * 3 * 8 * 8, dtype=np.float32).reshape(count, 3, 8, 8)
+    labels, before = np.arange(count), images.copy()
+    mix_images(images, mix)
+    partner = np.roll(before, 1, axis=0)
+    if mix.box is None:
+        expected = before * np.float32(0.3) + partner * np.float32(0.7)
+    else:
+        expected = before.copy()
+        expected[:, :, :4, :4] = partner[:, :, :4, :4]
+    np.testing.assert_allclose(images, expected, rtol=1e-6)
+    targets = mix_labels(labels, mix, 4)
+    assert targets.shape == (count, 4)
+    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
+
+
+# The way through loader and options.
+
+
+def test_by_default_nothing_is_added():
+    assert image_operators(AugmentConfig(), SPEC) == []
+    picture = draw_pictures()[0]
+    plain = TrainTransform(SPEC, AugmentConfig(), seed=3, epoch=1)
+    random = random_state(3, 1, 5)
+    expected = loader.random_resized_crop(
+        picture, 24, (0.08, 1.0), (3 / 4, 4 / 3), SPEC.interpolation, SPEC.antialias, random
+    )
+    expected = loader.flip(expected) if random.uniform() < 0.5 else expected
+    np.testing.assert_array_equal(plain(picture, 5), expected)
+    out = np.ones((3, 24, 24), np.float32)
+    plain.finish(out, 5)
+    assert (out == 1).all()
+
+
+def test_options_become_operators_in_their_order():
+    config = AugmentConfig(auto_augment="v0", color_jitter=(0.4, 0.0, 0.0))
+    canvas = Canvas(Image.Resampling.BICUBIC, (124, 116, 104))
+    assert image_operators(config, SPEC) == [AutoAugment(canvas), ColorJitter((0.4, 0.0, 0.0))]
+    config = AugmentConfig(rand_augment="tf", rand_layers=3, rand_magnitude=12.0, rand_magnitude_std=0.5)
+    linear = Preprocessing(24, 24, "bilinear", True, (0.0, 1.0, 2.0), (1.0,) * 3)
+    canvas = Canvas(Image.Resampling.BILINEAR, (0, 255, 255))
+    assert image_operators(config, linear) == [RandAugment(canvas, "tf", 3, 12.0, 0.5)]
+
+
+EVERYTHING = {
+    "crop_area": (0.5, 1.0),
+    "rand_augment": "tf",
+    "rand_magnitude_std": 0.5,
+    "color_jitter": (0.4, 0.4, 0.4),
+    "random_erasing": 0.9,
+    "mixup": 0.4,
+    "cutmix": 1.0,
+}
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    random = np.random.RandomState(0)
+    paths = []
+    for number in range(8):
+        paths.append(str(folder / f"{number}.png"))
+        coarse = random.randint(0, 256, (5, 6, 3)).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(coarse.astype(np.uint8)).save(paths[-1])
+    return Dataset(paths, np.arange(8))
+
+
+def load(dataset, order, *, num_workers=2, seed=0, epoch=0, rank=0, mixes=True, **options):
+    config = AugmentConfig(**(options or EVERYTHING))
+    transform = TrainTransform(SPEC, config, seed=seed, epoch=epoch)
+    batches = load_batches(dataset, order, transform, SPEC, num_workers=num_workers, finish=transform.finish)
+    if mixes:
+        mixing = Mixing(config.mixup, config.cutmix)
+        batches = mix_batches(batches, mixing, 8, seed=seed, epoch=epoch, rank=rank)
+    batches = list(batches)
+    return np.stack([b.images for b in batches]), np.stack([b.labels for b in batches])
+
+
+FORWARD, BACKWARD = np.arange(8), np.arange(8)[::-1].copy()
+
+
+def test_pixels_depend_on_seed_epoch_and_image_whatever_the_threads_and_the_order(noise):
+    images, _ = load(noise, [FORWARD, BACKWARD], num_workers=1, mixes=False)
+    np.testing.assert_array_equal(images[0], images[1][::-1])
+    for num_workers in (2, 7):
+        again, _ = load(noise, [FORWARD, BACKWARD], num_workers=num_workers, mixes=False)
+        np.testing.assert_array_equal(again, images)
+    for change in ({"seed": 1}, {"epoch": 1}):
+        other, _ = load(noise, [FORWARD], mixes=False, **change)
+        assert not any((a == b).all() for a, b in zip(images[0], other[0], strict=True))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"auto_augment": "v0"},
+        {"rand_augment": "timm", "rand_magnitude_std": 0.5},
+        {"color_jitter": (0.2, 0.2, 0.2)},
+        {"random_erasing": 0.5},
+    ],
+)
+def test_each_option_changes_pixels_and_repeats(noise, option):
+    still = {"crop_area": (1.0, 1.0), "flip": 0.0}
+    same = Dataset([noise.paths[0]] * 8, np.arange(8))
+    plain, _ = load(same, [FORWARD], mixes=False, **still)
+    changed, _ = load(same, [FORWARD], mixes=False, **still, **option)
+    assert (changed != plain).any() and len({image.tobytes() for image in changed[0]}) > 3
+    again, _ = load(same, [FORWARD], mixes=False, num_workers=5, **still, **option)
+    np.testing.assert_array_equal(again, changed)
+
+
+def test_what_is_mixed_depends_on_seed_epoch_step_and_rank(noise):
+    images, labels = load(noise, [FORWARD] * 3)
+    assert labels.shape == (3, 8, 8) and labels.dtype == np.float32
+    np.testing.assert_allclose(labels.sum(2), 1, rtol=1e-6)
+    for num_workers in (1, 5):
+        again = load(noise, [FORWARD] * 3, num_workers=num_workers)
+        np.testing.assert_array_equal(again[0], images)
+        np.testing.assert_array_equal(again[1], labels)
+    shares = {float(labels[step, 0, 0]) for step in range(3)}
+    for change in ({"seed": 1}, {"epoch": 1}, {"rank": 1}):
+        shares |= {float(row[0, 0]) for row in load(noise, [FORWARD] * 3, **change)[1]}
+    assert len(shares) == 12
+
+
+def test_erasing_is_done_to_normalised_values(noise):
+    """What is erased with zeros is exactly the mean, which no pixel of eight bits is."""
+    erasing = {"random_erasing": 1.0, "random_erasing_mode": "zero"}
+    images, _ = load(noise, [FORWARD], mixes=False, **erasing)
+    assert all(0.01 < (image == 0).mean() < 0.4 for image in images[0])
+    plain, _ = load(noise, [FORWARD], mixes=False, flip=0.5)
+    assert (plain != 0).all()
+    np.testing.assert_array_equal(images[images != 0], plain[images != 0])
+
+
+def test_images_without_labels_are_not_mixed():
+    batch = Batch(np.zeros((2, 3, 4, 4), np.float32), np.arange(2), None, [])
+    with pytest.raises(ValueError, match="without labels"):
+        next(mix_batches([batch], Mixing(0.2, 0.0), 3, seed=0, epoch=0, rank=0))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["augment.auto_augment=v1"],
+            "augment.auto_augment must be one of v0. Received: 'v1'",
+        ),
+        (["augment.rand_augment=tim"], "did you mean timm"),
+        (
+            ["augment.random_erase=0.1"],
+            "unknown option augment.random_erase; did you mean augment.random_erasing",
+        ),
+        (["augment.random_erasing=1.5"], "augment.random_erasing must be from 0 to 1"),
+        (["augment.random_erasing_mode=pixels"], "did you mean pixel"),
+        (["augment.rand_magnitude=31"], "augment.rand_magnitude must be from 0 to 30"),
+        (["augment.rand_layers=0"], "augment.rand_layers must be at least 1"),
+        (["augment.color_jitter=0.4"], "augment.color_jitter must be a list of 3 numbers"),
+        (["augment.color_jitter=[0.4, -1, 0]"], "augment.color_jitter must be three numbers of 0 or more"),
+        (["augment.mixup=-1"], "augment.mixup must be 0 or more"),
+        (
+            ["augment.auto_augment=v0", "augment.rand_augment=tf"],
+            "exclude each other. Received: 'v0' and 'tf'",
+        ),
+        (["augment.rand_augment=timm", "augment.rand_magnitude=10.5"], "at most 10 with timm's operators"),
+        (["augment.cutmix=1", "data.batch_size=1"], "data.batch_size is 1"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, overrides, words):
+    (tmp_path / "c.yaml").write_text("model: {name: EfficientNetB0}")
+    with pytest.raises(ConfigError, match=words):
+        load_config(tmp_path / "c.yaml", overrides)
+
+
+# Training with it, and what it shows.
+
+
+@pytest.fixture
+def config(noise, tmp_path):
+    lines = "\n".join(
+        f"{Path(path).name} {label}" for path, label in zip(noise.paths, noise.labels, strict=True)
+    )
+    (tmp_path / "list.txt").write_text(lines)
+    (tmp_path / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdefgh"))
+    root, listed = str(Path(noise.paths[0]).parent), str(tmp_path / "list.txt")
+    (tmp_path / "c.yaml").write_text(
+        f"""
+model: {{name: EfficientNetB0_small, num_classes: 8}}
+data: {{train_root: {root}, train_list: {listed}, eval_root: {root}, eval_list: {listed}, batch_size: 4,
+       class_names: {tmp_path / "names.txt"}, resize_short: 32, crop_size: 32, interpolation: bilinear,
+       antialias: false, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], num_workers: 2}}
+augment: {{rand_augment: timm, random_erasing: 0.5, mixup: 0.2, cutmix: 1.0}}
+train: {{epochs: 1, label_smoothing: 0.1}}
+output_dir: {tmp_path / "run"}
+device: cpu
+"""
+    )
+    return tmp_path / "c.yaml"
+
+
+def test_a_run_with_everything_repeats_itself(config, tmp_path):
+    losses = []
+    for workers in (1, 3):
+        options = ["-c", str(config), "-o", f"data.num_workers={workers}", "--overwrite"]
+        assert train.main(options) == 0
+        (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        losses.append(json.loads(line)["train_loss"])
+    assert losses[0] == losses[1] and np.isfinite(losses[0])
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0  # the run stays
+
+
+def test_show_batch_draws_what_the_network_sees(config, tmp_path, capsys, monkeypatch):
+    seen, draw = [], show.draw_batch
+    monkeypatch.setattr(show, "draw_batch", lambda *args: seen.append(args) or draw(*args))
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0
+    assert "the first 4 images of the first batch are drawn in" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    ((batch, spec, names),) = seen
+    assert names == tuple(f"class {letter}" for letter in "abcdefgh")
+    with Image.open(tmp_path / "x.png") as picture:
+        pixels = np.asarray(picture)
+    width, height = 112 + 4, 32 + 2 * 14 + 4
+    assert pixels.shape == (2 * height, 2 * width, 3)
+    for number, image in enumerate(batch.images):
+        top, left = number // 2 * height, number % 2 * width
+        expected = np.clip(np.rint((image.transpose(1, 2, 0) * 0.5 + 0.5) * 255), 0, 255)
+        np.testing.assert_allclose(pixels[top : top + 32, left : left + 32], expected, atol=1)
+        assert (pixels[top + 32 : top + 60, left : left + 112] < 100).any()  # the label
+
+
+def test_training_batches_are_erased(config, tmp_path, monkeypatch):
+    seen, draw = [], show.draw_batch
+    monkeypatch.setattr(show, "draw_batch", lambda *args: seen.append(args[0]) or draw(*args))
+    options = ["random_erasing=1", "random_erasing_mode=zero", "mixup=0", "cutmix=0", "rand_augment=null"]
+    overrides = [word for option in options for word in ("-o", f"augment.{option}")]
+    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png"), *overrides]) == 0
+    assert all(0.01 < (image == 0).mean() < 0.4 for image in seen[0].images)
+    assert seen[0].labels.dtype == np.int64
+
+
+def test_each_rank_mixes_on_its_own(config, monkeypatch):
+    seen, mix = [], loop.mix_batches
+    monkeypatch.setattr(
+        loop, "mix_batches", lambda *args, **options: seen.append(options) or mix(*args, **options)
+    )
+    monkeypatch.setattr(loop.distributed, "rank", lambda: 3)
+    assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
+    assert seen == [{"seed": 7, "epoch": 0, "rank": 3}]
+
+
+def test_labels_are_told_by_name_and_share():
+    images = np.zeros((3, 3, 8, 8), np.float32)
+    plain = Batch(images, np.arange(3), np.array([2, 0, 1]), [])
+    assert show.label_lines(plain, 0, ["a", "b", "虎"]) == ["2 ?"]
+    assert show.label_lines(plain, 1, None) == ["class 0"]
+    mixed = plain._replace(labels=np.array([[0.25, 0.75, 0], [1, 0, 0], [0.5, 0.2, 0.3]], np.float32))
+    assert show.label_lines(mixed, 0, ["a", "b", "c"]) == ["0.75 1 b", "0.25 0 a"]
+    assert show.label_lines(mixed, 1, ["a", "b", "c"]) == ["1.00 0 a"]
+    assert show.label_lines(plain._replace(labels=None), 0, None) == []
+    many = Batch(np.zeros((70, 3, 8, 8), np.float32), np.arange(70), np.zeros(70, int), [])
+    spec = Preprocessing(8, 8, "bilinear", False, (0.5,) * 3, (0.5,) * 3)
+    assert show.draw_batch(many, spec, None).size == (8 * 116, 8 * 26)
+
+
+def test_denormalizing_is_the_inverse():
+    picture = draw_pictures()[0][:, :20]
+    out = np.empty((3, 20, 20), np.float32)
+    loader.Normalizer(SPEC.mean, SPEC.std)(picture, out)
+    np.testing.assert_array_equal(show.denormalize(out, SPEC), picture)
+
+
+def test_show_batch_wants_a_png(config, tmp_path):
+    with pytest.raises(ConfigError, match="must end in .png. Received: .*x.jpg"):
+        train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.jpg")])
