@@ -17,8 +17,9 @@ from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
 from ppcls.preprocessing import Preprocessing
 from ppcls.progress import progress_bar
-from ppcls.training.optimizer import build_optimizer, learning_rate, scaled_lr
+from ppcls.training.optimizer import build_optimizer
 from ppcls.training.record import RunRecord
+from ppcls.training.schedule import learning_rate, scaled_lr
 
 if TYPE_CHECKING:
     from paddle import Tensor, nn
