@@ -170,6 +170,8 @@ def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
     run(colours, frozen, "optim.lr=1e-30", "train.epochs=9", "train.patience=2")
     assert len(lines_of(tmp_path / "run")) == 3
     assert "stopped: no better epoch than 1 in train.patience=2 epochs" in capsys.readouterr().out
+    last = load_file(tmp_path / "run/checkpoints/last/model.safetensors")
+    assert (last["blocks.0.project.bn._mean"] == 0).all()  # frozen statistics as well
 
 
 @pytest.mark.parametrize(

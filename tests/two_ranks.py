@@ -15,6 +15,7 @@ from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
 from ppcls.config import load_config
 from ppcls.data.loader import Batch
+from ppcls.errors import PpclsError
 from ppcls.training.loop import Trainer
 
 SMALL = partial(build_model, "EfficientNetB0_small", num_classes=3)
@@ -119,11 +120,31 @@ def checks_of_a_rank(folder):
     without.train_step(iter([good]), 0.05, 0)
     without.train_step(iter([other]), 0.05, 2)
     return {
+        "all ranks end the run": ends(make_trainer(folder, SMALL), bad),
         "all ranks leave the update out": done == [True, False, True],
         "what was left out has left no trace": are_equal(weights(with_bad), weights(without)),
+        "sync_bn leaves alone what is frozen": left_alone(folder)
+        == {"first.conv.weight", "second.bn.weight"},
         "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
     }
+
+
+def ends(trainer, batch):
+    try:
+        train(trainer, [batch], 1)
+    except PpclsError as error:
+        return "The loss is nan at step 0" in str(error)
+    return False
+
+
+def left_alone(folder):
+    """What a batch norm does not change whose input, or whose weight, has no gradient."""
+    frozen = "train.freeze=[first.conv.weight, second.bn.weight]"
+    trainer = make_trainer(folder, Normed, "train.sync_bn=true", frozen)
+    before = weights(trainer)
+    train(trainer, batches(2, 2), 2)
+    return {key for key, array in weights(trainer).items() if (array == before[key]).all()}
 
 
 def recomputed_or_not(folder, *overrides):
