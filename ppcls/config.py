@@ -119,19 +119,40 @@ class AugmentConfig:
 class TrainConfig:
     epochs: Count = 100
     label_smoothing: Rate = 0.0
+    freeze: tuple[str, ...] = ()  # patterns of parameters' names that keep their values, such as "blocks.*"
+    ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
+    accumulate: Count = 1  # batches of each process that make one update
+    on_nan: Literal["fail", "skip"] = (
+        "fail"  # a loss that is not finite ends the run, or its update is left out
+    )
+    patience: Count | None = None  # stop after so many epochs without a better one; null: never
+    sync_bn: bool = False  # batch norm over the images of all processes
+    recompute: bool = False  # blocks run again in the backward pass: less memory, more time
+    amp: Literal["bf16", "fp16"] | None = None  # half precision, on GPUs only
+    amp_level: Literal["O1", "O2"] = "O1"  # where it is safe, or wherever there is a kernel for it
     log_seconds: Positive = 10.0  # between progress lines where the output is no terminal
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    name: Literal["sgd", "adamw"] = "sgd"  # sgd with momentum
+    name: Literal["sgd", "adamw", "rmsprop"] = "sgd"  # sgd with momentum; rmsprop as TensorFlow's
     lr: Positive = 0.1  # for 256 images; scaled by the global batch
-    momentum: Rate = 0.9  # of sgd
+    lr_factors: dict[str, Positive] = field(
+        default_factory=dict
+    )  # {"fc.*": 10} for names like this; last wins
+    momentum: Rate = 0.9  # of sgd and rmsprop
+    nesterov: bool = False  # of sgd
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # of adamw
+    rho: Rate = 0.9  # of rmsprop: share of the old mean square kept
+    epsilon: Positive | None = None  # null: 1e-8 of adamw; 1e-3 of rmsprop, inside the root
     weight_decay: NotNegative = 1e-4  # not on batch norm
-    schedule: Literal["cosine", "step"] = "cosine"
-    warmup_epochs: NotNegative = 0.0  # linear from 0
-    step_epochs: Positive = 30.0  # schedule "step": every so many epochs ...
-    step_factor: Positive = 0.1  # ... the learning rate is multiplied by this
+    clip_norm: Positive | None = None  # largest norm of all gradients together; null: any
+    schedule: Literal["cosine", "step", "exponential"] = "cosine"
+    warmup_epochs: NotNegative = 0.0  # linear from 0; the schedule counts on meanwhile
+    decay_epochs: Positive | None = (
+        None  # not of cosine: so many epochs a stair; null: step 30, exponential 2.4
+    )
+    decay_factor: Positive | None = None  # what a stair multiplies by; null: step 0.1, exponential 0.97
 
 
 @dataclass(frozen=True)
@@ -253,9 +274,20 @@ def _convert(hint: Any, value: Any, option: str) -> Any:
             )
         return value
     if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(arguments):
-            raise ConfigError(f"{option} must be a list of {len(arguments)} numbers. Received: {value!r}")
-        return tuple(_convert(inner, item, option) for inner, item in zip(arguments, value, strict=True))
+        is_open = arguments[-1] is Ellipsis  # of any length
+        if not isinstance(value, (list, tuple)) or not (is_open or len(value) == len(arguments)):
+            words = "a list" if is_open else f"a list of {len(arguments)} numbers"
+            raise ConfigError(f"{option} must be {words}. Received: {value!r}")
+        hints = arguments[:1] * len(value) if is_open else arguments
+        return tuple(_convert(inner, item, option) for inner, item in zip(hints, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{option} must be pairs such as {{name: value}}. Received: {value!r}")
+        key_hint, inner = arguments
+        return {
+            _convert(key_hint, key, f"a name in {option}"): _convert(inner, item, f"{option}[{key}]")
+            for key, item in value.items()
+        }
     return _convert_scalar(hint, value, option)
 
 

@@ -62,6 +62,14 @@ def test_the_resolved_config_loads_again(small, tmp_path):
     assert set(yaml.safe_load(config.to_yaml())) == set(Config.__dataclass_fields__)
 
 
+def test_lists_and_pairs_of_any_length(small, tmp_path):
+    config = load_config(small, ["train.freeze=[stem.*, blocks.1.*]", "optim.lr_factors={fc.*: 10}"])
+    assert config.train.freeze == ("stem.*", "blocks.1.*")
+    assert config.optim.lr_factors == {"fc.*": 10.0}
+    (tmp_path / "again.yaml").write_text(config.to_yaml())
+    assert load_config(tmp_path / "again.yaml") == config
+
+
 def test_overrides_come_last_and_are_typed(small):
     config = load_config(
         small, ["data.batch_size=8", "data.batch_size=64", "optim.lr=1e-3", "model.weights=a=b"]
@@ -97,6 +105,13 @@ def test_overrides_come_last_and_are_typed(small):
         ("output_dir=2024-99-99", "no valid YAML"),
         (f"optim.lr=1{'0' * 400}", "optim.lr must be a finite number"),
         ("device=tpu", "device must be one of auto, cpu, gpu"),
+        ("train.freeze=stem.*", "train.freeze must be a list. Received: 'stem"),
+        ("train.freeze=[1]", "train.freeze must be text. Received: 1"),
+        ("optim.lr_factors=[1]", "optim.lr_factors must be pairs such as {name: value}"),
+        ("optim.lr_factors={fc.*: 0}", r"optim.lr_factors\[fc..\] must be more than 0. Received: 0"),
+        ("optim.lr_factors={1: 2}", "a name in optim.lr_factors must be text. Received: 1"),
+        ("optim.betas=[0.9, 1]", "optim.betas must be at least 0 and less than 1"),
+        ("train.amp=fp8", "train.amp must be one of bf16, fp16"),
         ("no equals sign", "has the form section.option=value"),
         ("data.mean={", "no valid YAML"),
     ],

@@ -16,7 +16,8 @@ from ppcls.cli import infer, train
 from ppcls.config import OptimConfig, load_config
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.training.loop import cross_entropy
-from ppcls.training.optimizer import build_optimizer, learning_rate, scaled_lr
+from ppcls.training.optimizer import build_optimizer
+from ppcls.training.schedule import learning_rate, scaled_lr
 from ppcls.weights import facts_about, write_weights
 
 COLOURS = {"blue": (200, 60, 40), "red": (40, 60, 200)}
@@ -149,10 +150,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(colours):
         run(colours, "optim.lr=1e30", "optim.weight_decay=0", "train.epochs=4")
 
 
+def test_the_papers_recipe_runs_and_saves_what_it_evaluates(colours, tmp_path):
+    run(
+        colours,
+        "optim={name: rmsprop, lr: 0.016, schedule: exponential, warmup_epochs: 0.5, clip_norm: 5}",
+        "train={epochs: 2, ema_decay: 0.9999, accumulate: 2, recompute: true, label_smoothing: 0.1}",
+        "data.batch_size=4",
+    )
+    weights = tmp_path / "run/checkpoints/last/model.safetensors"
+    output = tmp_path / "eval"
+    evaluate.main(["-c", str(colours), "-o", f"model.weights={weights}", "-o", f"output_dir={output}"])
+    result, (_, last) = json.loads((output / "metrics.json").read_text()), lines_of(tmp_path / "run")
+    assert result["loss"] == pytest.approx(last["eval_loss"], rel=1e-5)
+    assert result["top1"] == last["eval_top1"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
+    frozen = "train.freeze=[stem.*, blocks.*, head.*]"
+    run(colours, frozen, "optim.lr=1e-30", "train.epochs=9", "train.patience=2")
+    assert len(lines_of(tmp_path / "run")) == 3
+    assert "stopped: no better epoch than 1 in train.patience=2 epochs" in capsys.readouterr().out
+    last = load_file(tmp_path / "run/checkpoints/last/model.safetensors")
+    assert (last["blocks.0.project.bn._mean"] == 0).all()  # frozen statistics as well
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
         ("data.batch_size=64", "24 images, fewer than one global batch of 64"),
+        ("train.accumulate=4", "global batch of 32 .* times train.accumulate 4"),
         ("model.num_classes=3", "holds 2 class folders, but model.num_classes is 3"),
         ("data.train_root=null", "data.train_root and data.train_list are both empty"),
     ],
@@ -175,14 +201,15 @@ def test_cosine_schedule():
     config = OptimConfig(schedule="cosine", warmup_epochs=2)
     rates = [learning_rate(config, 0.4, step, steps_per_epoch=10, epochs=10) for step in range(100)]
     assert rates[0] == pytest.approx(0.4 / 20)
-    assert rates[19] == pytest.approx(0.4 * 0.5 * (1 + np.cos(np.pi * 0.19)))
+    assert rates[19] == 0.4
+    assert rates[20] == pytest.approx(0.4 * 0.5 * (1 + np.cos(np.pi * 0.2)))
     assert rates[50] == pytest.approx(0.2)
     assert 0 < rates[99] < 0.4 * 1e-3
     assert max(rates) == rates[19]
 
 
 def test_step_schedule():
-    config = OptimConfig(schedule="step", step_epochs=3, step_factor=0.1)
+    config = OptimConfig(schedule="step", decay_epochs=3)
     rates = [learning_rate(config, 1.0, step, steps_per_epoch=4, epochs=9) for step in (0, 11, 12, 24)]
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.01])
 

@@ -1,50 +1,127 @@
-"""The optimizer and its learning rate."""
+"""The optimizer, its state under the parameters' structured names, and the clipping of gradients."""
 
-import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ppcls.config import OptimConfig
+from ppcls.errors import PpclsError
+from ppcls.training.parameters import batch_norms, matching
 
 if TYPE_CHECKING:
-    from paddle import nn
+    from paddle import Tensor, nn
     from paddle.optimizer import Optimizer
 
-LR_BATCH = 256  # the global batch that `optim.lr` is given for
-
-
-def scaled_lr(config: OptimConfig, global_batch: int) -> float:
-    """The peak learning rate for a global batch of another size than 256."""
-    return config.lr * global_batch / LR_BATCH
-
-
-def learning_rate(config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of a step, counted from 0: a linear warm-up to the schedule, which counts its own
-    epochs from the very first step. Cosine ends at 0 after the last step."""
-    epoch = step / steps_per_epoch
-    if config.schedule == "cosine":
-        rate = peak * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-    else:
-        rate = peak * config.step_factor ** math.floor(epoch / config.step_epochs)
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    return rate * min(1.0, (step + 1) / warmup_steps) if warmup_steps else rate
+# What Paddle's optimizers keep for each parameter, by their class: shaped like it, "pow" of one element.
+# The 0 counts the optimizers that a parameter has had in this process: give each network one.
+STATE = {
+    "Momentum": ("velocity_0",),
+    "AdamW": ("moment1_0", "moment2_0", "beta1_pow_acc_0", "beta2_pow_acc_0"),
+    "RMSProp": ("momentum_0", "mean_square_0", "mean_grad_0"),
+}
 
 
 def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optimizer":
-    """SGD with momentum, or AdamW; weight decay on everything but batch norm."""
-    from paddle import nn
-    from paddle.optimizer import AdamW, Momentum
+    """SGD with momentum, AdamW, or RMSProp as TensorFlow's: epsilon inside the root, the learning rate
+    inside the momentum, and a mean square that starts at 1 where Paddle's starts at 0.
 
-    norm_ids = {
-        id(parameter)
-        for layer in model.sublayers()
-        if isinstance(layer, nn.BatchNorm2D)
-        for parameter in layer.parameters()
-    }
-    trainable = [parameter for parameter in model.parameters() if not parameter.stop_gradient]
-    groups = [
-        {"params": [p for p in trainable if id(p) not in norm_ids], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if id(p) in norm_ids], "weight_decay": 0.0},
-    ]
+    Weight decay is on everything but batch norm, biases included. Raises ConfigError for a pattern of
+    optim.lr_factors that matches nothing.
+    """
+    import paddle
+    from paddle.optimizer import AdamW, Momentum, RMSProp
+
+    groups = _groups(config, model)
     if config.name == "adamw":
-        return AdamW(learning_rate=lr, parameters=groups)
-    return Momentum(learning_rate=lr, momentum=config.momentum, parameters=groups)
+        beta1, beta2 = config.betas
+        return AdamW(lr, beta1=beta1, beta2=beta2, epsilon=config.epsilon or 1e-8, parameters=groups)
+    if config.name == "sgd":
+        return Momentum(lr, momentum=config.momentum, use_nesterov=config.nesterov, parameters=groups)
+    optimizer = RMSProp(
+        lr, rho=config.rho, epsilon=config.epsilon or 1e-3, momentum=config.momentum, parameters=groups
+    )
+    starts = {
+        "momentum_0": paddle.zeros_like,
+        "mean_square_0": paddle.ones_like,
+        "mean_grad_0": paddle.zeros_like,
+    }
+    with paddle.no_grad():
+        optimizer.set_state_dict(
+            {
+                f"{p.name}_{name}": start(p)
+                for p in trainable(model).values()
+                for name, start in starts.items()
+            }
+        )
+    return optimizer
+
+
+def trainable(model: "nn.Layer") -> "dict[str, Tensor]":
+    """The parameters that are trained, by their structured names."""
+    return {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+
+
+def _groups(config: OptimConfig, model: "nn.Layer") -> list[dict[str, Any]]:
+    """Parameters that share their weight decay and the factor of their learning rate."""
+    names = [name for name, _ in model.named_parameters()]
+    factors: dict[str, float] = {}
+    for pattern, factor in config.lr_factors.items():
+        factors |= dict.fromkeys(matching(pattern, names, "optim.lr_factors"), factor)
+    norm_ids = {id(parameter) for norm in batch_norms(model) for parameter in norm.parameters()}
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for name, parameter in trainable(model).items():
+        decay = 0.0 if id(parameter) in norm_ids else config.weight_decay
+        groups.setdefault((decay, factors.get(name, 1.0)), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "learning_rate": factor}
+        for (decay, factor), parameters in groups.items()
+    ]
+
+
+def optimizer_state(optimizer: "Optimizer", model: "nn.Layer") -> "dict[str, Tensor]":
+    """What the optimizer has gathered, such as {"fc.weight.velocity_0": [1280, 1000]}: its own tensors, not
+    copies. To be asked after the first step."""
+    structured = {parameter.name: name for name, parameter in model.named_parameters()}
+    state = {}
+    for key, tensor in optimizer.state_dict().items():
+        name = key
+        while name and name not in structured:
+            name = name.rpartition("_")[0]
+        if name:
+            state[f"{structured[name]}.{key.removeprefix(name + '_')}"] = tensor
+    return state
+
+
+def set_optimizer_state(optimizer: "Optimizer", model: "nn.Layer", state: "Mapping[str, Tensor]") -> None:
+    """Go on from what `optimizer_state` returned, in this process or another. Before the first step.
+
+    Raises PpclsError for a state of other parameters, shapes, or another optimizer.
+    """
+    expected = {
+        f"{name}.{part}": (f"{parameter.name}_{part}", [1] if "pow" in part else list(parameter.shape))
+        for name, parameter in trainable(model).items()
+        for part in STATE[type(optimizer).__name__]
+    }
+    problems = [f"{name} is missing" for name in expected if name not in state]
+    problems += [f"{name} is unknown" for name in state if name not in expected]
+    problems += [
+        f"{name} must have the shape {shape}. Received: {list(state[name].shape)}"
+        for name, (_, shape) in expected.items()
+        if name in state and list(state[name].shape) != shape
+    ]
+    if problems:
+        raise PpclsError(
+            f"This optimizer's state does not fit: {problems[0]} ({len(problems)} such problems). It must "
+            "come from the same network, optim.name and train.freeze."
+        )
+    optimizer.set_state_dict({own: state[name] for name, (own, _) in expected.items()})
+
+
+def clip_gradients(parameters: "Sequence[Tensor]", limit: float | None) -> float:
+    """Scale all gradients down together, in place, so that their common norm is at most `limit`.
+
+    Returns the norm before that. Paddle's ClipGradByGlobalNorm would clip each group of an optimizer alone.
+    """
+    import paddle
+
+    norm = paddle.nn.utils.clip_grad_norm_(parameters, float("inf") if limit is None else limit)
+    return norm.item()

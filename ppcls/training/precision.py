@@ -1,0 +1,52 @@
+"""Half precision on GPUs. No GPU has run this yet."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from ppcls.config import TrainConfig
+from ppcls.errors import ConfigError
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+    from paddle.optimizer import Optimizer
+
+
+class Precision:
+    """What `train.amp` changes of a step; without it, nothing. Parameters, their averages and the
+    optimizer's state stay float32 on both levels: operators convert what they take.
+
+    float16 has a small range, so its loss is scaled up; a step whose gradients overflow is left out, and the
+    scale lowered. bfloat16 has float32's range.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        import paddle
+
+        self.dtype = {None: None, "bf16": "bfloat16", "fp16": "float16"}[config.amp]
+        self.level = config.amp_level
+        if self.dtype and not paddle.get_device().startswith("gpu"):
+            raise ConfigError(
+                f"train.amp needs a GPU: on a CPU Paddle computes in float32 whatever is asked. Received: "
+                f"{config.amp}. Use -o train.amp=null."
+            )
+        self.scaler = paddle.amp.GradScaler() if config.amp == "fp16" else None
+
+    def autocast(self) -> "AbstractContextManager[None]":
+        import paddle
+
+        return paddle.amp.auto_cast(level=self.level, dtype=self.dtype) if self.dtype else nullcontext()
+
+    def backward(self, loss: "Tensor") -> None:
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def unscale(self, optimizer: "Optimizer") -> None:
+        """Bring the gradients back to their size, for those who look at them."""
+        if self.scaler:
+            self.scaler.unscale_(optimizer)
+
+    def step(self, optimizer: "Optimizer") -> None:
+        if self.scaler:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        else:
+            optimizer.step()

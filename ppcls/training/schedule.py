@@ -1,0 +1,31 @@
+"""The learning rate as one function of the step: nothing to keep or to restore."""
+
+import math
+
+from ppcls.config import OptimConfig
+
+LR_BATCH = 256  # the global batch that `optim.lr` is given for
+STAIRS = {"step": (30.0, 0.1), "exponential": (2.4, 0.97)}  # decay_epochs and decay_factor
+
+
+def scaled_lr(config: OptimConfig, global_batch: int) -> float:
+    """The peak learning rate for a global batch of another size than 256."""
+    return config.lr * global_batch / LR_BATCH
+
+
+def learning_rate(config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of a step, counted from 0.
+
+    A straight line up to the peak, which the last step of the warm-up reaches; then the schedule, which has
+    counted from the very first step, as tensorflow/tpu and timm have it. "step" and "exponential" go down
+    in stairs; cosine ends at 0 after the last step.
+    """
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    if step < warmup_steps:
+        return peak * min(1.0, (step + 1) / warmup_steps)
+    if config.schedule == "cosine":
+        return peak * 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
+    decay_epochs, decay_factor = STAIRS[config.schedule]
+    decay_steps = (config.decay_epochs or decay_epochs) * steps_per_epoch
+    stairs = math.floor(step / decay_steps + 1e-9)  # 3 * 2.4 epochs may come out a little below 3
+    return peak * (config.decay_factor or decay_factor) ** stairs

@@ -1,0 +1,168 @@
+"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT."""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import yaml
+from paddle import nn
+
+from ppcls import build_model, distributed
+from ppcls.architectures.blocks import ConvBN, global_average
+from ppcls.config import load_config
+from ppcls.data.loader import Batch
+from ppcls.errors import PpclsError
+from ppcls.training.loop import Trainer
+
+SMALL = partial(build_model, "EfficientNetB0_small", num_classes=3)
+
+
+class Normed(nn.Layer):
+    """Batch norms each between a convolution and an activation, so that nothing is zero but for rounding."""
+
+    def __init__(self):
+        super().__init__()
+        conv_bn = partial(ConvBN, activation=F.swish, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
+        self.first = conv_bn(3, 8, 3, 2)
+        self.second = conv_bn(8, 8, 3, groups=8)
+        self.third = conv_bn(8, 6, 1)
+        self.fc = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.fc(global_average(self.third(self.second(self.first(x)))))
+
+
+class Plain(nn.Layer):
+    """Without batch norm, so that it matters to nobody how images are grouped."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2D(3, 4, 3, stride=2)
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(paddle.tanh(self.conv(x)).mean([2, 3]))
+
+
+def make_trainer(folder, build, *overrides):
+    """A trainer of a network drawn from seed 0. Of the data it only knows the number."""
+    path = Path(folder) / f"{os.getpid()}.yaml"
+    path.write_text(yaml.safe_dump({"model": {"name": "EfficientNetB0_small", "num_classes": 3}}))
+    paddle.seed(0)
+    model = build()
+    model.train()
+    return Trainer(load_config(path, overrides), model, None, range(800), range(8), 1)
+
+
+def batches(steps, size, dtype="float32", seed=0):
+    """Every process draws all images and takes its share: `size` of each global batch."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    random = np.random.RandomState(seed)
+    for _ in range(steps):
+        images = random.normal(0, 1, (size * world_size, 3, 32, 32)).astype(dtype)
+        labels = random.randint(0, 3, size * world_size)
+        mine = slice(rank * size, (rank + 1) * size)
+        yield Batch(images[mine], np.arange(size), labels[mine], [])
+
+
+def train(trainer, data, steps, rate=0.05):
+    """Returns whether each step was an update."""
+    data = iter(data)
+    return [trainer.train_step(data, rate, step).images > 0 for step in range(steps)]
+
+
+def weights(trainer, prefix=""):
+    return {f"{prefix}{key}": tensor.numpy().copy() for key, tensor in trainer.model.state_dict().items()}
+
+
+def whole_batches(folder):
+    """Weights after steps of 8 images, however many processes share them: with batch norm over all of them,
+    and without any, where two processes gather their images in two parts."""
+    world_size = distributed.world_size()
+    paddle.set_default_dtype("float64")
+    try:
+        trainer = make_trainer(folder, Normed, "train.sync_bn=true")
+        train(trainer, batches(6, 8 // world_size, "float64"), 6)
+        found = weights(trainer, "sync_bn/")
+        trainer = make_trainer(folder, Plain, f"train.accumulate={world_size}")
+        data = batches(3, 8 // world_size, "float64")
+        train(trainer, data if world_size == 1 else (half for batch in data for half in halves(batch)), 3)
+        return found | weights(trainer, "accumulate/")
+    finally:
+        paddle.set_default_dtype("float32")
+
+
+def halves(batch):
+    middle = len(batch.labels) // 2
+    for part in (slice(0, middle), slice(middle, None)):
+        yield Batch(batch.images[part], batch.indices[part], batch.labels[part], [])
+
+
+def spoil(batch):
+    return batch._replace(images=batch.images * np.float32("nan"))
+
+
+def are_equal(first, second):
+    return all((first[key] == second[key]).all() for key in second)
+
+
+def checks_of_a_rank(folder):
+    """What must hold on each of two ranks, as a dict of truths."""
+    good, other = batches(2, 2)
+    bad = spoil(good) if distributed.rank() == 1 else good
+    with_bad = make_trainer(folder, SMALL, "train.on_nan=skip")
+    done = train(with_bad, [good, bad, other], 3)
+    without = make_trainer(folder, SMALL, "train.on_nan=skip")
+    without.train_step(iter([good]), 0.05, 0)
+    without.train_step(iter([other]), 0.05, 2)
+    return {
+        "all ranks end the run": ends(make_trainer(folder, SMALL), bad),
+        "all ranks leave the update out": done == [True, False, True],
+        "what was left out has left no trace": are_equal(weights(with_bad), weights(without)),
+        "sync_bn leaves alone what is frozen": left_alone(folder)
+        == {"first.conv.weight", "second.bn.weight"},
+        "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
+        "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
+    }
+
+
+def ends(trainer, batch):
+    try:
+        train(trainer, [batch], 1)
+    except PpclsError as error:
+        return "The loss is nan at step 0" in str(error)
+    return False
+
+
+def left_alone(folder):
+    """What a batch norm does not change whose input, or whose weight, has no gradient."""
+    frozen = "train.freeze=[first.conv.weight, second.bn.weight]"
+    trainer = make_trainer(folder, Normed, "train.sync_bn=true", frozen)
+    before = weights(trainer)
+    train(trainer, batches(2, 2), 2)
+    return {key for key, array in weights(trainer).items() if (array == before[key]).all()}
+
+
+def recomputed_or_not(folder, *overrides):
+    for flag in ("true", "false"):
+        trainer = make_trainer(folder, SMALL, f"train.recompute={flag}", *overrides)
+        train(trainer, batches(2, 2), 2)
+        yield weights(trainer)
+
+
+def main(out):
+    distributed.start("cpu")
+    arrays = whole_batches(out)
+    failed = [name for name, holds in checks_of_a_rank(out).items() if not holds]
+    if distributed.rank() == 0:
+        np.savez(Path(out) / "two.npz", **arrays)
+    if any(distributed.gather(failed)):
+        raise SystemExit(f"rank {distributed.rank()}: not so: {failed}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
