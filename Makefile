@@ -5,15 +5,16 @@ PYTHON ?= python3
 VENV ?= .venv
 PADDLE ?= cpu
 BIN := $(VENV)/bin
+ONNX := $(if $(filter gpu,$(PADDLE)),onnx-paddle2,onnx)
 
 .PHONY: quickstart test lint
 
 quickstart: $(BIN)/python
-	$(BIN)/pip install -q -e '.[$(PADDLE),quickstart]'
+	$(BIN)/pip install -q -e '.[$(PADDLE),$(ONNX),quickstart]'
 	$(BIN)/python tools/quickstart.py
 
 test: $(BIN)/python
-	$(BIN)/pip install -q -e '.[$(PADDLE),lite,test]'
+	$(BIN)/pip install -q -e '.[$(PADDLE),$(ONNX),openvino,lite,test]'
 	$(BIN)/python -m pytest
 
 lint: $(BIN)/python

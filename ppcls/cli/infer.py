@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed = sum(prediction.error is not None for prediction in done)
         say(f"check passed: {len(done)} of {len(files)} files were classified, {failed} unreadable")
         return 0
-    save_config(config, "infer.yaml")
+    if args.config is not None:
+        save_config(config, "infer.yaml")
     if output is None:
         return _to_screen(runner, files, args.topk)
     return _to_file(runner, files, args.topk, output)
