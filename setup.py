@@ -23,8 +23,13 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_packages(include=["ppcls", "ppcls.*"]),
-    package_data={"ppcls": ["py.typed"], "ppcls.data": ["imagenet1k_labels.txt"]},
+    packages=[*find_packages(include=["ppcls", "ppcls.*"]), "ppcls.configs"],
+    package_dir={"ppcls.configs": "configs"},
+    package_data={
+        "ppcls": ["py.typed"],
+        "ppcls.configs": ["*.yaml"],
+        "ppcls.data": ["imagenet1k_labels.txt"],
+    },
     install_requires=[
         "filelock>=3.12",
         "numpy>=1.24",

@@ -187,14 +187,34 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply overrides such as "data.batch_size=64", later ones last.
+def find_config(name: str | Path) -> Path:
+    """The file itself, or one of the project's own by its bare name: "EfficientNetB4"."""
+    if Path(name).exists() or Path(name).name != str(name):
+        return Path(name)
+    home = Path(__file__).parent
+    for folder in (home / "configs", home.parent / "configs"):  # of an installed package, of a clone
+        own = folder / f"{str(name).removesuffix('.yaml')}.yaml"
+        if own.is_file():
+            return own
+        if folder.is_dir():
+            known = [path.stem for path in folder.glob("*.yaml")]
+            raise ConfigError(
+                f"There is no config file {name}, and no config of this name comes with ppcls. Received: "
+                f"{name}; {suggest(str(name), known)}"
+            )
+    return Path(name)
+
+
+def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, or one of the project's own by its bare name, and apply overrides such as
+    "data.batch_size=64", later ones last.
 
     Raises ConfigError for a file that cannot be read, an unknown option (with the nearest valid name), a
     value of the wrong type, an impossible value, or options that contradict each other.
     """
+    path = find_config(name)
     try:
-        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -156,3 +156,12 @@ def test_preprocessing_takes_what_is_given_and_the_weights_own_for_the_rest(smal
         load_config(small, ["data.crop_size=257"]).data.preprocessing(own)
     with pytest.raises(ConfigError, match="data.resize_short, data.interpolation"):
         data.preprocessing(None)
+
+
+def test_a_bare_name_is_the_config_that_comes_with_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("EfficientNetB4").model.name == "EfficientNetB4"
+    (tmp_path / "EfficientNetB4").write_text("model: {name: EfficientNetB1}")
+    assert load_config("EfficientNetB4").model.name == "EfficientNetB1"
+    with pytest.raises(ConfigError, match="did you mean EfficientNetB7"):
+        load_config("EfficientNetB71")

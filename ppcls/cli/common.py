@@ -26,7 +26,10 @@ WRONG_INPUT = 2
 def config_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "-c", "--config", required=needs_config, help="YAML file, such as configs/EfficientNetB0.yaml"
+        "-c",
+        "--config",
+        required=needs_config,
+        help="YAML file, such as configs/EfficientNetB0.yaml, or the bare name of one that comes with ppcls",
     )
     parser.add_argument(
         "-o",
