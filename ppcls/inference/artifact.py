@@ -104,6 +104,12 @@ def read_artifact(folder: str | Path) -> Artifact:
     return artifact
 
 
+def network_file(files: Mapping[str, Mapping[str, int]], kind: str) -> str | None:
+    """The one of a format's files that an engine is given, or None where it isn't among them."""
+    endings = {"paddle": (".json", ".pdmodel"), "onnx": (".onnx",), "openvino": (".xml",)}[kind]
+    return next((name for name in files[kind] if name.endswith(endings)), None)
+
+
 def _from_dict(values: dict[str, Any]) -> Artifact:
     pairs = values["class_names"]
     names = None
@@ -114,7 +120,11 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
             raise ValueError(f"{len(names)} names for {values['num_classes']} classes")
     if values["output"] not in get_args(Output):
         raise ValueError(f"output {values['output']!r}")
-    if not values["files"] or not set(values["files"]) <= set(FORMATS):
+    files = {
+        kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
+        for kind, sizes in values["files"].items()
+    }
+    if not files or any(kind not in FORMATS or network_file(files, kind) is None for kind in files):
         raise ValueError(f"files {values['files']!r}")
     return Artifact(
         model=str(values["model"]),
@@ -126,9 +136,6 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         weights=values["weights"],
         licence=values["licence"],
         versions=dict(values["versions"]),
-        files={
-            kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
-            for kind, sizes in values["files"].items()
-        },
+        files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
     )
