@@ -173,7 +173,11 @@ def _aside(folder: Path, overwrite: bool) -> Iterator[Path]:
         if folder.exists() and any(folder.iterdir()):
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             os.replace(folder, old)
-            os.replace(aside, folder)
+            try:
+                os.replace(aside, folder)
+            except OSError:
+                os.replace(old, folder)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(aside, folder)
