@@ -14,6 +14,7 @@ from ppcls.preprocessing import Preprocessing
 
 SPEC = "inference.yml"
 VERSION = 1
+END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look whole
 Output = Literal["logits", "probabilities"]
 FORMATS = ("paddle", "onnx", "openvino")
 
@@ -59,7 +60,9 @@ class Artifact:
             if names
             else None,
         }
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        text = yaml.safe_dump(
+            values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110, explicit_end=True
+        )
         (folder / SPEC).write_text(text, encoding="utf-8")
 
 
@@ -81,6 +84,8 @@ def read_artifact(folder: str | Path) -> Artifact:
             f"{folder} is no exported model: {SPEC} cannot be read ({error}). {again}"
         ) from error
     try:
+        if not text.rstrip().endswith(END):
+            raise ValueError(f"it does not end in {END!r}: a part is missing")
         values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         version = values["format_version"]
         if type(version) is int and version > VERSION:
@@ -91,7 +96,8 @@ def read_artifact(folder: str | Path) -> Artifact:
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ExportError):
             raise
-        raise ExportError(f"{folder / SPEC} is damaged ({error}). {again}") from error
+        reason = f"no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ExportError(f"{folder / SPEC} is damaged ({reason}). {again}") from error
     for name, size in ((name, size) for sizes in artifact.files.values() for name, size in sizes.items()):
         path = folder / name
         if not path.is_file():
