@@ -27,24 +27,52 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def network():
-    """EfficientNetB0 with the weights that the golden numbers were made with. It pads for the size of its
-    input and has every kind of layer that is hard to convert."""
-    from golden.seeded import draw
-    from ppcls import build_model
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 40 pictures of different sizes, each with a pattern of its own and noise."""
+    import cv2
 
-    model = build_model("EfficientNetB0")
-    for key, parameter in model.state_dict().items():
-        parameter.set_value(draw("EfficientNetB0", key, tuple(parameter.shape)))
-    model.eval()
-    return model
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(40):
+        random = np.random.RandomState(number)
+        height, width = 40 + number % 7, 60 - number % 5
+        pattern = random.randint(0, 2, (8, 10, 3))[np.arange(height) // 6][:, np.arange(width) // 6]
+        picture = 200 * pattern + random.randint(0, 56, (height, width, 3))
+        ending = ("png", "jpg", "bmp")[number % 3]
+        cv2.imwrite(str(folder / f"picture {number:02d}.{ending}"), picture.astype(np.uint8))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def spec():
     from ppcls.preprocessing import Preprocessing
 
-    return Preprocessing(36, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    return Preprocessing(72, 64, "bilinear", False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.fixture(scope="session")
+def network(pictures, spec):
+    """EfficientNetB0, which pads for the size of its input and has every kind of layer that is hard to
+    convert. Its weights are drawn, and its classifier set so that it tells `pictures` from one another."""
+    import paddle
+    from golden.seeded import draw
+
+    from ppcls import build_model
+    from ppcls.data.dataset import Dataset
+    from ppcls.data.loader import EvalTransform, load_batch
+    from ppcls.inference.classify import find_images
+
+    model = build_model("EfficientNetB0", num_classes=40)
+    for key, parameter in model.state_dict().items():
+        parameter.set_value(draw("EfficientNetB0", key, tuple(parameter.shape)))
+    model.eval()
+    files = find_images(str(pictures))
+    batch = load_batch(Dataset(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(batch.images))
+        gain = 1 / float(logits.std(axis=0).mean())
+        model.fc.weight.set_value(model.fc.weight * gain)
+        model.fc.bias.set_value((model.fc.bias - logits.mean(axis=0)) * gain)
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -53,31 +81,16 @@ def exported(network, spec, tmp_path_factory) -> Path:
     from ppcls.data.class_names import ClassNames
     from ppcls.inference.export import export_model, writable_formats
 
-    names = tuple(f"class {number}" for number in range(1000))
+    names = tuple(f"class {number}" for number in range(40))
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_model(
         network,
         folder,
         preprocessing=spec,
-        class_names=ClassNames(names=names, folders=tuple(f"n{number}" for number in range(1000))),
+        class_names=ClassNames(names=names, folders=tuple(f"n{number}" for number in range(40))),
         info=None,
         formats=writable_formats(network)[0],
         threads=2,
         say=lambda line: None,
     )
-    return folder
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """A folder of 40 pictures of different sizes, each with a colour of its own that shows through noise."""
-    import cv2
-
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(40):
-        random = np.random.RandomState(number)
-        shape = (40 + number % 7, 60 - number % 5, 3)
-        picture = random.randint(0, 256, (1, 1, 3)) // 2 + random.randint(0, 128, shape)
-        ending = ("png", "jpg", "bmp")[number % 3]
-        cv2.imwrite(str(folder / f"picture {number:02d}.{ending}"), picture.astype(np.uint8))
     return folder
