@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -355,12 +355,13 @@ def _check_parity(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what converters write about themselves off the screen; what they raise comes through."""
+    """Keep what converters write about themselves off the screen, and out of a notebook, whose streams
+    are others; what they raise comes through."""
     streams = (sys.stdout, sys.stderr)
     for stream in streams:
         stream.flush()
     saved = os.dup(1), os.dup(2)
-    with open(os.devnull, "w") as sink:
+    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         try:
