@@ -1,5 +1,6 @@
 """Options of the test run, and what several of its modules share."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +21,14 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """A cache of the run's own, so that no test sees or changes the user's."""
+    """A cache of the run's own, so that no test sees or changes the user's. What is measured for it takes
+    no long time, and need not be exact."""
+    from ppcls.inference import fastest
+    from ppcls.inference.timing import time_in_blocks
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PPCLS_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(fastest, "time_in_blocks", partial(time_in_blocks, seconds=0.01, pause=0))
         yield
 
 
