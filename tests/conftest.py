@@ -1,5 +1,9 @@
-"""Options of the test run."""
+"""Options of the test run, and what several of its modules share."""
 
+from functools import partial
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 
@@ -13,3 +17,86 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("slow"):
             item.add_marker(pytest.mark.skip(reason="several minutes or gigabytes; run with --slow"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """A cache of the run's own, so that no test sees or changes the user's. What is measured for it takes
+    no long time, and need not be exact."""
+    from ppcls.inference import fastest
+    from ppcls.inference.timing import time_in_blocks
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPCLS_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(fastest, "time_in_blocks", partial(time_in_blocks, seconds=0.01, pause=0))
+        yield
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 40 pictures of different sizes, each with a pattern of its own and noise."""
+    import cv2
+
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(40):
+        random = np.random.RandomState(number)
+        height, width = 40 + number % 7, 60 - number % 5
+        pattern = random.randint(0, 2, (8, 10, 3))[np.arange(height) // 6][:, np.arange(width) // 6]
+        picture = 200 * pattern + random.randint(0, 56, (height, width, 3))
+        ending = ("png", "jpg", "bmp")[number % 3]
+        cv2.imwrite(str(folder / f"picture {number:02d}.{ending}"), picture.astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spec():
+    from ppcls.preprocessing import Preprocessing
+
+    return Preprocessing(72, 64, "bilinear", False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.fixture(scope="session")
+def network(pictures, spec):
+    """EfficientNetB0, which pads for the size of its input and has every kind of layer that is hard to
+    convert. Its weights are drawn, and its classifier set so that it tells `pictures` from one another."""
+    import paddle
+    from golden.seeded import draw
+
+    from ppcls import build_model
+    from ppcls.data.dataset import Dataset
+    from ppcls.data.loader import EvalTransform, load_batch
+    from ppcls.inference.classify import find_images
+
+    model = build_model("EfficientNetB0", num_classes=40)
+    for key, parameter in model.state_dict().items():
+        parameter.set_value(draw("EfficientNetB0", key, tuple(parameter.shape)))
+    model.eval()
+    files = find_images(str(pictures))
+    batch = load_batch(Dataset(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
+    with paddle.no_grad():
+        logits = model(paddle.to_tensor(batch.images))
+        gain = 1 / float(logits.std(axis=0).mean())
+        model.fc.weight.set_value(model.fc.weight * gain)
+        model.fc.bias.set_value((model.fc.bias - logits.mean(axis=0)) * gain)
+    return model
+
+
+@pytest.fixture(scope="session")
+def exported(network, spec, tmp_path_factory) -> Path:
+    """`network`, exported in each format that can be written here. Copy it before changing it."""
+    from ppcls.data.class_names import ClassNames
+    from ppcls.inference.export import export_model, writable_formats
+
+    names = tuple(f"class {number}" for number in range(40))
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(
+        network,
+        folder,
+        preprocessing=spec,
+        class_names=ClassNames(names=names, folders=tuple(f"n{number}" for number in range(40))),
+        info=None,
+        formats=writable_formats(network)[0],
+        threads=2,
+        say=lambda line: None,
+    )
+    return folder

@@ -62,7 +62,9 @@ def read_config(args: argparse.Namespace) -> Config:
     artifact = read_artifact(args.exported)
     own = {"name": artifact.model, "num_classes": artifact.num_classes}
     config = (
-        load_config(args.config, args.override) if args.config else config_of({"model": own}, args.override)
+        load_config(args.config, args.override)
+        if args.config
+        else config_of({"model": dict(own)}, args.override)
     )
     for option, value in own.items():
         if getattr(config.model, option) != value:

@@ -12,7 +12,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ppcls.data.opencv import cv2
+from ppcls.data.opencv import IS_LIMITED, cv2
 from ppcls.errors import DataError
 
 # What Pillow's readers raise for a damaged file.
@@ -33,6 +33,8 @@ def decode(data: bytes) -> np.ndarray:
         raise DataError("the file is empty")
     if data[:3] == b"\xff\xd8\xff":
         _refuse_zeros_for_an_end(data)
+        if not IS_LIMITED:
+            _refuse_too_many_pixels(data)
         try:
             image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
         except cv2.error:  # too many pixels
@@ -52,6 +54,16 @@ def _refuse_zeros_for_an_end(jpeg: bytes) -> None:
         scan += 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
     if jpeg.find(b"\xff\xd9", scan) < 0:
         raise DataError("the image is truncated: zeros stand in place of its end")
+
+
+def _refuse_too_many_pixels(data: bytes) -> None:
+    """Raise DataError by the size that a file's header states, which Pillow checks when it opens one."""
+    try:
+        Image.open(io.BytesIO(data)).close()
+    except Image.DecompressionBombError as error:
+        raise DataError(str(error)) from error
+    except _BROKEN:  # OpenCV may read it nevertheless
+        return
 
 
 def _decode_pillow(data: bytes) -> np.ndarray:

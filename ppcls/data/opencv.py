@@ -1,12 +1,14 @@
 """OpenCV, checked and set up: every module that needs it takes `cv2` from here."""
 
 import os
+import sys
 
 from ppcls.errors import DataError
 
 # The largest picture that is decoded, the limit at which Pillow too refuses one as a decompression
-# bomb. OpenCV reads its own limit while it is being loaded.
+# bomb. OpenCV reads its own limit while it is being loaded: too late if others have done that before.
 MAX_PIXELS = 178_956_970
+IS_LIMITED = "cv2" not in sys.modules
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
 
 try:

@@ -14,6 +14,7 @@ from ppcls.preprocessing import Preprocessing
 
 SPEC = "inference.yml"
 VERSION = 1
+END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look whole
 Output = Literal["logits", "probabilities"]
 FORMATS = ("paddle", "onnx", "openvino")
 
@@ -59,7 +60,9 @@ class Artifact:
             if names
             else None,
         }
-        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+        text = yaml.safe_dump(
+            values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110, explicit_end=True
+        )
         (folder / SPEC).write_text(text, encoding="utf-8")
 
 
@@ -81,6 +84,8 @@ def read_artifact(folder: str | Path) -> Artifact:
             f"{folder} is no exported model: {SPEC} cannot be read ({error}). {again}"
         ) from error
     try:
+        if not text.rstrip().endswith(END):
+            raise ValueError(f"it does not end in {END!r}: a part is missing")
         values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         version = values["format_version"]
         if type(version) is int and version > VERSION:
@@ -91,7 +96,8 @@ def read_artifact(folder: str | Path) -> Artifact:
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ExportError):
             raise
-        raise ExportError(f"{folder / SPEC} is damaged ({error}). {again}") from error
+        reason = f"no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ExportError(f"{folder / SPEC} is damaged ({reason}). {again}") from error
     for name, size in ((name, size) for sizes in artifact.files.values() for name, size in sizes.items()):
         path = folder / name
         if not path.is_file():
@@ -104,6 +110,12 @@ def read_artifact(folder: str | Path) -> Artifact:
     return artifact
 
 
+def network_file(files: Mapping[str, Mapping[str, int]], kind: str) -> str | None:
+    """The one of a format's files that an engine is given, or None where it isn't among them."""
+    endings = {"paddle": (".json", ".pdmodel"), "onnx": (".onnx",), "openvino": (".xml",)}[kind]
+    return next((name for name in files[kind] if name.endswith(endings)), None)
+
+
 def _from_dict(values: dict[str, Any]) -> Artifact:
     pairs = values["class_names"]
     names = None
@@ -114,7 +126,11 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
             raise ValueError(f"{len(names)} names for {values['num_classes']} classes")
     if values["output"] not in get_args(Output):
         raise ValueError(f"output {values['output']!r}")
-    if not values["files"] or not set(values["files"]) <= set(FORMATS):
+    files = {
+        kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
+        for kind, sizes in values["files"].items()
+    }
+    if not files or any(kind not in FORMATS or network_file(files, kind) is None for kind in files):
         raise ValueError(f"files {values['files']!r}")
     return Artifact(
         model=str(values["model"]),
@@ -126,9 +142,6 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         weights=values["weights"],
         licence=values["licence"],
         versions=dict(values["versions"]),
-        files={
-            kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
-            for kind, sizes in values["files"].items()
-        },
+        files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
     )

@@ -6,7 +6,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,4 @@ def _forget_old(home: Path, keep: Path) -> None:
     folders = [path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
         if folder != keep:
-            shutil.rmtree(folder, ignore_errors=True)
-            with suppress(OSError):
-                folder.with_suffix(".lock").unlink()
+            shutil.rmtree(folder, ignore_errors=True)  # its lock stays: another process may wait for it

@@ -43,7 +43,7 @@ def find_images(pattern: str) -> list[str]:
         if not found:
             raise DataError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
         return found
-    found = sorted(name for name in glob(pattern, recursive=True) if Path(name).is_file())
+    found = sorted({name for name in glob(pattern, recursive=True) if Path(name).is_file()})
     if not found:
         raise DataError(f"There is no image, folder or match for {pattern!r}.")
     return found

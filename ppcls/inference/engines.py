@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ppcls.errors import DataError, ExportError, suggest
-from ppcls.inference.artifact import Artifact
+from ppcls.inference.artifact import Artifact, network_file
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -117,7 +117,7 @@ def open_engine(
             f"{folder} holds nothing that {name} reads. Expected: {' or '.join(READS[name])}. Received: "
             f"{', '.join(artifact.files)}. Export with --formats {READS[name][0]}, or take another engine."
         )
-    file = folder / _network_file(artifact, kind)
+    file = folder / str(network_file(artifact.files, kind))
     opener = {"onnxruntime": _open_onnxruntime, "openvino": _open_openvino, "paddle": _open_paddle}[name]
     options = {"onednn": onednn} if name == "paddle" else {}
     try:
@@ -161,17 +161,12 @@ def _format_for(name: str, artifact: Artifact) -> str | None:
     return None
 
 
-def _network_file(artifact: Artifact, kind: str) -> str:
-    endings = {"paddle": (".json", ".pdmodel"), "onnx": (".onnx",), "openvino": (".xml",)}[kind]
-    return next(name for name in artifact.files[kind] if name.endswith(endings))
-
-
 def _open_onnxruntime(file: Path, threads: int, streams: int) -> tuple[list[Runner], bool]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, and need not be printed as well
     available = onnxruntime.get_available_providers()
     providers = [f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU")]
     session = onnxruntime.InferenceSession(

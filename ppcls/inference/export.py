@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -173,7 +173,11 @@ def _aside(folder: Path, overwrite: bool) -> Iterator[Path]:
         if folder.exists() and any(folder.iterdir()):
             old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             os.replace(folder, old)
-            os.replace(aside, folder)
+            try:
+                os.replace(aside, folder)
+            except OSError:
+                os.replace(old, folder)
+                raise
             shutil.rmtree(old)
         else:
             os.replace(aside, folder)
@@ -351,12 +355,13 @@ def _check_parity(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what converters write about themselves off the screen; what they raise comes through."""
+    """Keep what converters write about themselves off the screen, and out of a notebook, whose streams
+    are others; what they raise comes through."""
     streams = (sys.stdout, sys.stderr)
     for stream in streams:
         stream.flush()
     saved = os.dup(1), os.dup(2)
-    with open(os.devnull, "w") as sink:
+    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
         try:

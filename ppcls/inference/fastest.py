@@ -96,7 +96,8 @@ def rank_engines(folder: Path, artifact: Artifact, *, threads: int, say: Say = t
     if times is None:
         say(f"engine: measuring {', '.join(names)}, once for this machine and model")
         times, word = measure(folder, artifact, names, threads=threads, say=say), "measured"
-        _remember(place, times)
+        if len(times) == len(names):  # what failed may be repaired, or find more memory, by the next time
+            _remember(place, times)
     ranking = sorted(times, key=lambda name: times[name])
     figures = ", ".join(f"{name} {1000 * times[name]:.2f} ms" for name in ranking)
     say(f"engine: {ranking[0]}, the fastest {word}: {figures} an image")

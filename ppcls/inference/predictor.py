@@ -9,7 +9,7 @@ import numpy as np
 from ppcls.data.loader import EvalTransform, empty_batch, fill_slot
 from ppcls.data.transforms import Normalizer
 from ppcls.distributed import cores
-from ppcls.errors import DataError
+from ppcls.errors import ConfigError, DataError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.classify import Prediction, best_classes, classify, find_images, softmax
 from ppcls.inference.engines import Engine, open_engine
@@ -25,7 +25,8 @@ class Predictor:
     engine: "auto" measures those that are installed, once for each machine and model, and takes the
     fastest; or "onnxruntime", "openvino", "paddle". threads: all that it computes with, by default the
     cores that this process may use. say: gets the lines about which engine was taken and why.
-    Raises ExportError where the folder or the engine is not as it should be.
+    Raises ExportError where the folder or the engine is not as it should be, ConfigError for a topk or
+    threads below 1.
     """
 
     def __init__(
@@ -37,21 +38,26 @@ class Predictor:
         threads: int | None = None,
         say: Say = to_stderr,
     ) -> None:
+        for option, value in (("topk", topk), ("threads", threads)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{option} must be at least 1. Received: {value}")
         self.folder, self.topk, self.threads = Path(folder), topk, threads or cores()
         self.artifact = read_artifact(self.folder)
         self._say = say
-        self._engines = [engine]
+        engines = [engine]
         if engine == "auto":
-            self._engines = rank_engines(self.folder, self.artifact, threads=self.threads, say=say)
+            engines = rank_engines(self.folder, self.artifact, threads=self.threads, say=say)
+        self._engines = engines
         spec = self.artifact.preprocessing
         self._transform, self._normalize = EvalTransform(spec), Normalizer(spec.mean, spec.std)
-        self.engine: Engine = self._open(streams=1)
+        self.engine: Engine = self._open(engines, streams=1)
 
     @cached_property
     def many_engine(self) -> Engine:
         """What runs many files: several batches side by side, see `streams_for`."""
         streams = streams_for(self.artifact, self.threads)
-        return self.engine if streams == 1 else self._open(streams)
+        left = self._engines[self._engines.index(self.engine.name) :]  # those before it have failed
+        return self.engine if streams == 1 else self._open(left, streams)
 
     def __call__(self, images: Images) -> Prediction | list[Prediction]:
         """images: a file, a uint8 array [H, W, 3] (red first), or a list of these: a Prediction for each.
@@ -68,9 +74,17 @@ class Predictor:
             if Path(images).is_file():
                 return self._predict_file(images)
             return list(self.stream(find_images(str(images))))
+        for image in images if isinstance(images, Sequence) else [images]:
+            if not isinstance(image, (str, Path, np.ndarray)):
+                raise DataError(
+                    "Expected: a file, a folder, a glob pattern, a uint8 array [H, W, 3], or a list of files "
+                    f"and arrays. Received: {type(image).__name__}"
+                )
         if all(isinstance(image, (str, Path)) for image in images):
             return list(self.stream([str(image) for image in images]))
-        return [self(image) for image in images]  # type: ignore[misc]
+        return [
+            self._predict_array(i) if isinstance(i, np.ndarray) else self._predict_file(i) for i in images
+        ]
 
     def stream(self, images: str | Path | Sequence[str]) -> Iterator[Prediction]:
         """A Prediction for each file of a folder, a glob pattern or a list, as they come: whatever their
@@ -92,12 +106,12 @@ class Predictor:
     def _names(self) -> Sequence[str] | None:
         return self.artifact.class_names.names if self.artifact.class_names else None
 
-    def _open(self, streams: int) -> Engine:
+    def _open(self, engines: Sequence[str], streams: int) -> Engine:
         def opener(name: str) -> Engine:
             threads = self.threads // streams
             return open_engine(self.folder, self.artifact, name, threads=threads, streams=streams)
 
-        return FallingBack(self._engines, opener, self._say)
+        return FallingBack(engines, opener, self._say)
 
     def _predict_file(self, file: str | Path) -> Prediction:
         slot = empty_batch(1, self.artifact.preprocessing)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
+from glob import escape
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -34,7 +35,7 @@ def run_facts(
 
 
 def find_shards(output: Path) -> list[Path]:
-    return sorted(output.parent.glob(f"{output.name}.shard-*"))
+    return sorted(output.parent.glob(f"{escape(output.name)}.shard-*"))
 
 
 def require_no_shards(output: Path) -> None:
@@ -69,10 +70,13 @@ def next_shard(output: Path, rank: int) -> Path:
 
 
 class ShardWriter:
-    """Appends predictions; each is on its way to the disk when `add` returns."""
+    """Appends predictions to a new file; each is on its way to the disk when `add` returns.
+
+    Raises FileExistsError where another run writes to that file.
+    """
 
     def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        self._file = path.open("w", encoding="utf-8", errors="surrogateescape")
+        self._file = path.open("x", encoding="utf-8", errors="surrogateescape")
         self._write(facts)
 
     def add(self, prediction: Prediction) -> None:
@@ -135,12 +139,20 @@ def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Ite
 
 
 def _lines(shard: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; the last one may have been cut off."""
+    """The whole lines; the last one may have been cut off. Raises DataError for one that is damaged."""
     with shard.open(encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
+        for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
-            yield json.loads(line)
+            try:
+                values = json.loads(line)
+            except ValueError:
+                values = None
+            if not isinstance(values, dict):
+                raise DataError(
+                    f"{shard} is damaged in line {number}. Delete it: --resume does its files again."
+                )
+            yield values
 
 
 def _predictions(shard: Path) -> Iterator[Prediction]:

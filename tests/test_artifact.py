@@ -1,0 +1,127 @@
+"""inference.yml: what is read is what was written, and what is wrong with a folder is said."""
+
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from ppcls.data.class_names import ClassNames
+from ppcls.errors import ExportError
+from ppcls.inference.artifact import Artifact, read_artifact
+from ppcls.preprocessing import Preprocessing
+
+ARTIFACT = Artifact(
+    model="EfficientNetB0",
+    num_classes=3,
+    output="logits",
+    preprocessing=Preprocessing(36, 32, "bicubic", True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    class_names=ClassNames(names=("tench, Tinca", "null", "Äsche"), folders=("01", "no", "1e3")),
+    parameters_sha256="ab" * 32,
+    weights="timm; sha256 12",
+    licence=None,
+    versions={"ppcls": "0.1.0"},
+    files={"onnx": {"model.onnx": 5}, "paddle": {"inference.json": 3, "inference.pdiparams": 4}},
+    parity={"onnx": {"32x32": 1.25e-6}, "paddle": {"32x32": 0.0}},
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for sizes in ARTIFACT.files.values():
+        for name, size in sizes.items():
+            (tmp_path / name).write_bytes(b"x" * size)
+    ARTIFACT.write(tmp_path)
+    return tmp_path
+
+
+def edit(folder, **values):
+    tree = yaml.safe_load((folder / "inference.yml").read_text(encoding="utf-8"))
+    (folder / "inference.yml").write_text(yaml.safe_dump(tree | values, explicit_end=True), encoding="utf-8")
+
+
+def test_what_is_read_is_what_was_written(folder):
+    assert read_artifact(folder) == ARTIFACT
+    assert read_artifact(str(folder)) == ARTIFACT
+    bare = replace(ARTIFACT, class_names=None, output="probabilities", weights=None)
+    bare.write(folder)
+    assert read_artifact(folder) == bare
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "inference.json", "inference.pdiparams"])
+def test_a_file_that_is_missing_or_cut_off(folder, name):
+    size = (folder / name).stat().st_size
+    (folder / name).write_bytes(b"x")
+    with pytest.raises(
+        ExportError, match=rf"{name} is not whole: expected {size} bytes. Received: 1. Copy it again"
+    ):
+        read_artifact(folder)
+    (folder / name).unlink()
+    with pytest.raises(ExportError, match=rf"is not whole: {name} is missing. Copy it in full"):
+        read_artifact(folder)
+
+
+def test_a_folder_that_is_none_or_no_export(folder):
+    with pytest.raises(ExportError, match="There is no folder .*none. Expected: a folder that tools/export"):
+        read_artifact(folder / "none")
+    with pytest.raises(ExportError, match="There is no folder .*model.onnx"):
+        read_artifact(folder / "model.onnx")
+    (folder / "inference.yml").unlink()
+    with pytest.raises(
+        ExportError, match="is no exported model: inference.yml cannot be read.*Export it again"
+    ):
+        read_artifact(folder)
+    (folder / "inference.yml").write_bytes(b"\xff\xfe\x00junk")
+    with pytest.raises(ExportError, match="inference.yml cannot be read"):
+        read_artifact(folder)
+
+
+@pytest.mark.parametrize("text", ["", "a: [1", "5", "- 1\n- 2", "model: B0", "!!python/name:os.system x"])
+@pytest.mark.parametrize("end", ["", "\n...\n"])
+def test_yaml_that_is_damaged(folder, text, end):
+    (folder / "inference.yml").write_text(text + end)
+    with pytest.raises(ExportError, match="inference.yml is damaged .*Export it again"):
+        read_artifact(folder)
+
+
+def test_a_file_cut_off_at_any_line_is_damaged(folder):
+    lines = (folder / "inference.yml").read_text(encoding="utf-8").splitlines(keepends=True)
+    for count in range(len(lines)):
+        (folder / "inference.yml").write_text("".join(lines[:count]), encoding="utf-8")
+        with pytest.raises(ExportError, match="is damaged"):
+            read_artifact(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"output": "classes"},
+        {"num_classes": 4},
+        {"num_classes": "three"},
+        {"class_names": [["a"], ["b"], ["c"]]},
+        {"class_names": []},
+        {"files": {}},
+        {"files": None},
+        {"files": {"tensorrt": {"model.trt": 3}}},
+        {"files": {"onnx": {}}},
+        {"files": {"paddle": {"inference.pdiparams": 4}}},
+        {"preprocessing": {"crop_size": 32}},
+        {"preprocessing": ARTIFACT.preprocessing.to_dict() | {"interpolation": "nearest"}},
+        {"preprocessing": ARTIFACT.preprocessing.to_dict() | {"crop_size": 40}},
+        {"parity": 3},
+    ],
+)
+def test_values_that_cannot_be(folder, values):
+    edit(folder, **values)
+    with pytest.raises(ExportError, match="is damaged"):
+        read_artifact(folder)
+
+
+def test_a_newer_format_is_told_from_a_damaged_one(folder):
+    edit(folder, format_version=2, output="tokens")
+    with pytest.raises(ExportError, match="has format version 2, this ppcls reads up to 1. Upgrade ppcls"):
+        read_artifact(folder)
+
+
+def test_names_of_files_stay_inside_the_folder(folder):
+    edit(folder, files={"onnx": {"../../model.onnx": 5}})
+    assert read_artifact(folder).files == {"onnx": {"model.onnx": 5}}

@@ -1,0 +1,143 @@
+"""What the benchmarks count and write. How fast anything is, no test can say."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import paddle
+import pytest
+
+from ppcls import build_model
+from ppcls.benchmarks import engines as module
+from ppcls.cli import benchmark
+from ppcls.complexity import multiply_adds
+from ppcls.errors import ConfigError, ExportError
+from ppcls.inference.artifact import read_artifact
+from ppcls.inference.timing import time_in_blocks
+
+ROOT = Path(__file__).parent.parent
+
+# Of convolutions and linear layers, exact. torchvision's `_ops` (in 1e9: 0.386, 1.827, 16.414) agree.
+MULTIPLY_ADDS = {
+    ("EfficientNetB0", 224): 385_814_752,
+    ("EfficientNetB0_small", 224): 385_187_552,
+    ("EfficientNetB3", 300): 1_827_141_392,
+    ("ResNeXt101_32x8d_wsl", 224): 16_414_015_488,
+}
+SLOW = {
+    ("EfficientNetB1", 240): 686_802_832,
+    ("EfficientNetB2", 260): 993_561_872,
+    ("EfficientNetB4", 380): 4_393_771_024,
+    ("EfficientNetB5", 456): 10_266_384_752,
+    ("EfficientNetB6", 528): 19_067_593_536,
+    ("EfficientNetB7", 600): 37_745_884_192,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [*MULTIPLY_ADDS, *(pytest.param(*key, marks=pytest.mark.slow) for key in SLOW)]
+)
+def test_multiply_adds_are_the_published_ones(name, size):
+    with paddle.LazyGuard():
+        model = build_model(name)
+    for parameter in model.state_dict().values():  # what values they have makes no difference
+        parameter.set_value(paddle.zeros(parameter.shape))
+    model.train()
+    assert multiply_adds(model, size, size) == (MULTIPLY_ADDS | SLOW)[name, size]
+    assert model.training
+
+
+def test_multiply_adds_of_layers_by_hand():
+    from paddle import nn
+
+    model = nn.Sequential(nn.Conv2D(3, 8, 3, padding=1), nn.Conv2D(8, 8, (1, 5), groups=4), nn.Flatten())
+    model.add_sublayer("fc", nn.Linear(8 * 6 * 3, 5))
+    # 8 x 6 x 7 outputs of 3 x 9 products, 8 x 6 x 3 outputs of 2 x 5, and 144 x 5
+    assert multiply_adds(model, 6, 7) == 8 * 42 * 27 + 8 * 18 * 10 + 144 * 5
+    assert not any(layer._forward_post_hooks for layer in model.sublayers())
+
+
+@pytest.fixture
+def options():
+    given = ["data.crop_size=32", "data.resize_short=36", "model.num_classes=6", "data.class_names=null"]
+    given += ["device=cpu", "data.batch_size=8"]
+    config = str(ROOT / "configs" / "EfficientNetB0_small.yaml")
+    return ["-c", config, *(part for option in given for part in ("-o", option))]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(module, "time_in_blocks", partial(time_in_blocks, seconds=0.0, pause=0.0))
+    monkeypatch.setattr(module, "float32_ceiling", partial(module.float32_ceiling, 0.01))
+
+
+def test_engines_measures_each_and_writes_json(options, tmp_path, capsys):
+    arguments = ["engines", *options, "--rounds", "2", "--json", str(tmp_path / "x.json")]
+    assert benchmark.main(arguments) == 0
+    printed = capsys.readouterr().out
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert (figures["model"], figures["size"], figures["batch_size"]) == ("EfficientNetB0_small", 32, 1)
+    assert figures["ceiling_gflops"] > 1 and figures["processor"] and "ppcls" in figures["versions"]
+    names = set(figures["rows"])
+    assert {"paddle", "paddle without oneDNN", "eager", "predictor, of a picture in memory"} < names
+    assert sum(name.startswith("auto (") for name in names) == 1
+    for name, row in figures["rows"].items():
+        assert 0 < row["milliseconds"]["min"] <= row["milliseconds"]["median"] <= row["milliseconds"]["max"]
+        seconds = row["milliseconds"]["median"] / 1000
+        share = 2 * figures["multiply_adds"] / seconds / 1e9 / figures["ceiling_gflops"]
+        assert row["share_of_ceiling"] == pytest.approx(share)
+        assert name in printed
+        if name in ("eager", "predictor, of a picture in memory"):
+            assert row["difference"] is None
+        else:
+            assert row["difference"] < 1e-4
+
+
+def test_engines_takes_programs_of_other_projects(options, exported, tmp_path, capsys):
+    arguments = [
+        "engines",
+        *options,
+        "--rounds",
+        "1",
+        "--no-eager",
+        "--engines",
+        "paddle",
+        "--batch-size",
+        "2",
+    ]
+    arguments += ["--json", str(tmp_path / "x.json"), "--beside"]
+    assert benchmark.main([*arguments, str(exported)]) == 0
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    auto = next(name for name in rows if name.startswith("auto ("))
+    assert set(rows) == {"paddle", "paddle without oneDNN", f"paddle, {exported}", auto}
+    assert all(row["difference"] is None for row in rows.values())
+    with pytest.raises(ExportError, match="holds no Paddle program"):
+        benchmark.main([*arguments, str(tmp_path / "none")])
+
+
+def test_end2end_measures_and_writes_json(options, exported, pictures, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("ppcls.benchmarks.end2end.EAGER_SECONDS", 0.1)
+    arguments = ["end2end", *options, "-i", str(pictures / "*.png"), "--repeat", "2", "--rounds", "1"]
+    assert benchmark.main([*arguments, "--json", str(tmp_path / "x.json")]) == 0
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert figures["files"] == 28 and figures["engine"] in ("onnxruntime", "openvino", "paddle")
+    rates = figures["images_per_second"]
+    assert set(rates) == {"engine alone", "end to end", "plain network, end to end"}
+    share = rates["end to end"]["median"] / rates["engine alone"]["median"]
+    assert figures["share_of_engine"] == pytest.approx(share)
+    faster = rates["end to end"]["median"] / rates["plain network, end to end"]["median"]
+    assert figures["times_the_plain_network"] == pytest.approx(faster)
+    assert f"The whole reaches {share:.2f} of the engine alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--rounds", "--batch-size"])
+def test_numbers_that_cannot_be(options, option):
+    with pytest.raises(ConfigError, match=f"{option} must be at least 1. Received: 0"):
+        benchmark.main(["engines", *options, option, "0"])
+
+
+def test_benchmarks_leave_a_readable_export(options, own_cache):
+    from ppcls.files import cache_dir
+
+    folders = [path for path in (cache_dir() / "exported").iterdir() if path.is_dir()]
+    assert folders and all(read_artifact(folder).model for folder in folders)

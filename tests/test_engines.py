@@ -1,0 +1,448 @@
+"""The engines against the plain network and published numbers; which one is taken, and what replaces it."""
+
+import json
+import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from golden.seeded import draw, draw_input
+from test_golden import GOLDEN, LIMIT
+
+from ppcls import build_model
+from ppcls.errors import DataError, ExportError
+from ppcls.inference import engines, fastest
+from ppcls.inference.artifact import read_artifact
+from ppcls.inference.engines import READS, EagerEngine, LoadedEngine, candidates, open_engine
+from ppcls.inference.export import export_model, writable_formats
+from ppcls.inference.fastest import FallingBack, measure, rank_engines, streams_for
+from ppcls.inference.timing import time_in_blocks
+
+SHAPES = [(1, 31, 33), (3, 65, 97), (2, 199, 153), (5, 32, 32), (1, 224, 224)]
+NEAR = 5e-5  # of the logits' norm: the classifier of `network` enlarges small differences
+IMAGES = np.zeros((1, 3, 32, 32), np.float32)
+FILES = {
+    "EfficientNetB0": ["paddleclas/1x3x224x224", "timm/2x3x199x153"],
+    "EfficientNetB0_small": ["paddleclas/1x3x224x224", "paddleclas/2x3x199x153"],
+    "EfficientNetLite0": ["timm/1x3x224x224", "efficientnet_lite_pytorch/1x3x224x224", "timm/2x3x199x153"],
+}
+
+
+def difference(actual, expected):
+    return float(np.linalg.norm(actual.astype(np.float64) - expected) / np.linalg.norm(expected))
+
+
+def draw_images(number, count, height, width):
+    return np.random.RandomState(number).normal(size=(count, 3, height, width)).astype(np.float32)
+
+
+def open_here(folder, name, **options):
+    """The engine, or a test that is skipped where it isn't installed or has nothing to read."""
+    artifact = read_artifact(folder)
+    if name not in candidates(artifact):
+        pytest.skip(f"{name} or the converter to its format is not installed")
+    return open_engine(folder, artifact, name, **{"threads": 1} | options)
+
+
+@pytest.fixture(scope="module")
+def eager(network):
+    return EagerEngine(network)
+
+
+@pytest.mark.parametrize("name", READS)
+def test_outputs_are_the_networks_at_any_size_and_batch(exported, eager, name):
+    engine = open_here(exported, name)
+    assert (engine.name, engine.streams) == (name, 1)
+    for number, shape in enumerate(SHAPES):
+        images = draw_images(number, *shape)
+        outputs, expected = engine.run(images), eager.run(images)
+        assert outputs.dtype == np.float32 and outputs.shape == (shape[0], 40)
+        assert difference(outputs, expected) < NEAR
+        assert outputs.argmax(1).tolist() == expected.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("name", READS)
+def test_threads_share_an_engine_of_several_streams(exported, eager, name):
+    engine = open_here(exported, name, streams=3)
+    assert engine.streams == 3
+    batches = [draw_images(number, 1 + number % 3, 31 + number, 50 - number) for number in range(5)]
+    expected = [eager.run(images) for images in batches]
+    with ThreadPoolExecutor(5) as pool:  # more than there are streams
+        outputs = list(pool.map(engine.run, batches * 2))
+    assert max(map(difference, outputs, expected * 2)) < NEAR
+
+
+def test_streams_keep_their_outputs(exported):
+    """What one call returned is not overwritten by the next."""
+    for name in candidates(read_artifact(exported)):
+        engine = open_here(exported, name)
+        first = engine.run(draw_images(0, 1, 32, 32))
+        kept = first.copy()
+        engine.run(draw_images(1, 1, 32, 32))
+        assert np.array_equal(first, kept)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "paddle"])
+def test_openvino_reads_other_formats(exported, eager, kind):
+    artifact = read_artifact(exported)
+    if kind not in artifact.files:
+        pytest.skip(f"no {kind} here")
+    artifact = replace(artifact, files={kind: artifact.files[kind]})
+    if kind == "paddle" and "inference.json" in artifact.files[kind]:
+        assert "openvino" not in candidates(artifact)
+        with pytest.raises(ExportError, match="holds nothing that openvino reads.*--formats openvino"):
+            open_engine(exported, artifact, "openvino", threads=1)
+        return
+    pytest.importorskip("openvino")
+    images = draw_images(0, 2, 65, 97)
+    outputs = open_engine(exported, artifact, "openvino", threads=1).run(images)
+    assert difference(outputs, eager.run(images)) < NEAR
+
+
+def published(name):
+    for entry in FILES[name]:
+        file, shape = entry.split("/")
+        with np.load(GOLDEN / f"{file}.npz") as arrays:
+            yield entry, draw_input(*map(int, shape.split("x"))), arrays[f"{name}/{shape}"]
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        "EfficientNetB0",
+        "EfficientNetLite0",
+        pytest.param("EfficientNetB0_small", marks=pytest.mark.slow),
+    ],
+)
+def seeded(request, spec, tmp_path_factory):
+    """An export of each network with the golden files' weights."""
+    with paddle.LazyGuard():
+        model = build_model(request.param)
+    for key, parameter in model.state_dict().items():
+        parameter.set_value(draw(request.param, key, tuple(parameter.shape)))
+    folder = tmp_path_factory.mktemp(request.param) / "model"
+    options = {"preprocessing": spec, "class_names": None, "info": None, "threads": 2, "say": lambda _: None}
+    export_model(model, folder, formats=writable_formats(model)[0], **options)
+    return request.param, folder
+
+
+@pytest.mark.parametrize("engine", READS)
+def test_outputs_are_the_published_implementations(seeded, engine, record_property):
+    """Network, export and engine together, against numbers that none of this code has made."""
+    name, folder = seeded
+    runner = open_here(folder, engine, threads=2)
+    differences = {entry: difference(runner.run(images), logits) for entry, images, logits in published(name)}
+    record_property("relative differences", differences)
+    print(f"\n{name} on {engine}: {differences}")
+    assert len(differences) == len(FILES[name]) and max(differences.values()) <= LIMIT
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((1, 3, 32, 32), np.float64),
+        np.zeros((1, 3, 32, 32), np.uint8),
+        np.zeros((3, 32, 32), np.float32),
+        np.zeros((1, 32, 32, 3), np.float32),
+        np.zeros((0, 3, 32, 32), np.float32),
+        np.zeros((1, 3, 0, 32), np.float32),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(images):
+    engine = LoadedEngine("test", [lambda images: images])
+    words = r"float32 \[N, 3, H, W\], normalised.*Received: "
+    with pytest.raises(DataError, match=words + f"{images.dtype} ") as error:
+        engine.run(images)
+    assert str(list(images.shape)) in str(error.value)
+
+
+def test_arrays_in_any_layout_are_taken(exported, eager):
+    images = draw_images(0, 2, 32, 40)
+    turned = np.ascontiguousarray(images.transpose(3, 2, 1, 0)).transpose(3, 2, 1, 0)
+    for name in candidates(read_artifact(exported)):
+        assert difference(open_here(exported, name).run(turned), eager.run(images)) < NEAR
+
+
+def test_an_engine_that_fails_says_so_and_goes_on():
+    def run(images):
+        if len(images) > 1:
+            raise RuntimeError("stack\nResourceError: out of memory\nmore stack")
+        return images
+
+    engine = LoadedEngine("test", [run])
+    for _ in range(3):  # the only runner comes back each time
+        with pytest.raises(
+            ExportError,
+            match=r"test failed on a batch of \[2, 3, 8, 8\]: ResourceError: out of memory.",
+        ):
+            engine.run(np.zeros((2, 3, 8, 8), np.float32))
+    assert engine.run(IMAGES).shape == IMAGES.shape
+
+
+def test_an_unknown_engine_and_one_that_is_not_installed(exported, monkeypatch):
+    artifact = read_artifact(exported)
+    with pytest.raises(ExportError, match="Unknown engine. Received: onnxruntim; did you mean onnxruntime?"):
+        open_engine(exported, artifact, "onnxruntim", threads=1)
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    for name, extra in (("onnxruntime", "onnx"), ("openvino", "openvino"), ("paddle", "cpu")):
+        with pytest.raises(ExportError, match=rf"{name} is not installed: pip install 'ppcls\[{extra}\]'"):
+            open_engine(exported, artifact, name, threads=1)
+    with pytest.raises(ExportError, match="No engine is installed that reads what"):
+        rank_engines(exported, artifact, threads=1, say=print)
+
+
+def test_a_format_that_was_not_exported(exported):
+    artifact = read_artifact(exported)
+    only = replace(artifact, files={"paddle": artifact.files["paddle"]})
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(
+        ExportError, match="nothing that onnxruntime reads. Expected: onnx. Received: paddle. Export with"
+    ):
+        open_engine(exported, only, "onnxruntime", threads=1)
+
+
+NETWORK_FILES = {"onnxruntime": "model.onnx", "openvino": "openvino.xml", "paddle": "inference.pdiparams"}
+
+
+def damage(exported, tmp_path, engine):
+    """A copy in which the file of one engine is junk of the same size."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(exported, folder)
+    file = folder / NETWORK_FILES[engine]
+    if not file.exists():
+        pytest.skip(f"no {file.name} here")
+    file.write_bytes(np.random.RandomState(0).bytes(file.stat().st_size))
+    return folder
+
+
+@pytest.mark.parametrize("name", NETWORK_FILES)
+def test_a_damaged_file_is_an_error(exported, tmp_path, name):
+    folder = damage(exported, tmp_path, name)
+    with pytest.raises(ExportError, match=f"The engine {name} cannot load .*damaged"):
+        open_engine(folder, read_artifact(folder), name, threads=1)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_measuring_leaves_a_damaged_one_out_and_does_not_remember_it(exported, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(fastest, "time_in_blocks", quick_blocks)
+    folder = damage(exported, tmp_path, name)
+    artifact, said = read_artifact(folder), []
+    few = {kind: sizes for kind, sizes in artifact.files.items() if kind != "paddle"}  # which is slow to load
+    artifact = replace(artifact, files=few)
+    ranking = rank_engines(folder, artifact, threads=1, say=said.append)
+    assert set(ranking) == set(candidates(artifact)) - {name}
+    assert sum(line.startswith(f"note: The engine {name} cannot load") for line in said) == 1
+    shutil.copy(exported / NETWORK_FILES[name], folder)  # once it is repaired it is taken again
+    assert set(rank_engines(folder, artifact, threads=1, say=said.append)) == set(candidates(artifact))
+
+
+def quick_blocks(runs, rounds):
+    return time_in_blocks(runs, rounds=1, seconds=0, pause=0)
+
+
+class Sleeper:
+    """Stands in for open_engine: engines that take as long as they are told, or fail."""
+
+    def __init__(self, **seconds):
+        self.seconds, self.opened, self.runs = seconds, [], []
+
+    def __call__(self, folder, artifact, name, *, threads, streams=1):
+        self.opened.append((name, threads))
+        if self.seconds[name] == "cannot load":
+            raise ExportError(f"{name} cannot load.")
+
+        def run(images):
+            self.runs.append((name, images.shape))
+            if self.seconds[name] == "fails":
+                raise RuntimeError("it broke")
+            time.sleep(self.seconds[name])
+            return images
+
+        return LoadedEngine(name, [run])
+
+
+@pytest.fixture
+def stubbed(monkeypatch, tmp_path, exported):
+    """rank_engines on stubs: takes their seconds, returns the ranking, what was said, and the stub."""
+    monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(fastest, "time_in_blocks", quick_blocks)
+    monkeypatch.setattr(fastest, "candidates", lambda artifact: ["onnxruntime", "openvino", "paddle"])
+
+    def rank(threads=2, artifact=None, **seconds):
+        stub, said = Sleeper(**seconds), []
+        monkeypatch.setattr(fastest, "open_engine", stub)
+        artifact = artifact or read_artifact(exported)
+        return rank_engines(exported, artifact, threads=threads, say=said.append), said, stub
+
+    return rank
+
+
+SLOW_ORT = {"onnxruntime": 0.02, "openvino": 0.001, "paddle": 0.01}
+
+
+def test_the_fastest_is_taken_and_remembered(stubbed):
+    ranking, said, stub = stubbed(**SLOW_ORT)
+    assert ranking == ["openvino", "paddle", "onnxruntime"]
+    assert said[0].startswith("engine: measuring onnxruntime, openvino, paddle, once")
+    assert (
+        said[1].startswith("engine: openvino, the fastest measured: openvino ") and "ms an image" in said[1]
+    )
+    assert set(stub.runs) == {(name, (1, 3, 64, 64)) for name in SLOW_ORT}
+    assert {threads for _, threads in stub.opened} == {2}
+    ranking, said, stub = stubbed(**dict.fromkeys(SLOW_ORT, "fails"))  # not run at all
+    assert ranking == ["openvino", "paddle", "onnxruntime"] and not stub.opened
+    assert len(said) == 1 and said[0].startswith("engine: openvino, the fastest remembered: openvino ")
+
+
+def test_another_artifact_machine_or_number_of_threads_is_measured_anew(stubbed, exported, monkeypatch):
+    stubbed(**SLOW_ORT)
+    artifact = read_artifact(exported)
+    others = [
+        replace(artifact, parameters_sha256="0" * 64),
+        replace(artifact, output="probabilities"),
+        replace(artifact, preprocessing=replace(artifact.preprocessing, crop_size=24)),
+        replace(artifact, versions=artifact.versions | {"paddle2onnx": "9"}),
+    ]
+    for other in others:
+        assert stubbed(artifact=other, **SLOW_ORT)[2].runs
+        assert not stubbed(artifact=other, **SLOW_ORT)[2].runs
+    assert stubbed(threads=1, **SLOW_ORT)[2].runs
+    monkeypatch.setattr(fastest, "processor", lambda: "another")
+    assert stubbed(**SLOW_ORT)[2].runs
+    monkeypatch.setattr(fastest, "versions", lambda: {"onnxruntime": "9"})
+    assert stubbed(**SLOW_ORT)[2].runs
+
+
+@pytest.mark.parametrize("failure", ["fails", "cannot load"])
+def test_measuring_leaves_out_what_fails(stubbed, failure):
+    ranking, said, _ = stubbed(**SLOW_ORT | {"openvino": failure})
+    assert ranking == ["paddle", "onnxruntime"]
+    assert [line for line in said if line.startswith("note: ") and "openvino" in line]
+    assert stubbed(**SLOW_ORT)[0][0] == "openvino"  # tried again the next time
+    with pytest.raises(ExportError, match="paddle"):
+        stubbed(threads=3, **dict.fromkeys(SLOW_ORT, failure))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"openvino": "fast"}', "{"])
+def test_a_damaged_memory_is_measured_again(stubbed, tmp_path, text):
+    stubbed(**SLOW_ORT)
+    (place,) = (tmp_path / "home" / "engines").iterdir()
+    assert set(json.loads(place.read_text())) == set(SLOW_ORT)
+    place.write_text(text)
+    assert stubbed(**SLOW_ORT)[2].runs and set(json.loads(place.read_text())) == set(SLOW_ORT)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_measurement(stubbed, tmp_path):
+    (tmp_path / "home").write_text("a file")
+    for _ in range(2):
+        ranking, _, stub = stubbed(**SLOW_ORT)
+        assert ranking[0] == "openvino" and stub.runs
+
+
+def test_a_single_engine_is_not_measured(exported, monkeypatch):
+    monkeypatch.setattr(fastest, "candidates", lambda artifact: ["paddle"])
+    monkeypatch.setattr(fastest, "open_engine", None)
+    said = []
+    assert rank_engines(exported, read_artifact(exported), threads=1, say=said.append) == ["paddle"]
+    assert said == ["engine: paddle, the only one here that reads this export"]
+
+
+def test_large_networks_are_measured_one_at_a_time_and_take_one_stream(exported, monkeypatch):
+    artifact = read_artifact(exported)
+    assert streams_for(artifact, 2) == 2 and streams_for(artifact, 1) == 1
+    monkeypatch.setattr(fastest, "SMALL_BYTES", 1 << 20)
+    assert streams_for(artifact, 2) == 1
+    together = []
+    monkeypatch.setattr(fastest, "open_engine", Sleeper(**dict.fromkeys(SLOW_ORT, 0)))
+    monkeypatch.setattr(
+        fastest, "time_in_blocks", lambda runs, rounds: together.append(list(runs)) or quick_blocks(runs, 1)
+    )
+    measure(exported, artifact, list(SLOW_ORT), threads=1, say=print)
+    assert together == [["onnxruntime"], ["openvino"], ["paddle"]]
+
+
+def test_blocks_take_turns():
+    """The times are the medians of blocks, and each round begins with another name."""
+    calls = []
+
+    def call(name, seconds):
+        calls.append(name)
+        time.sleep(seconds)
+
+    runs = {"a": lambda: call("a", 0.001), "b": lambda: call("b", 0.005)}
+    times = time_in_blocks(runs, rounds=2, seconds=0, pause=0)
+    assert "".join(calls) == "aaabbb" + "bbbaaa"  # one call that isn't counted, and two that are
+    assert len(times["a"]) == len(times["b"]) == 2 and max(times["a"]) < min(times["b"])
+    calls.clear()
+    time_in_blocks(runs, rounds=1, seconds=0.02, pause=0)
+    assert calls.count("b") >= 5
+
+
+def fall_back(said, **seconds):
+    stub = Sleeper(**seconds)
+    engine = FallingBack(list(seconds), lambda name: stub(Path(), None, name, threads=1), said.append)
+    return engine, stub
+
+
+def test_an_engine_that_cannot_load_is_replaced():
+    said = []
+    engine, stub = fall_back(said, onnxruntime="cannot load", openvino=0, paddle=0)
+    assert engine.name == "openvino" and [name for name, _ in stub.opened] == ["onnxruntime", "openvino"]
+    assert said == ["note: onnxruntime cannot load. Going on with openvino."]
+
+
+def test_an_engine_that_fails_at_run_time_is_replaced_and_the_batch_not_lost():
+    said = []
+    engine, stub = fall_back(said, onnxruntime="fails", openvino="cannot load", paddle=0)
+    assert engine.name == "onnxruntime" and not said
+    assert np.array_equal(engine.run(IMAGES), IMAGES) and engine.name == "paddle"
+    assert len(said) == 2 and "it broke" in said[0] and said[0].endswith("Going on with openvino.")
+    assert said[1] == "note: openvino cannot load. Going on with paddle."
+    engine.run(IMAGES)
+    assert len(said) == 2 and len(stub.opened) == 3
+    assert (engine.streams, engine.batch_size) == (1, None)
+
+
+def test_threads_replace_an_engine_once():
+    said, barrier = [], threading.Barrier(4)
+
+    def opener(name):
+        def run(images):
+            if name == "a":
+                barrier.wait()  # all four fail at the same time
+                raise RuntimeError("it broke")
+            return images
+
+        return LoadedEngine(name, [run] * 4)
+
+    engine = FallingBack(["a", "b", "c"], opener, said.append)
+    with ThreadPoolExecutor(4) as pool:
+        outputs = list(pool.map(engine.run, [IMAGES] * 4))
+    assert len(outputs) == 4 and engine.name == "b" and len(said) == 1
+
+
+def test_where_all_fail_the_last_reason_is_raised():
+    said = []
+    engine, _ = fall_back(said, onnxruntime="fails", paddle="fails")
+    for _ in range(2):
+        with pytest.raises(ExportError, match="The engine paddle failed"):
+            engine.run(IMAGES)
+    assert len(said) == 1
+    with pytest.raises(ExportError, match="b cannot load"):
+        fall_back(said, a="cannot load", b="cannot load")
+    with pytest.raises(ExportError, match="no engine to open"):
+        FallingBack([], lambda name: None, print)
+
+
+def test_wrong_input_replaces_no_engine():
+    said = []
+    engine, _ = fall_back(said, onnxruntime=0, paddle=0)
+    with pytest.raises(DataError):
+        engine.run(IMAGES.astype(np.float64))
+    assert engine.name == "onnxruntime" and not said

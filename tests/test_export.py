@@ -1,0 +1,453 @@
+"""The exported folder: what it holds, that it computes what the network does, and is whole or absent."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from ppcls import build_model
+from ppcls.cli import export as cli
+from ppcls.errors import ConfigError, ExportError, WeightsError
+from ppcls.inference import export
+from ppcls.inference.artifact import FORMATS, read_artifact
+from ppcls.inference.classify import softmax
+from ppcls.inference.engines import EagerEngine, LoadedEngine, open_engine
+from ppcls.weights import facts_about, hash_parameters, write_weights
+
+ROOT = Path(__file__).parent.parent
+IS_PADDLE2 = paddle.__version__.startswith("2.")
+
+
+class Small(paddle.nn.Layer):
+    """A network that is exported in no time, with what the export wants to know of one."""
+
+    model_name, num_classes, bn_epsilon, padding = "EfficientNetB0_small", 6, 1e-3, "same"
+
+    def __init__(self):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 64, 3, stride=2)
+        self.bn = paddle.nn.BatchNorm2D(64)
+        self.drop = paddle.nn.Dropout(0.5)
+        self.fc = paddle.nn.Linear(64, 6)
+
+    def forward(self, images):
+        features = paddle.nn.functional.relu(self.bn(self.conv(images)))
+        averages = paddle.nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
+        return self.fc(self.drop(averages))
+
+
+@pytest.fixture(scope="module")
+def small():
+    paddle.seed(3)
+    model = Small()
+    model.eval()
+    return model
+
+
+def write(model, folder, spec, formats=("paddle",), **options):
+    options = {"class_names": None, "info": None, "threads": 1, "say": lambda line: None} | options
+    return export.export_model(model, folder, preprocessing=spec, formats=list(formats), **options)
+
+
+def require(kind, model):
+    reason = export.why_not(kind, model)
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def snapshot(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_the_folder_says_all_that_is_needed_to_run_it(exported, network, spec):
+    artifact = read_artifact(exported)
+    assert (artifact.model, artifact.num_classes, artifact.output) == ("EfficientNetB0", 40, "logits")
+    assert artifact.preprocessing == spec
+    assert artifact.class_names.names[7] == "class 7" and artifact.class_names.folders[7] == "n7"
+    assert artifact.parameters_sha256 == hash_parameters(network)
+    assert set(artifact.versions) >= {"ppcls"} and any("paddlepaddle" in name for name in artifact.versions)
+    for package, said in artifact.versions.items():
+        if package != "ppcls":
+            assert said == version(package)
+    program = "inference.pdmodel" if IS_PADDLE2 else "inference.json"
+    assert set(artifact.files["paddle"]) == {program, "inference.pdiparams"}
+    listed = {name for sizes in artifact.files.values() for name in sizes}
+    assert {path.name for path in exported.iterdir()} == listed | {"inference.yml"}
+    assert not [path for path in exported.parent.iterdir() if path != exported]
+    for figures in artifact.parity.values():
+        assert set(figures) == {"64x64", "199x153"}
+        assert all(0 <= value < 5e-5 for value in figures.values())
+    assert set(artifact.parity) == set(artifact.files)
+
+
+def test_all_formats_are_written_where_all_packages_are_installed(exported):
+    for package in ("paddle2onnx", "onnxruntime", "openvino"):
+        pytest.importorskip(package)
+    assert tuple(read_artifact(exported).files) == FORMATS
+
+
+def test_the_onnx_file_is_valid_and_runs_without_this_project(exported, tmp_path):
+    pytest.importorskip("onnxruntime")
+    if "onnx" not in read_artifact(exported).files:
+        pytest.skip("paddle2onnx is not installed")
+    shutil.copy(exported / "model.onnx", tmp_path / "alone.onnx")
+    code = """
+import json, numpy as np, onnxruntime, sys
+session = onnxruntime.InferenceSession("alone.onnx", providers=["CPUExecutionProvider"])
+images = np.random.RandomState(0).normal(size=(2, 3, 65, 97)).astype(np.float32)
+(logits,) = session.run(None, {"x": images})
+put, *others = session.get_inputs()
+print(json.dumps([put.name, put.shape, put.type, len(others), logits.tolist(), "ppcls" in sys.modules]))
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    name, shape, kind, count, logits, has_ppcls = json.loads(run.stdout)
+    assert (name, kind, count, has_ppcls) == ("x", "tensor(float)", 0, False)
+    assert shape[1] == 3 and not any(isinstance(shape[axis], int) for axis in (0, 2, 3))
+    assert np.isfinite(logits).all() and np.shape(logits) == (2, 40)
+    onnx = pytest.importorskip("onnx")
+    onnx.checker.check_model(str(tmp_path / "alone.onnx"), full_check=True)
+    graph = onnx.load(str(tmp_path / "alone.onnx")).graph
+    assert not {"If", "Loop", "Scan"} & {node.op_type for node in graph.node}
+
+
+def test_the_openvino_network_has_free_sizes_and_full_precision(exported):
+    openvino = pytest.importorskip("openvino")
+    if "openvino" not in read_artifact(exported).files:
+        pytest.skip("paddle2onnx is not installed")
+    shape = openvino.Core().read_model(str(exported / "openvino.xml")).input(0).partial_shape
+    assert [dimension.is_dynamic for dimension in shape] == [True, False, True, True]
+    assert "f16" not in (exported / "openvino.xml").read_text()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_with_softmax_inside_probabilities_come_out(small, spec, tmp_path, capfd, kind):
+    require(kind, small)
+    artifact = write(small, tmp_path / "out", spec, [kind], softmax=True)
+    assert capfd.readouterr() == ("", "")  # what converters say of themselves would only mislead
+    assert artifact.output == read_artifact(tmp_path / "out").output == "probabilities"
+    assert tuple(artifact.files) == (kind,)
+    images = np.random.RandomState(0).normal(size=(3, 3, 33, 40)).astype(np.float32)
+    engine = open_engine(tmp_path / "out", artifact, export.CHECKED_WITH[kind], threads=1)
+    assert np.allclose(engine.run(images), softmax(EagerEngine(small).run(images)), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_weight_that_differs_is_an_error_and_nothing_is_left(small, spec, tmp_path, monkeypatch, kind):
+    require(kind, small)
+    weight = small.conv.weight
+    before = weight.numpy()
+    original = export._write_formats
+
+    def write_then_break(*arguments):
+        files = original(*arguments)
+        weight.set_value(before * 1.01)
+        return files
+
+    monkeypatch.setattr(export, "_write_formats", write_then_break)
+    try:
+        with pytest.raises(
+            ExportError, match=f"exported {kind} model computes otherwise .*at most 1e-04.*Nothing was left"
+        ):
+            write(small, tmp_path / "out", spec, [kind])
+    finally:
+        weight.set_value(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [(1 + 2e-5, "another class comes first"), (0.9, "differs by"), (np.nan, "differs by nan")],
+)
+def test_another_first_class_is_an_error_however_near(small, spec, tmp_path, monkeypatch, second, words):
+    artifact = read_artifact_of(small, spec, tmp_path)
+    outputs = np.array([[1, second, 0]], np.float32)
+    monkeypatch.setattr(export, "open_engine", lambda *_, **__: LoadedEngine("test", [lambda _: outputs]))
+    batches = {"32x32": np.zeros((1, 3, 32, 32), np.float32)}
+    reference = {"32x32": np.array([[1, 1 - 1e-5, 0]], np.float32)}
+    with pytest.raises(ExportError, match=words):
+        export._check_parity(tmp_path, artifact, "paddle", batches, reference, 1)
+    outputs[0, 1] = 1 - 2e-5
+    (difference,) = export._check_parity(tmp_path, artifact, "paddle", batches, reference, 1).values()
+    assert difference == pytest.approx(1e-5 / np.sqrt(2), rel=0.01)
+
+
+def read_artifact_of(model, spec, tmp_path):
+    from test_artifact import ARTIFACT
+
+    return replace(ARTIFACT, model=model.model_name, preprocessing=spec)
+
+
+def test_an_export_that_is_killed_leaves_no_folder_that_looks_finished(spec, tmp_path):
+    code = f"""
+import os, signal
+from pathlib import Path
+from ppcls.inference import export
+from ppcls.preprocessing import Preprocessing
+from test_export import Small
+export._check_parity = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+export.export_model(Small(), Path({str(tmp_path / "out")!r}), preprocessing=Preprocessing(**{spec.to_dict()}),
+    class_names=None, info=None, formats=["paddle"], threads=1)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert not (tmp_path / "out").exists()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".") and not (left / "inference.yml").exists()
+    with pytest.raises(ExportError, match="is no exported model"):
+        read_artifact(left)
+
+
+def test_a_folder_in_use_is_kept(small, spec, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    write(small, out, spec)  # an empty folder is free
+    before = snapshot(out)
+    with pytest.raises(
+        ExportError, match="holds an exported model. Choose another --output, or .*--overwrite"
+    ):
+        write(small, out, spec)
+    assert snapshot(out) == before
+    monkeypatch.setattr(export, "TOLERANCE", -1.0)
+    with pytest.raises(ExportError, match="computes otherwise"):
+        write(small, out, spec, overwrite=True)
+    assert snapshot(out) == before and list(tmp_path.iterdir()) == [out]
+    monkeypatch.undo()
+    write(small, out, spec, overwrite=True, softmax=True)
+    assert read_artifact(out).output == "probabilities" and list(tmp_path.iterdir()) == [out]
+
+
+def test_the_old_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    small, spec, tmp_path, monkeypatch
+):
+    write(small, tmp_path / "out", spec)
+    before = snapshot(tmp_path / "out")
+    replace_file, calls = os.replace, []
+
+    def fail_the_second_time(source, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(5, "the disk", str(target))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_the_second_time)
+    with pytest.raises(OSError, match="the disk"):
+        write(small, tmp_path / "out", spec, overwrite=True)
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_what_is_no_export_is_never_replaced(small, spec, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("mine")
+    for name in ("file", "photos"):
+        with pytest.raises(ExportError, match=f"{name} is there and is no exported model. Choose another"):
+            write(small, tmp_path / name, spec, overwrite=True)
+    assert (tmp_path / "photos" / "a.jpg").read_text() == (tmp_path / "file").read_text() == "mine"
+
+
+def raise_an_error():
+    raise RuntimeError("\n\nC++ Traceback\n0  p2o::Run()\nError: no mapper for pd_op.swish\n")
+
+
+@pytest.mark.parametrize(
+    ("writer", "words"),
+    [
+        (lambda *_: None, "Writing the format paddle gave no file"),
+        (lambda _, folder, __: (folder / "inference.json").touch(), "paddle gave inference.json, empty"),
+        (lambda *_: raise_an_error(), "Writing the format paddle failed: Error: no mapper for pd_op.swish."),
+    ],
+)
+def test_a_converter_that_writes_nothing_usable_is_an_error(
+    small, spec, tmp_path, monkeypatch, writer, words
+):
+    monkeypatch.setattr(export, "_write_paddle", writer)
+    with pytest.raises(ExportError, match=words):
+        write(small, tmp_path / "out", spec)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(IS_PADDLE2, reason="with Paddle 2 paddle2onnx writes the file itself")
+@pytest.mark.parametrize("graph", [None, b""])
+def test_a_paddle2onnx_that_returns_nothing_is_an_error(small, spec, tmp_path, monkeypatch, graph):
+    require("onnx", small)
+    monkeypatch.setattr("paddle2onnx.export", lambda *_, **__: graph)
+    with pytest.raises(ExportError, match="Writing the format onnx failed: paddle2onnx returned no graph."):
+        write(small, tmp_path / "out", spec, ["onnx"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(IS_PADDLE2, reason="paddle2onnx 1.3 puts all weights into the ONNX file")
+def test_large_weights_lie_beside_the_onnx_file(small, spec, tmp_path, monkeypatch):
+    require("onnx", small)
+    monkeypatch.setattr(export, "EMBEDDED_BYTES", 8000)
+    artifact = write(small, tmp_path / "out", spec, ["onnx"])
+    sizes = artifact.files["onnx"]
+    assert set(sizes) == {"model.onnx", "model.onnx.data"}
+    assert sizes["model.onnx.data"] > 4 * 64 * 27 > sizes["model.onnx"]
+    assert max(artifact.parity["onnx"].values()) < 1e-5
+    import onnx
+
+    places = onnx.load(str(tmp_path / "out" / "model.onnx"), load_external_data=False).graph.initializer
+    offsets = [
+        int(next(item.value for item in tensor.external_data if item.key == "offset")) for tensor in places
+    ]
+    assert len(offsets) == len(small.state_dict()) and not any(offset % 4096 for offset in offsets)
+    shutil.move(tmp_path / "out", tmp_path / "moved")  # the place of the weights is relative
+    images = np.ones((1, 3, 40, 40), np.float32)
+    outputs = open_engine(tmp_path / "moved", artifact, "onnxruntime", threads=1).run(images)
+    assert np.allclose(outputs, EagerEngine(small).run(images), rtol=1e-4, atol=1e-5)
+    (tmp_path / "moved" / "model.onnx.data").unlink()
+    with pytest.raises(ExportError, match="model.onnx.data is missing"):
+        read_artifact(tmp_path / "moved")
+
+
+def test_weights_that_are_not_finite_are_not_exported(small, spec, tmp_path):
+    before = small.fc.bias.numpy()
+    small.fc.bias.set_value(np.full_like(before, np.nan))
+    try:
+        with pytest.raises(ExportError, match="not finite"):
+            write(small, tmp_path / "out", spec)
+    finally:
+        small.fc.bias.set_value(before)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_network_can_be_trained_on_afterwards(small, spec, tmp_path):
+    before = hash_parameters(small)
+    write(small, tmp_path / "out", spec)
+    assert hash_parameters(small) == before
+    small.train()
+    small(paddle.zeros([2, 3, 32, 32])).sum().backward()
+    assert small.fc.weight.grad is not None
+    small.clear_gradients()
+    small.eval()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking", "paddle_version", "words"),
+    [
+        ("onnx", {"paddle2onnx"}, "3.3.1", r"paddle2onnx not installed: pip install 'ppcls\[onnx\]'"),
+        ("onnx", {"onnx", "onnxruntime"}, "3.3.1", r"onnxruntime and onnx not installed: .*'ppcls\[onnx\]'"),
+        ("onnx", {"paddle2onnx"}, "2.6.2", r"paddle2onnx not installed: pip install 'ppcls\[onnx-paddle2\]'"),
+        ("openvino", {"openvino"}, "2.6.2", r"openvino not installed: pip install 'ppcls\[openvino\]'"),
+        ("openvino", {"openvino", "onnx"}, "3.3.1", r"openvino and onnx .*'ppcls\[onnx,openvino\]'"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_its_extra(
+    small, spec, tmp_path, monkeypatch, kind, lacking, paddle_version, words
+):
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name in lacking else object())
+    monkeypatch.setattr(paddle, "__version__", paddle_version)
+    monkeypatch.setattr(export, "version", lambda _: "1.3.1" if paddle_version[0] == "2" else "2.1.0")
+    with pytest.raises(ExportError, match=f"The format {kind} cannot be written here: {words}"):
+        write(small, tmp_path / "out", spec, ["paddle", kind])
+    formats, missing = export.writable_formats(small)
+    assert kind not in formats and "paddle" in formats and kind in missing
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("paddle_version", "converter"), [("3.3.1", "1.3.1"), ("2.6.2", "2.1.0")])
+def test_a_converter_for_another_paddle_is_refused(small, monkeypatch, paddle_version, converter):
+    monkeypatch.setattr(export, "find_spec", lambda name: object())
+    monkeypatch.setattr(paddle, "__version__", paddle_version)
+    monkeypatch.setattr(export, "version", lambda _: converter)
+    words = f"paddle2onnx {converter} does not go with Paddle {paddle_version}: pip install"
+    assert export.why_not("onnx", small).startswith(words)
+
+
+def test_two_gigabytes_are_refused_with_paddle_2_only(small, monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: object())
+    monkeypatch.setattr(export, "PROTOBUF_BYTES", 8000)
+    monkeypatch.setattr(export, "version", lambda _: export_version)
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    export_version = "1.3.1"
+    reason = export.why_not("onnx", small)
+    assert "one protobuf, which holds less than 2 GiB" in reason and "--formats paddle openvino" in reason
+    assert export.why_not("paddle", small) is None and export.why_not("openvino", small) is None
+    monkeypatch.setattr(paddle, "__version__", "3.3.1")
+    export_version = "2.1.0"
+    assert export.why_not("onnx", small) is None
+
+
+def test_the_48d_network_is_too_large_for_onnx_with_paddle_2(monkeypatch):
+    monkeypatch.setattr(export, "find_spec", lambda name: object())
+    monkeypatch.setattr(export, "version", lambda _: "1.3.1")
+    monkeypatch.setattr(paddle, "__version__", "2.6.2")
+    with paddle.LazyGuard():
+        huge, large = build_model("ResNeXt101_32x48d_wsl"), build_model("ResNeXt101_32x32d_wsl")
+    assert export.why_not("onnx", huge).startswith("the weights take 3.1 GiB")
+    assert export.why_not("onnx", large) is None
+
+
+@pytest.fixture(scope="module")
+def trained():
+    paddle.seed(3)
+    return build_model("EfficientNetB0_small", num_classes=6)
+
+
+@pytest.fixture(scope="module")
+def weights(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "small.safetensors"
+    write_weights(
+        path, {key: value.numpy() for key, value in trained.state_dict().items()}, facts_about(trained)
+    )
+    return path
+
+
+def options(weights):
+    more = ["model.num_classes=6", "data.crop_size=32", "data.resize_short=36", "data.class_names=null"]
+    given = [f"model.weights={weights}" if weights else "model.weights=null", "device=cpu", *more]
+    config = str(ROOT / "configs" / "EfficientNetB0_small.yaml")
+    return ["-c", config, *(part for option in given for part in ("-o", option))]
+
+
+def test_the_tool_writes_what_the_options_say(trained, weights, tmp_path, capsys):
+    command = [*options(weights), "--output", str(tmp_path / "out"), "--formats", "paddle", "--softmax"]
+    assert cli.main([*command, "--check"]) == 0
+    assert "check passed: paddle can be written" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(command) == 0
+    said = capsys.readouterr().out
+    assert "paddle: 13." in said and "difference to the network" in said and "returns probabilities" in said
+    artifact = read_artifact(tmp_path / "out")
+    assert (artifact.output, artifact.preprocessing.resize_short) == ("probabilities", 36)
+    assert artifact.parameters_sha256 == hash_parameters(trained) and "sha256" in artifact.weights
+    with pytest.raises(ExportError, match="--overwrite"):
+        cli.main(command)
+
+
+def test_the_tool_refuses_what_it_cannot_do(weights, tmp_path, monkeypatch):
+    with pytest.raises(WeightsError, match="model.weights is empty"):
+        cli.main([*options(None), "--output", str(tmp_path / "out")])
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(ConfigError, match="runs as one process"):
+        cli.main([*options(weights), "--output", str(tmp_path / "out")])
+
+
+def test_versions_leave_out_what_is_not_installed(monkeypatch):
+    from ppcls.inference import versions
+
+    def fake(package):
+        if package == "onnx":
+            return "1.17.0"
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(versions, "version", fake)
+    assert set(versions.versions()) == {"ppcls", "onnx"}

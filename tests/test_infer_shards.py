@@ -1,0 +1,334 @@
+"""Predictions of many files: kept as they come, gone on with after a kill, merged in order."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ppcls.cli import infer
+from ppcls.errors import ConfigError, DataError, ExportError
+from ppcls.inference.artifact import read_artifact
+from ppcls.inference.classify import Prediction
+from ppcls.inference.engines import candidates
+from ppcls.inference.shards import (
+    ShardWriter,
+    files_done,
+    find_shards,
+    merge,
+    next_shard,
+    require_no_shards,
+    run_facts,
+)
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+FILES = [f"{number:02d}.png" for number in range(20)]
+FACTS = run_facts("ab", 2, FILES, {"crop_size": 32})
+
+
+def prediction(file):
+    number = int(file[:2])
+    return Prediction(file, (number, 99), (f'a "{number}", b', "ü"), (0.75, 0.123456789))
+
+
+def write(output, files, rank=0, facts=FACTS):
+    shard = next_shard(output, rank)
+    writer = ShardWriter(shard, facts)
+    for file in files:
+        writer.add(prediction(file))
+    writer.close()
+    return shard
+
+
+@pytest.fixture(params=["x.csv", "x[1]*.json"])
+def output(request, tmp_path):
+    return tmp_path / request.param
+
+
+def rows_of(output):
+    if output.suffix == ".json":
+        return json.loads(output.read_text(encoding="utf-8"))
+    with output.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_shards_of_several_ranks_and_runs_become_one_file_in_order(output):
+    write(output, FILES[0:8:2], 0)
+    write(output, FILES[1:6:2], 1)
+    done = files_done(output, FACTS)
+    assert done == {*FILES[0:8:2], *FILES[1:6:2]}
+    left = [file for file in FILES if file not in done]
+    for rank in range(3):
+        write(output, left[rank::3], rank)
+    assert len(find_shards(output)) == 5 and len({path.name for path in find_shards(output)}) == 5
+    assert merge(output, FILES) == (20, 0)
+    assert list(output.parent.iterdir()) == [output]
+    rows = rows_of(output)
+    if output.suffix == ".json":
+        assert [row["file"] for row in rows] == FILES
+        assert rows[3]["predictions"][0] == {"class_id": 3, "label": 'a "3", b', "probability": 0.75}
+        return
+    assert [row["file"] for row in rows[::2]] == [row["file"] for row in rows[1::2]] == FILES
+    assert rows[7] == {
+        "file": "03.png",
+        "rank": "2",
+        "class_id": "99",
+        "label": "ü",
+        "probability": "0.123457",
+        "error": "",
+    }
+
+
+def test_a_torn_last_line_is_ignored(output):
+    shard = write(output, FILES[:6])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    assert files_done(output, FACTS) == set(FILES[:5])
+    shard.write_bytes(whole[:-1])  # all but the end of the line
+    assert files_done(output, FACTS) == set(FILES[:5])
+    write(output, FILES[5:])
+    assert merge(output, FILES) == (20, 0)
+
+
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_shard_torn_in_its_first_line_has_nothing(output, size):
+    shard = write(output, FILES[:6])
+    shard.write_bytes(shard.read_bytes()[:size])
+    assert files_done(output, FACTS) == set()
+    write(output, FILES)
+    assert merge(output, FILES) == (20, 0)
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 30, b"[1, 2]", b"{", b"3"])
+def test_a_damaged_line_is_an_error(output, damage):
+    shard = write(output, FILES[:6])
+    lines = shard.read_bytes().splitlines()
+    lines[3] = damage
+    shard.write_bytes(b"\n".join(lines) + b"\n")
+    with pytest.raises(DataError, match="is damaged in line 4. Delete it: --resume does its files again"):
+        files_done(output, FACTS)
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        (run_facts("cd", 2, FILES, {"crop_size": 32}), "parameters_sha256 differ"),
+        (run_facts("ab", 3, FILES, {"crop_size": 32}), "topk differ"),
+        (run_facts("ab", 2, FILES, {"crop_size": 40}), "preprocessing differ"),
+        (run_facts("ab", 2, [*FILES[:-1], "20.png"], {"crop_size": 32}), "files_sha256 differ"),
+        (run_facts("ab", 2, FILES[1:], {"crop_size": 32}), "files, files_sha256 differ"),
+    ],
+)
+def test_shards_of_another_run_are_refused(output, facts, words):
+    write(output, FILES[:3])
+    with pytest.raises(DataError, match=f"belongs to another run: {words}.*delete .*shard-\\*"):
+        files_done(output, facts)
+
+
+def test_without_resume_an_unfinished_run_is_refused(output):
+    require_no_shards(output)
+    write(output, FILES[:3])
+    with pytest.raises(DataError, match=r"was cut off; what it did is in 1 file\(s\).*--resume.*delete"):
+        require_no_shards(output)
+    require_no_shards(output.with_name("other.csv"))
+
+
+def test_files_that_no_shard_has_are_an_error_and_nothing_is_lost(output):
+    write(output, FILES[:10])
+    with pytest.raises(DataError, match="10.png has no prediction in .*share the output's folder.*--resume"):
+        merge(output, FILES)
+    assert not output.exists() and files_done(output, FACTS) == set(FILES[:10])
+
+
+def test_two_runs_never_write_into_one_shard(output):
+    shard = next_shard(output, 0)
+    ShardWriter(shard, FACTS).close()
+    with pytest.raises(FileExistsError):
+        ShardWriter(shard, FACTS)
+    assert next_shard(output, 0) != shard and next_shard(output, 1) != next_shard(output, 0)
+
+
+def test_lines_are_in_the_file_when_add_returns(output):
+    writer = ShardWriter(next_shard(output, 0), FACTS)
+    for count, file in enumerate(FILES[:3], 1):
+        writer.add(prediction(file))
+        assert len(files_done(output, FACTS)) == count
+    writer.close()
+
+
+def test_names_that_are_no_utf8_come_through(tmp_path):
+    output, name = tmp_path / "x.csv", os.fsdecode(b"\xff.png")
+    writer = ShardWriter(next_shard(output, 0), FACTS)
+    writer.add(Prediction(name, error="no image"))
+    writer.close()
+    assert merge(output, [name]) == (0, 1)
+    assert b"\xff.png,,,,,no image" in output.read_bytes()
+
+
+# The tool, on real files
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    """The pictures, and one that is none among them."""
+    folder = tmp_path_factory.mktemp("infer")
+    for file in pictures.iterdir():
+        shutil.copy(file, folder)
+    (folder / "picture 10 broken.png").write_text("no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options(exported, folder):
+    (name, *_) = candidates(read_artifact(exported))
+    return ["--exported", str(exported), "--engine", name, "-i", str(folder), "--topk", "3"]
+
+
+def run_infer(*arguments, launch=(), patch="", **options):
+    """The tool as a process, with some lines of Python before it."""
+    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\nfrom ppcls.cli.common import run\n"
+    script = Path(os.environ["PPCLS_HOME"]) / f"infer{abs(hash(patch))}.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    script.write_text(code + "from ppcls.cli.infer import main\nrun(main)\n")
+    command = [sys.executable, *launch, str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture(scope="module")
+def whole(options, tmp_path_factory):
+    """What one uninterrupted process writes."""
+    output = tmp_path_factory.mktemp("whole") / "x.csv"
+    assert infer.main([*options, "--output", str(output), "-o", f"output_dir={output.parent}"]) == 1
+    return rows_of(output)
+
+
+def require_same(rows, expected):
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert {**row, "probability": ""} == {**other, "probability": ""}
+        if row["probability"]:
+            assert float(row["probability"]) == pytest.approx(float(other["probability"]), abs=2e-5)
+
+
+def test_each_file_has_its_rows_in_order(whole, folder):
+    good = [row for row in whole if not row["error"]]
+    (bad,) = (row for row in whole if row["error"])
+    assert bad["file"] == str(folder / "picture 10 broken.png") and "this is no image" in bad["error"]
+    assert [row["rank"] for row in good] == ["1", "2", "3"] * 40
+    names = [row["file"] for row in whole if row["rank"] in ("1", "")]
+    assert names == sorted(map(str, folder.iterdir()))
+    assert len({row["class_id"] for row in good}) > 10
+    assert all(row["label"] == f"class {row['class_id']}" for row in good)
+
+
+KILL = """
+import os, signal
+from ppcls import distributed
+from ppcls.inference.shards import ShardWriter
+add, added = ShardWriter.add, []
+def add_and_die(self, prediction):
+    if len(added) == {count} + distributed.rank():
+        self._file.write('{{"file": "torn')
+        self._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    added.append(prediction)
+    add(self, prediction)
+ShardWriter.add = add_and_die
+"""
+
+
+def test_a_killed_run_goes_on_where_it_was(options, folder, whole, tmp_path):
+    output = tmp_path / "x.csv"
+    here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
+    run = run_infer(*here, patch=KILL.format(count=15))
+    assert run.returncode == -signal.SIGKILL and not output.exists()
+    assert len(find_shards(output)) == 1
+    with pytest.raises(DataError, match="was cut off"):
+        infer.main(here)
+    with pytest.raises(DataError, match="belongs to another run: topk differ"):
+        infer.main([*here[:-4], "--topk", "2", *here[-4:], "--resume"])
+    with pytest.raises(DataError, match="belongs to another run: preprocessing differ"):
+        infer.main([*here, "--resume", "-o", "data.resize_short=80"])
+    assert len(find_shards(output)) == 1
+    first = folder / "picture 00.png"
+    kept = first.read_bytes()
+    first.write_text("no image any more")  # it is done, and not read again
+    try:
+        run = run_infer(*here, "--resume", launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+    finally:
+        first.write_bytes(kept)
+    assert "going on: 15 of 41 files are done" in run.stdout, run.stdout + run.stderr
+    assert run.returncode != 0 and "written: " in run.stdout  # the launcher has exit codes of its own
+    require_same(rows_of(output), whole)
+    assert not find_shards(output)
+
+
+def test_a_finished_run_whose_shards_were_not_yet_removed(options, whole, tmp_path, monkeypatch):
+    output = tmp_path / "x.csv"
+    here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+        infer.main(here)
+    assert find_shards(output) and output.exists()
+    with pytest.raises(DataError, match="was cut off"):
+        infer.main(here)
+    assert infer.main([*here, "--resume"]) == 1
+    require_same(rows_of(output), whole)
+    assert not find_shards(output)
+
+
+def test_two_processes_write_what_one_does(options, whole, tmp_path):
+    output = tmp_path / "x.csv"
+    here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
+    run = run_infer(*here, launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+    assert "written: " in run.stdout, run.stdout + run.stderr
+    assert run.returncode != 0  # one file is unreadable
+    require_same(rows_of(output), whole)
+    assert not find_shards(output)
+    both = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
+    assert both.count("picture 10 broken.png: this is no image") == 1
+
+
+def test_several_processes_and_resume_need_a_file(options, monkeypatch):
+    with pytest.raises(ConfigError, match="need a file to write to: --output FILE.csv"):
+        infer.main([*options, "--resume"])
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
+    with pytest.raises(ConfigError, match="need a file to write to"):
+        infer.main(options)
+
+
+def test_to_the_screen(options, whole, capsys):
+    assert infer.main([*options, "-o", f"output_dir={os.environ['PPCLS_HOME']}"]) == 1
+    said = capsys.readouterr()
+    lines = [line for line in said.out.splitlines() if ": class " in line]
+    assert len(lines) == 40 and "picture 10 broken.png: unreadable" in said.out
+    assert "unreadable: " in said.err and "this is no image" in said.err
+    assert lines[0].split(": ", 1)[1].split()[1] == whole[0]["class_id"]
+
+
+@pytest.mark.parametrize(
+    ("more", "error", "words"),
+    [
+        (["--engine", "eager"], ConfigError, "--engine eager runs the plain network"),
+        (["--engine", "onnxrun"], ConfigError, "Unknown engine. Received: onnxrun; did you mean onnxruntime"),
+        (["-c", "configs/EfficientNetB1.yaml"], ConfigError, "model.name is EfficientNetB1, but .* holds"),
+        (["-o", "model.num_classes=7"], ConfigError, "model.num_classes is 7, but .* holds 40"),
+        (["--exported", "none"], ExportError, "There is no folder none"),
+        (["-i", "none.png"], DataError, "There is no image, folder or match for 'none.png'"),
+    ],
+)
+def test_what_goes_wrong_with_an_exported_model(options, monkeypatch, more, error, words):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(error, match=words):
+        infer.main([*options, *more])
+
+
+def test_without_config_or_export(options):
+    with pytest.raises(ConfigError, match="Give a config, -c FILE, or an exported model, --exported DIR"):
+        infer.main(options[4:])
