@@ -89,6 +89,21 @@ def test_without_an_engine_the_network_is_exported_to_the_cache_once(
     assert "exporting" not in said and "measuring" not in said
 
 
+def test_a_network_that_cannot_be_exported_is_evaluated_as_it_is(
+    evaluate, eager, config, monkeypatch, tmp_path
+):
+    def fail(*_, **__):
+        raise ExportError("the converter broke.")
+
+    monkeypatch.setattr("ppcls.inference.export.export_model", fail)
+    monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "home"))
+    metrics, said = evaluate(*config)
+    assert "note: the converter broke." in said and "engine: eager" in said
+    assert (metrics["top1"], metrics["loss"]) == (eager["top1"], eager["loss"])
+    with pytest.raises(ExportError, match="the converter broke"):
+        evaluate(*config, "--engine", "paddle")
+
+
 def test_with_softmax_inside_the_loss_is_the_same(evaluate, eager, exported, tmp_path, monkeypatch):
     shutil.copytree(exported, tmp_path / "soft")
     spec = tmp_path / "soft" / "inference.yml"

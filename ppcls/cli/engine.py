@@ -15,7 +15,7 @@ from ppcls.cli.common import (
     settle_preprocessing,
 )
 from ppcls.config import Config, config_of, load_config
-from ppcls.errors import ConfigError, suggest
+from ppcls.errors import ConfigError, PpclsError, suggest
 
 if TYPE_CHECKING:
     from ppcls.data.class_names import ClassNames
@@ -83,7 +83,14 @@ def open_runner(config: Config, exported: str | None, wanted: str, is_many: bool
         prepared = prepare(config, needs_weights=True)
         if wanted == "eager" or (wanted == "auto" and prepared.device == "gpu"):
             return _run_eager(config, prepared)
-        folder = export_to_cache(prepared)
+        try:
+            folder = export_to_cache(prepared)
+        except PpclsError as error:
+            if wanted != "auto":
+                raise
+            say(f"note: {error}")
+            say("engine: eager, the plain network, as it could not be exported")
+            return _run_eager(config, prepared)
         spec, names = prepared.spec, prepared.class_names
         del prepared  # the network's memory
         return run_exported(config, folder, spec, names, wanted, is_many=is_many)

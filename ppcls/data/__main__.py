@@ -18,7 +18,8 @@ FOUND_SOMETHING, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m ppcls.data", description="Lists for your own images, and what is wrong with files."
+        prog="ppcls data" if sys.argv[0] == "ppcls data" else "python -m ppcls.data",
+        description="Lists for your own images, and what is wrong with files.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 

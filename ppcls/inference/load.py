@@ -43,7 +43,7 @@ def _export_published(name: str, say: Say) -> Path:
         from ppcls.weights import load_weights
 
         say(f"{name}: exporting the published weights to the cache, once")
-        distributed.start("cpu")
+        distributed.start("auto")
         import paddle
 
         with paddle.LazyGuard():
