@@ -14,8 +14,11 @@ from paddle import nn
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
 from ppcls.config import load_config
+from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch
 from ppcls.errors import PpclsError
+from ppcls.preprocessing import Preprocessing
+from ppcls.training.checkpoint import capture, read_state, restore, write_state
 from ppcls.training.loop import Trainer
 
 SMALL = partial(build_model, "EfficientNetB0_small", num_classes=3)
@@ -55,7 +58,9 @@ def make_trainer(folder, build, *overrides):
     paddle.seed(0)
     model = build()
     model.train()
-    return Trainer(load_config(path, overrides), model, None, range(800), range(8), 1)
+    names = [str(number) for number in range(800)]
+    spec = Preprocessing(32, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Trainer(load_config(path, overrides), model, spec, Dataset(names), Dataset(names[:8]), 1)
 
 
 def batches(steps, size, dtype="float32", seed=0):
@@ -126,6 +131,7 @@ def checks_of_a_rank(folder):
         "sync_bn leaves alone what is frozen": left_alone(folder)
         == {"first.conv.weight", "second.bn.weight"},
         "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
+        "a run goes on from a state within an epoch": are_equal(*resumed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
     }
 
@@ -152,6 +158,23 @@ def recomputed_or_not(folder, *overrides):
         trainer = make_trainer(folder, SMALL, f"train.recompute={flag}", *overrides)
         train(trainer, batches(2, 2), 2)
         yield weights(trainer)
+
+
+def resumed_or_not(folder):
+    """All that two trainers have after three updates, the second one resumed after two."""
+    options = ["train.ema_decay=0.9", "train.accumulate=2", "optim.name=adamw"]
+    whole, resumed = (make_trainer(folder, Normed, *options) for _ in range(2))
+    data, path = list(batches(6, 2)), Path(folder) / "state"
+    train(whole, data[:4], 2)
+    state = capture(whole)
+    if state is not None:
+        write_state(path, state)
+    distributed.gather(None)  # until it is written
+    restore(resumed, read_state(path))
+    for trainer in (whole, resumed):
+        trainer.train_step(iter(data[4:]), 0.05, 2)
+        averages = {f"ema/{key}": tensor.numpy() for key, tensor in trainer.ema.state().items()}
+        yield weights(trainer) | averages
 
 
 def main(out):
