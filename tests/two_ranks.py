@@ -1,7 +1,10 @@
-"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT."""
+"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT, or
+two_ranks.py OUT ACCIDENT for test_ranks.py."""
 
 import os
+import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from paddle import nn
 
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
+from ppcls.cli.common import run
 from ppcls.config import load_config
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch
@@ -131,6 +135,7 @@ def checks_of_a_rank(folder):
         "sync_bn leaves alone what is frozen": left_alone(folder)
         == {"first.conv.weight", "second.bn.weight"},
         "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
+        "a signal to one rank is known to all": knows_of_a_signal(folder, good),
         "a run goes on from a state within an epoch": are_equal(*resumed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
     }
@@ -160,6 +165,14 @@ def recomputed_or_not(folder, *overrides):
         yield weights(trainer)
 
 
+def knows_of_a_signal(folder, batch):
+    trainer = make_trainer(folder, Plain)
+    before = trainer.agreed.stop
+    trainer.signals.number = signal.SIGTERM if distributed.rank() == 1 else 0
+    train(trainer, [batch], 1)
+    return trainer.agreed.stop and not before
+
+
 def resumed_or_not(folder):
     """All that two trainers have after three updates, the second one resumed after two."""
     options = ["train.ema_decay=0.9", "train.accumulate=2", "optim.name=adamw"]
@@ -187,5 +200,29 @@ def main(out):
         raise SystemExit(f"rank {distributed.rank()}: not so: {failed}")
 
 
+def accident(out, kind):
+    """Two ranks exchange sums, until rank 1 fails, is killed or stalls, or both are left alone."""
+    distributed.start("cpu")
+    (Path(out) / f"started{distributed.rank()}").write_text(str(os.getpid()))
+    with distributed.stalls_shown():
+        for second in range(100):
+            if distributed.rank() == 1 and second == 2:
+                if kind == "fails":
+                    raise PpclsError("rank 1 has a reason")
+                if kind == "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "stalls":
+                    stalled()
+            distributed.sum_over_ranks(np.ones(1))
+            time.sleep(1)
+    return 0
+
+
+def stalled():
+    time.sleep(100)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        run(lambda _: accident(*sys.argv[1:]))
     main(sys.argv[1])
