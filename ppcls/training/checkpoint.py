@@ -91,7 +91,7 @@ def capture(trainer: "Trainer") -> State | None:
         "scaler": trainer.precision.state(),
         "config": text,
         "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "meaning": _meaning(trainer),
+        "meaning": trainer.meaning,
         "bits": _bits(),
     }
     return State(arrays | {"ranks": ranks}, facts)
@@ -141,8 +141,8 @@ def _statistics(trainer: "Trainer") -> "list[Tensor]":
     return trainer.statistics + [trainer.ema.averages[name] for name in names]
 
 
-def _meaning(trainer: "Trainer") -> dict[str, Any]:
-    """What must be the same and is not in the config."""
+def what_is_trained(trainer: "Trainer") -> dict[str, Any]:
+    """The number of processes, the data and the preprocessing."""
     data = trainer.config.data
     return {
         "processes": trainer.world_size,
@@ -177,7 +177,7 @@ def check_same_run(trainer: "Trainer", state: State) -> list[str]:
     config = trainer.config
     before, now = _options(config_of(yaml.safe_load(state.facts["config"]))), _options(config)
     before |= state.facts["meaning"]
-    now |= _meaning(trainer)
+    now |= trainer.meaning
     changed = {
         name: f"{name} was {before[name]!r}, is {now[name]!r}" for name in now if before[name] != now[name]
     }

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
 from ppcls.preprocessing import Preprocessing
 from ppcls.progress import progress_bar
-from ppcls.training.checkpoint import Progress, Sums, capture
+from ppcls.training.checkpoint import Progress, Sums, capture, what_is_trained
 from ppcls.training.ema import ModelEma
 from ppcls.training.optimizer import build_optimizer, clip_gradients, trainable
 from ppcls.training.parameters import batch_norm_statistics, freeze
@@ -276,6 +277,11 @@ class Trainer:
             "data_wait": round(sums.waited / sums.seconds, 4),
         }
         return values | ({"skipped_updates": int(sums.skipped)} if config.train.on_nan == "skip" else {})
+
+    @cached_property
+    def meaning(self) -> dict[str, Any]:
+        """What the config does not tell, and a resumed run must have again."""
+        return what_is_trained(self)
 
     @property
     def updates(self) -> int:

@@ -62,8 +62,7 @@ class RunRecord:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         for leftover in self.checkpoints.rglob(".*.safetensors.*"):  # of a killed process
             leftover.unlink()
-        self.output.mkdir(parents=True, exist_ok=True)
-        (self.output / "train.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        self._write("train.yaml", config.to_yaml())
         curves = self.output / "visualdl" / CURVES_FILE
         if resumed is not None and curves.exists():
             cut_curves(curves, resumed)
@@ -116,8 +115,10 @@ class RunRecord:
                     shutil.copyfile(last, aside)
 
     def write_metrics(self, progress: Progress) -> None:
-        path = self.output / "metrics.jsonl"
-        text = "".join(json.dumps(line) + "\n" for line in progress.history)
+        self._write("metrics.jsonl", "".join(json.dumps(line) + "\n" for line in progress.history))
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.output / name
         with writing(path), write_aside(path) as aside:
             aside.write_text(text, encoding="utf-8")
 
