@@ -1,5 +1,6 @@
 """An interrupted run goes on as if it had not been, and what keeps it from that says so."""
 
+import errno
 import json
 import os
 import resource
@@ -168,7 +169,7 @@ def paddle_file(path):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
-@pytest.mark.parametrize("step", [1, 4, 8])
+@pytest.mark.parametrize("step", [1, 5, 8])
 def test_a_killed_run_goes_on_from_its_last_state(config, tmp_path, name, step):
     options = [f"optim.name={name}", "train.checkpoint_steps=2"]
     reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
@@ -392,6 +393,18 @@ def test_a_state_that_cannot_be_written_leaves_the_others_whole(config, tmp_path
     assert [path.name for path in found] == ["state-000000002.safetensors", "state-000000003.safetensors"]
     assert [read_state(path).facts["progress"]["step"] for path in found] == [2, 0]
     assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_a_disk_that_is_full_half_way_leaves_nothing_half_written(config, tmp_path, monkeypatch):
+    def save_half(arrays, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make(config, "train.checkpoint_steps=2")
+    with pytest.raises(PpclsError, match="state-000000004.safetensors cannot be written: .*No space left"):
+        run(at(trainer, 3, lambda: monkeypatch.setattr("safetensors.numpy.save_file", save_half)))
+    found = [path for path in (tmp_path / "run/checkpoints").iterdir() if path.is_file()]
+    assert {path.name[14] for path in found if read_state(path)} == {"2", "3"}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="folders of Windows are not read-only")
