@@ -261,7 +261,7 @@ def test_batches_before_the_step_are_not_decoded(config, tmp_path, monkeypatch):
 @pytest.fixture
 def stopped_run(config, tmp_path):
     """A run of three epochs, stopped in its third, with a state after each step."""
-    trainer = make(config, "train.checkpoint_steps=1", "train.keep_last=3")
+    trainer = make(config, "train.checkpoint_steps=1", "train.keep_last=2")
     with pytest.raises(Stopped):
         run(at(trainer, 7, lambda: trainer.signals.note(signal.SIGTERM)))
     return states_in(tmp_path / "run/checkpoints")
@@ -356,7 +356,7 @@ def test_more_epochs_are_allowed_where_the_rates_stay(config, tmp_path, whole):
 def test_another_thread_count_is_told(config, stopped_run, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "77")
     (note,) = restore(
-        make(config, "train.checkpoint_steps=1", "train.keep_last=3"), read_state(stopped_run[-1])
+        make(config, "train.checkpoint_steps=1", "train.keep_last=2"), read_state(stopped_run[-1])
     )
     assert "is 77: the run goes on, but its bits will differ" in note
 
@@ -427,10 +427,12 @@ def test_a_read_only_folder_is_an_error_that_says_so(config, tmp_path):
 
 
 def test_what_a_killed_process_has_half_written_is_cleared_away(config, tmp_path, stopped_run):
-    half = tmp_path / "run/checkpoints/.state-000000009.safetensors.123"
-    half.write_bytes(b"half")
+    names = ("checkpoints/.state-000000009.safetensors.123", "checkpoints/last/.model.safetensors.123")
+    names += (".metrics.jsonl.123", ".train.yaml.123")
+    for name in names:
+        (tmp_path / "run" / name).write_bytes(b"half")
     run(resumed(config), resume=True)
-    assert not half.exists()
+    assert not [name for name in names if (tmp_path / "run" / name).exists()]
 
 
 def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 WEIGHTS_FILE = "model.safetensors"
+# What a killed process may leave of a file written aside.
+HALF_WRITTEN = (
+    *(".train.yaml.*", ".metrics.jsonl.*", "visualdl/.vdlrecords.*"),
+    *("checkpoints/.state-*", "checkpoints/*/.model.safetensors.*"),
+)
 CURVES_FILE = "vdlrecords.train.log"  # VisualDL shows one file of a folder
 PARTS = ("train.yaml", "metrics.jsonl", "visualdl", "checkpoints")
 
@@ -60,8 +65,9 @@ class RunRecord:
         for part in PARTS if resumed is None else ():
             path = self.output / part
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        for leftover in self.checkpoints.rglob(".*.safetensors.*"):  # of a killed process
-            leftover.unlink()
+        for pattern in HALF_WRITTEN:
+            for leftover in self.output.glob(pattern):
+                leftover.unlink()
         self._write("train.yaml", config.to_yaml())
         curves = self.output / "visualdl" / CURVES_FILE
         if resumed is not None and curves.exists():
