@@ -24,9 +24,8 @@ from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.files import locked
 from ppcls.preprocessing import Preprocessing
-from ppcls.training.checkpoint import find_state, read_state, restore, states_in
+from ppcls.training.checkpoint import capture, find_state, read_state, restore, states_in
 from ppcls.training.loop import Trainer
-from ppcls.training.optimizer import optimizer_state
 from ppcls.training.record import RunRecord, cut_curves
 from ppcls.training.signals import StopSignals
 
@@ -116,10 +115,7 @@ def kill():
 
 def result(trainer):
     """All tensors of a trainer."""
-    state = optimizer_state(trainer.optimizer, trainer.model)
-    named = {"ema/": trainer.ema.state() if trainer.ema else {}, "optimizer/": state}
-    arrays = {prefix + key: t.numpy() for prefix, part in named.items() for key, t in part.items()}
-    return arrays | weights(trainer)
+    return {key: array.copy() for key, array in capture(trainer).arrays.items() if key != "ranks"}
 
 
 def lines_of(folder):
@@ -215,6 +211,18 @@ def test_a_run_stopped_in_its_evaluation_goes_on_with_it(config, tmp_path, whole
     assert (second.progress.epoch, second.progress.step) == (0, STEPS)
     run(second, resume=True)
     assert are_equal(result(second), whole[0]) and lines_of(tmp_path / "run") == whole[1]
+
+
+def test_a_run_that_is_killed_again_before_its_next_update_loses_nothing(config, whole):
+    first = make(config)
+    with pytest.raises(Stopped):
+        run(at(first, STEPS - 1, lambda: first.signals.note(signal.SIGTERM)))
+    with pytest.raises(Killed):
+        run(at(resumed(config), STEPS, kill), resume=True)  # it has evaluated, and saved that
+    third = resumed(config)
+    assert (third.progress.epoch, third.progress.step) == (1, 0)
+    run(third, resume=True)
+    assert are_equal(result(third), whole[0])
 
 
 def test_updates_left_out_in_a_row_are_remembered(config):

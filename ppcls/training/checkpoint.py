@@ -78,10 +78,13 @@ def capture(trainer: "Trainer") -> State | None:
     ranks = distributed.rows_of_ranks(np.concatenate([astuple(trainer.sums), *statistics]))
     if trainer.rank != 0:
         return None
+    optimizer = optimizer_state(trainer.optimizer, trainer.model)
+    if optimizer:
+        trainer.awaiting_update = {}
     groups = {
         "weights": trainer.model.state_dict(),
         "ema": trainer.ema.state() if trainer.ema else {},
-        "optimizer": optimizer_state(trainer.optimizer, trainer.model),
+        "optimizer": optimizer or trainer.awaiting_update,
     }
     arrays = {f"{group}/{name}": t.numpy() for group, named in groups.items() for name, t in named.items()}
     text = trainer.config.to_yaml()
@@ -121,6 +124,7 @@ def restore(trainer: "Trainer", state: State) -> list[str]:
         trainer.ema.set_state(groups["ema"], state.facts["ema_updates"])
     if groups["optimizer"]:  # there is none before the first update
         set_optimizer_state(trainer.optimizer, trainer.model, groups["optimizer"])
+        trainer.awaiting_update = groups["optimizer"]
     trainer.precision.set_state(state.facts["scaler"])
     row = state.arrays["ranks"][trainer.rank]
     start = len(fields(Sums))
