@@ -107,9 +107,8 @@ class Trainer:
         self.optimizer: Optimizer = build_optimizer(optim, self.model, self.peak_lr)
         self.ema = None if train.ema_decay is None else ModelEma(self.model, train.ema_decay)
         self.progress, self.sums = Progress(), Sums()
-        self.awaiting_update: dict[
-            str, Tensor
-        ] = {}  # an optimizer's state that Paddle 2.6 would not return yet
+        # the state of a resumed optimizer, which Paddle 2.6 returns only after the next update
+        self.awaiting_update: dict[str, Tensor] = {}
         self.signals = StopSignals()
         self.agreed = Agreed()
         self.saved_at = time.monotonic()
