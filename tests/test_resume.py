@@ -283,6 +283,15 @@ def test_so_many_states_are_kept_and_that_of_the_best_epoch(config, stopped_run)
     assert read_state(stopped_run[0]).facts["progress"]["epoch"] * STEPS == steps[0]
 
 
+def test_a_state_is_written_when_its_minutes_are_over(config, tmp_path):
+    with pytest.raises(Killed):
+        run(at(make(config, "train.checkpoint_minutes=1e-9"), 2, kill))
+    assert [int(path.name[6:15]) for path in states_in(tmp_path / "run/checkpoints")] == [1, 2]
+    with pytest.raises(Killed):
+        run(at(make(config, f"output_dir={tmp_path / 'other'}"), 2, kill))
+    assert not states_in(tmp_path / "other/checkpoints")
+
+
 @pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "header"])
 def test_a_damaged_state_is_reported_and_the_one_before_taken(config, tmp_path, whole, stopped_run, harm):
     data = bytearray(stopped_run[-1].read_bytes())
