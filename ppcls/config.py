@@ -130,6 +130,11 @@ class TrainConfig:
     recompute: bool = False  # blocks run again in the backward pass: less memory, more time
     amp: Literal["bf16", "fp16"] | None = None  # half precision, on GPUs only
     amp_level: Literal["O1", "O2"] = "O1"  # where it is safe, or wherever there is a kernel for it
+    keep_last: Count = 2  # newest states to resume from; one is written after each epoch ...
+    keep_best: bool = True  # ... and that of the best epoch is kept as well
+    checkpoint_minutes: Positive | None = 30.0  # a state within an epoch after so long; null: none
+    checkpoint_steps: Count | None = None  # a state after each so many updates; null: none
+    histograms: bool = False  # of weights and gradients after each epoch, in VisualDL
     log_seconds: Positive = 10.0  # between progress lines where the output is no terminal
 
 

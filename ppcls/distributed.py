@@ -1,12 +1,15 @@
 """The processes of one run, as `python -m paddle.distributed.launch` starts them, and their device."""
 
 import contextlib
+import ctypes
+import faulthandler
 import io
 import os
+import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppcls.errors import ConfigError, PpclsError
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
+STALL_SECONDS = 25  # gloo breaks off a collective after 30
 
 
 def rank() -> int:
@@ -67,6 +71,8 @@ def start(device: str) -> str:
     """
     if world_size() == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
+    if "PADDLE_TRAINER_ID" in os.environ:
+        end_with_launcher()
     paddle = import_paddle()
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if device == "gpu" and not has_gpu:
@@ -81,6 +87,28 @@ def start(device: str) -> str:
     return chosen
 
 
+def end_with_launcher() -> None:
+    """Have Linux send SIGTERM to this process when the one that started it ends, killed or not."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+
+
+_shows_stalls = False
+
+
+@contextlib.contextmanager
+def stalls_shown() -> Iterator[None]:
+    """Inside, a process that has not exchanged a sum with the others for 25 seconds writes to its log where
+    it is."""
+    global _shows_stalls
+    _shows_stalls = world_size() > 1
+    try:
+        yield
+    finally:
+        _shows_stalls = False
+        faulthandler.cancel_dump_traceback_later()
+
+
 def sum_over_ranks(values: "np.ndarray") -> "np.ndarray":
     """float64 of any shape, summed over the processes."""
     if world_size() == 1:
@@ -89,7 +117,18 @@ def sum_over_ranks(values: "np.ndarray") -> "np.ndarray":
 
     tensor = paddle.to_tensor(values.astype("float64"))
     paddle.distributed.all_reduce(tensor)
+    if _shows_stalls:
+        faulthandler.dump_traceback_later(STALL_SECONDS, file=2)
     return tensor.numpy()
+
+
+def rows_of_ranks(row: "np.ndarray") -> "np.ndarray":
+    """Of one row float64 [N] from each process, all: [processes, N]."""
+    import numpy as np
+
+    rows = np.zeros((world_size(), len(row)))
+    rows[rank()] = row
+    return sum_over_ranks(rows)
 
 
 def gather(item: Any) -> list[Any]:

@@ -8,6 +8,14 @@ class PpclsError(ValueError):
     """Wrong input. The message says what is wrong, what was expected, what came and what to do."""
 
 
+class Stopped(Exception):
+    """A signal asked the run to end, on all processes alike."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number
+
+
 class ConfigError(PpclsError):
     """An option, its value, or two options that exclude each other."""
 

@@ -1,12 +1,19 @@
-"""Where the project keeps files of its own, and how it writes any: whole or not at all."""
+"""Where the project keeps files of its own, how it writes any: whole or not at all, and who may write."""
 
+import contextlib
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ppcls.errors import PpclsError
+from ppcls.errors import ConfigError, PpclsError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def cache_dir() -> Path:
@@ -33,5 +40,42 @@ def write_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
+        _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """So that the new name outlasts a power cut too, where folders can be synced."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems refuse
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process can lock the folder, which is made if need be. A lock ends with its process,
+    however that ends. Raises ConfigError where another process has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "run.lock"
+    with path.open("a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise ConfigError(
+                    f"Another run is writing into {folder}: {file.read().strip() or 'process unknown'}. Wait "
+                    "for its end or stop it, or choose another folder: -o output_dir=DIR."
+                ) from None
+            except OSError as error:
+                print(f"note: {folder} cannot be locked ({error.strerror})", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

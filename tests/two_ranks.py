@@ -1,7 +1,10 @@
-"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT."""
+"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT, or
+two_ranks.py OUT ACCIDENT for test_ranks.py."""
 
 import os
+import signal
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,9 +16,13 @@ from paddle import nn
 
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
+from ppcls.cli.common import run
 from ppcls.config import load_config
+from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch
 from ppcls.errors import PpclsError
+from ppcls.preprocessing import Preprocessing
+from ppcls.training.checkpoint import capture, read_state, restore, write_state
 from ppcls.training.loop import Trainer
 
 SMALL = partial(build_model, "EfficientNetB0_small", num_classes=3)
@@ -55,7 +62,9 @@ def make_trainer(folder, build, *overrides):
     paddle.seed(0)
     model = build()
     model.train()
-    return Trainer(load_config(path, overrides), model, None, range(800), range(8), 1)
+    names = [str(number) for number in range(800)]
+    spec = Preprocessing(32, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    return Trainer(load_config(path, overrides), model, spec, Dataset(names), Dataset(names[:8]), 1)
 
 
 def batches(steps, size, dtype="float32", seed=0):
@@ -126,6 +135,8 @@ def checks_of_a_rank(folder):
         "sync_bn leaves alone what is frozen": left_alone(folder)
         == {"first.conv.weight", "second.bn.weight"},
         "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
+        "a signal to one rank is known to all": knows_of_a_signal(folder, good),
+        "a run goes on from a state within an epoch": are_equal(*resumed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
     }
 
@@ -154,6 +165,31 @@ def recomputed_or_not(folder, *overrides):
         yield weights(trainer)
 
 
+def knows_of_a_signal(folder, batch):
+    trainer = make_trainer(folder, Plain)
+    before = trainer.agreed.stop
+    trainer.signals.number = signal.SIGTERM if distributed.rank() == 1 else 0
+    train(trainer, [batch], 1)
+    return trainer.agreed.stop and not before
+
+
+def resumed_or_not(folder):
+    """All that two trainers have after three updates, the second one resumed after two."""
+    options = ["train.ema_decay=0.9", "train.accumulate=2", "optim.name=adamw"]
+    whole, resumed = (make_trainer(folder, Normed, *options) for _ in range(2))
+    data, path = list(batches(6, 2)), Path(folder) / "state"
+    train(whole, data[:4], 2)
+    state = capture(whole)
+    if state is not None:
+        write_state(path, state)
+    distributed.gather(None)  # until it is written
+    restore(resumed, read_state(path))
+    for trainer in (whole, resumed):
+        trainer.train_step(iter(data[4:]), 0.05, 2)
+        averages = {f"ema/{key}": tensor.numpy() for key, tensor in trainer.ema.state().items()}
+        yield weights(trainer) | averages
+
+
 def main(out):
     distributed.start("cpu")
     arrays = whole_batches(out)
@@ -164,5 +200,29 @@ def main(out):
         raise SystemExit(f"rank {distributed.rank()}: not so: {failed}")
 
 
+def accident(out, kind):
+    """Two ranks exchange sums, until rank 1 fails, is killed or stalls, or both are left alone."""
+    distributed.start("cpu")
+    (Path(out) / f"started{distributed.rank()}").write_text(str(os.getpid()))
+    with distributed.stalls_shown():
+        for second in range(100):
+            if distributed.rank() == 1 and second == 2:
+                if kind == "fails":
+                    raise PpclsError("rank 1 has a reason")
+                if kind == "is killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if kind == "stalls":
+                    stalled()
+            distributed.sum_over_ranks(np.ones(1))
+            time.sleep(1)
+    return 0
+
+
+def stalled():
+    time.sleep(100)
+
+
 if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        run(lambda _: accident(*sys.argv[1:]))
     main(sys.argv[1])

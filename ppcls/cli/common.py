@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ppcls import distributed
 from ppcls.architectures import MODELS
 from ppcls.config import Config
-from ppcls.errors import ConfigError, PpclsError, WeightsError
+from ppcls.errors import ConfigError, PpclsError, Stopped, WeightsError
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -49,7 +49,8 @@ def config_parser(description: str, needs_config: bool = True) -> argparse.Argum
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a tool and leave with its exit code: 2 for wrong input, with the reason and no traceback."""
+    """Run a tool and leave with its exit code: 2 for wrong input, with the reason and no traceback; 128 and
+    the signal's number for a run that a signal ended."""
     try:
         code = main(None)
     except PpclsError as error:
@@ -63,6 +64,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
+    except Stopped as stop:
+        code = 128 + stop.number
     except RuntimeError:
         # Another process of the run failed first: this one only lost the connection. The launcher
         # shows the log of the first to leave, so leave after it.

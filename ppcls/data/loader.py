@@ -220,10 +220,18 @@ def _finish_batch(
 
 
 def mix_batches(
-    batches: Iterable[Batch], mixing: Mixing, num_classes: int, *, seed: int, epoch: int, rank: int
+    batches: Iterable[Batch],
+    mixing: Mixing,
+    num_classes: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int,
+    first: int = 0,
 ) -> Iterator[Batch]:
-    """An epoch's batches, each mixed within itself, drawn from (seed, epoch, step, rank) alone."""
-    for step, batch in enumerate(batches):
+    """An epoch's batches from the one numbered `first` on, each mixed within itself, drawn from
+    (seed, epoch, step, rank) alone."""
+    for step, batch in enumerate(batches, first):
         if batch.labels is None:
             raise ValueError("images without labels can't be mixed")
         mix = mixing.draw(batch.images.shape[-1], random_state(seed, epoch, step, MIXING, rank))

@@ -1,6 +1,7 @@
 """One pass over a labelled dataset, shared among the processes of a run."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Unreadable, eval_order
-from ppcls.errors import DataError, PpclsError
+from ppcls.errors import DataError, PpclsError, Stopped
 from ppcls.evaluation.metrics import MIN_CLASSES_FOR_TOP5, batch_sums
 from ppcls.inference.classify import run_batches
 from ppcls.inference.engines import Engine
@@ -47,11 +48,13 @@ def evaluate(
     num_workers: int,
     on_error: str,
     is_softmax_inside: bool = False,
+    signal: Callable[[], int] = lambda: 0,
 ) -> Evaluation:
     """Each image counts once, whatever the number of processes; all of them return the same result.
 
     is_softmax_inside: the engine returns probabilities, not logits. The processes add up their sums after
     each batch, so that none waits long for another: gloo gives up after 30 seconds.
+    signal: the number of one that asked this process to stop, or 0; then all of them raise Stopped.
     Raises DataError for an unreadable image (unless on_error is "skip") and where nothing is left to
     evaluate, PpclsError for logits that are not finite.
     """
@@ -74,7 +77,10 @@ def evaluate(
                 if len(batch.indices):
                     logits = _logits(outputs) if is_softmax_inside else outputs
                     sums = batch_sums(_finite(logits), labels[batch.indices])
-            totals += distributed.sum_over_ranks(sums)
+            sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
+            if sums[-1]:
+                raise Stopped(max(distributed.gather(signal())))
+            totals += sums[:-1]
             bar.update(int(totals[0]) - bar.n)
             bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
     seconds = time.perf_counter() - start

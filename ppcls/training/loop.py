@@ -1,10 +1,11 @@
-"""The training loop: epochs of steps, an evaluation after each, the last and the best weights kept."""
+"""The training loop: epochs of steps, an evaluation after each, the last and the best weights kept, and
+states from which a run goes on as if it had not been interrupted."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -14,17 +15,19 @@ from ppcls.config import Config
 from ppcls.data.augment import Mixing
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, train_order
-from ppcls.errors import ConfigError, PpclsError
+from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
 from ppcls.preprocessing import Preprocessing
 from ppcls.progress import progress_bar
+from ppcls.training.checkpoint import Progress, Sums, capture, what_is_trained
 from ppcls.training.ema import ModelEma
 from ppcls.training.optimizer import build_optimizer, clip_gradients, trainable
 from ppcls.training.parameters import batch_norm_statistics, freeze
 from ppcls.training.precision import Precision
-from ppcls.training.record import RunRecord
+from ppcls.training.record import RunRecord, write_together
 from ppcls.training.schedule import learning_rate, scaled_lr
+from ppcls.training.signals import StopSignals
 
 if TYPE_CHECKING:
     from paddle import Tensor, nn
@@ -38,6 +41,14 @@ class Update(NamedTuple):
 
     loss: float
     images: int
+
+
+class Agreed(NamedTuple):
+    """What all ranks know after a step: whether one of them was asked to stop, or the time for a state has
+    come."""
+
+    stop: bool = False
+    save: bool = False
 
 
 class Timed(Iterator[Batch]):
@@ -95,11 +106,16 @@ class Trainer:
         self.peak_lr = scaled_lr(optim, self.global_batch)
         self.optimizer: Optimizer = build_optimizer(optim, self.model, self.peak_lr)
         self.ema = None if train.ema_decay is None else ModelEma(self.model, train.ema_decay)
-        self.skipped_in_a_row = 0
+        self.progress, self.sums = Progress(), Sums()
+        # the state of a resumed optimizer, which Paddle 2.6 returns only after the next update
+        self.awaiting_update: dict[str, Tensor] = {}
+        self.signals = StopSignals()
+        self.agreed = Agreed()
+        self.saved_at = time.monotonic()
         self.network = paddle.DataParallel(self.model) if self.world_size > 1 else self.model
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """This rank's share of an epoch, counted from 0, augmented and mixed."""
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """This rank's share of an epoch, counted from 0, augmented and mixed; from a step on, if wanted."""
         config = self.config
         transform = TrainTransform(self.spec, config.augment, seed=config.seed, epoch=epoch)
         order = train_order(
@@ -110,9 +126,10 @@ class Trainer:
             rank=self.rank,
             world_size=self.world_size,
         )
+        first = first_step * config.train.accumulate
         batches = load_batches(
             self.train_set,
-            order[: self.steps_per_epoch * config.train.accumulate],
+            order[first : self.steps_per_epoch * config.train.accumulate],
             transform,
             self.spec,
             num_workers=self.num_workers,
@@ -123,37 +140,68 @@ class Trainer:
         if not (mixing.mixup or mixing.cutmix):
             return batches
         classes = config.model.num_classes
-        return mix_batches(batches, mixing, classes, seed=config.seed, epoch=epoch, rank=self.rank)
+        return mix_batches(
+            batches, mixing, classes, seed=config.seed, epoch=epoch, rank=self.rank, first=first
+        )
 
-    def train(self, record: RunRecord | None, say: Callable[[str], None]) -> Evaluation:
-        """All epochs, or fewer by train.patience. record: where rank 0 writes. Returns the best epoch's
-        evaluation."""
-        best: Evaluation | None = None
-        best_epoch, patience = 0, self.config.train.patience
-        for epoch in range(self.config.train.epochs):
-            trained = self.train_one_epoch(epoch, record)
-            with self.weights_to_keep():
-                result = self.evaluate()
-                is_best = best is None or (result.top1, -result.loss) > (best.top1, -best.loss)
-                if is_best:
-                    best, best_epoch = result, epoch
-                values = {"epoch": epoch + 1, **trained}
-                values |= {f"eval_{name}": value for name, value in result.to_dict().items()}
-                top5 = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
-                say(
-                    f"epoch {epoch + 1}/{self.config.train.epochs}: train loss {trained['train_loss']:.4f}, "
-                    f"eval loss {result.loss:.4f}, top-1 {result.top1:.4f}{top5}; "
-                    f"{trained['images_per_second']:.1f} images/s, {trained['data_wait']:.0%} of the time "
-                    f"waiting for data{', best so far' if is_best else ''}"
-                )
-                write = partial(self._write, record, epoch, values, result, is_best)
-                distributed.run_together(write)
-            if patience is not None and epoch - best_epoch >= patience:
-                say(f"stopped: no better epoch than {best_epoch + 1} in train.patience={patience} epochs")
-                break
-        if best is None:
-            raise ConfigError("train.epochs must be at least 1.")
-        return best
+    def train(self, record: RunRecord | None, say: Callable[[str], None]) -> dict[str, Any]:
+        """All epochs that are left, or fewer by train.patience. record: where rank 0 writes. Returns the line
+        of metrics.jsonl of the best epoch.
+
+        Raises Stopped, once the state is saved, where a signal asks for it: enter `signals` to have it noted.
+        """
+        progress, epochs = self.progress, self.config.train.epochs
+        if progress.history and progress.step == 0:
+            self._keep(record)  # perhaps the run was killed between a state and these
+        try:
+            while progress.epoch < epochs and not self._is_out_of_patience(say):
+                self._train_and_evaluate(progress, record, say)
+                self.save(record)
+                self._keep(record)
+        except Stopped:
+            self.save(record)
+            raise
+        if progress.best is None:
+            raise ConfigError(
+                "No epoch is left to train, and the best one's weights are not in output_dir. Resume in the "
+                "folder of the run itself."
+            )
+        return progress.best
+
+    def _is_out_of_patience(self, say: Callable[[str], None]) -> bool:
+        patience, best = self.config.train.patience, self.progress.best
+        if patience is None or best is None or self.progress.epoch - best["epoch"] < patience:
+            return False
+        say(f"stopped: no better epoch than {best['epoch']} in train.patience={patience} epochs")
+        return True
+
+    def _train_and_evaluate(
+        self, progress: Progress, record: RunRecord | None, say: Callable[[str], None]
+    ) -> None:
+        """One epoch, or what is left of it."""
+        number, epochs = progress.epoch + 1, self.config.train.epochs
+        trained = self.train_one_epoch(progress.epoch, record, progress.step)
+        average_batch_norm_statistics(self.model)
+        raw = None if self.ema is None else self.evaluate()
+        with self.weights_to_keep():
+            result = self.evaluate()
+        line = {"epoch": number, **trained}
+        line |= {f"eval_{name}": value for name, value in result.to_dict().items()}
+        if raw is not None:
+            own = raw.to_dict()
+            line |= {f"eval_raw_{name}": own[name] for name in ("top1", "top5", "loss") if name in own}
+        best = progress.best
+        is_best = best is None or (result.top1, -result.loss) > (best["eval_top1"], -best["eval_loss"])
+        progress.history.append(line)
+        progress.best = line if is_best else best
+        progress.epoch, progress.step = number, 0
+        top5 = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
+        say(
+            f"epoch {number}/{epochs}: train loss {trained['train_loss']:.4f}, "
+            f"eval loss {result.loss:.4f}, top-1 {result.top1:.4f}{top5}; "
+            f"{trained['images_per_second']:.1f} images/s, {trained['data_wait']:.0%} of the time "
+            f"waiting for data{', best so far' if is_best else ''}"
+        )
 
     @contextmanager
     def weights_to_keep(self) -> Iterator[None]:
@@ -166,60 +214,86 @@ class Trainer:
             average_batch_norm_statistics(self.model)
             yield
 
-    def _write(
-        self,
-        record: RunRecord | None,
-        epoch: int,
-        values: dict[str, Any],
-        result: Evaluation,
-        is_best: bool,
-    ) -> None:
-        if record is None:
-            return
-        record.add_epoch(values)
-        scalars = {"eval/top1": result.top1, "eval/top5": result.top5, "eval/loss": result.loss}
-        step = (epoch + 1) * self.steps_per_epoch
-        record.add_scalars({tag: value for tag, value in scalars.items() if value is not None}, step)
-        record.save(self.model, is_best, epoch + 1, result.to_dict())
+    def save(self, record: RunRecord | None) -> None:
+        """The state as it is, for the run to be resumed from. All ranks together."""
+        state, best = capture(self), self.progress.best
+        best_step = None if best is None else best["epoch"] * self.steps_per_epoch
 
-    def train_one_epoch(self, epoch: int, record: RunRecord | None) -> dict[str, float]:
-        """Returns train_loss, the mean over all images and ranks, and how fast it went."""
+        def write(own: RunRecord) -> None:
+            if state is not None:
+                own.save_state(state, self.updates, best_step)
+
+        write_together(record, write)
+        self.saved_at = time.monotonic()
+
+    def _keep(self, record: RunRecord | None) -> None:
+        """Write what the last whole epoch has left: its line, and its weights."""
+        with self.weights_to_keep():
+            write_together(record, lambda own: own.keep(self.model, self.progress, self.updates))
+
+    def train_one_epoch(self, epoch: int, record: RunRecord | None, first_step: int = 0) -> dict[str, float]:
+        """Returns train_loss, the mean over all images and ranks, and how fast it went.
+
+        first_step: the steps before it were made before the run was resumed. Raises Stopped after a step."""
         self.network.train()
         for layer in self.frozen:
             layer.eval()
         config = self.config
-        losses, images, skipped = 0.0, 0, 0
-        start = time.perf_counter()
-        batches = Timed(self.batches(epoch))
+        if first_step == 0:
+            self.sums = Sums()
+        sums, waited = self.sums, self.sums.waited
+        start = time.perf_counter() - sums.seconds
+        batches = Timed(self.batches(epoch, first_step))
         title = f"epoch {epoch + 1}/{config.train.epochs}"
-        with progress_bar(self.steps_per_epoch * self.global_batch, title, config.train.log_seconds) as bar:
-            for step_in_epoch in range(self.steps_per_epoch):
+        total, done = (count * self.global_batch for count in (self.steps_per_epoch, first_step))
+        with progress_bar(total, title, config.train.log_seconds, initial=done) as bar:
+            for step_in_epoch in range(first_step, self.steps_per_epoch):
                 step = epoch * self.steps_per_epoch + step_in_epoch
-                rate = learning_rate(
-                    config.optim, self.peak_lr, step, self.steps_per_epoch, config.train.epochs
-                )
+                rate = self.rate(step)
                 loss, trained = self.train_step(batches, rate, step)
                 if trained:
-                    losses += loss * trained
-                    images += trained
+                    sums.losses += loss * trained
+                    sums.images += trained
                 else:
-                    skipped += 1
-                wait_share = batches.seconds / (time.perf_counter() - start)
+                    sums.skipped += 1
+                sums.seconds, sums.waited = time.perf_counter() - start, waited + batches.seconds
                 bar.set_postfix_str(
-                    f"loss {loss:.4f}, lr {rate:.4g}, data wait {wait_share:.0%}", refresh=False
+                    f"loss {loss:.4f}, lr {rate:.4g}, data wait {sums.waited / sums.seconds:.0%}",
+                    refresh=False,
                 )
                 bar.update(self.global_batch)
                 if record is not None and trained:
-                    record.add_scalars({"train/loss": loss, "train/lr": rate}, step)
-        seconds = time.perf_counter() - start
-        sums = distributed.sum_over_ranks(np.array([losses, images], np.float64))
+                    record.add_scalars({"train/loss": loss, "train/lr": rate}, step + 1)
+                self.progress.step = step_in_epoch + 1
+                if self.agreed.stop:
+                    raise Stopped(max(distributed.gather(self.signals.number)))
+                if self.agreed.save or (step + 1) % (config.train.checkpoint_steps or step + 2) == 0:
+                    self.save(record)
+        if record is not None and config.train.histograms:
+            record.add_histograms(self.model, (epoch + 1) * self.steps_per_epoch)
+        totals = distributed.sum_over_ranks(np.array([sums.losses, sums.images], np.float64))
         values = {
-            "train_loss": float(sums[0] / sums[1]),
-            "lr": rate,
-            "images_per_second": round(float(sums[1]) / seconds, 2),
-            "data_wait": round(batches.seconds / seconds, 4),
+            "train_loss": float(totals[0] / totals[1]),
+            "lr": self.rate((epoch + 1) * self.steps_per_epoch - 1),
+            "images_per_second": round(float(totals[1]) / sums.seconds, 2),
+            "data_wait": round(sums.waited / sums.seconds, 4),
         }
-        return values | ({"skipped_updates": skipped} if config.train.on_nan == "skip" else {})
+        return values | ({"skipped_updates": int(sums.skipped)} if config.train.on_nan == "skip" else {})
+
+    @cached_property
+    def meaning(self) -> dict[str, Any]:
+        """What the config does not tell, and a resumed run must have again."""
+        return what_is_trained(self)
+
+    @property
+    def updates(self) -> int:
+        """Since the run began, those that were left out as well."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0 over all epochs."""
+        config = self.config
+        return learning_rate(config.optim, self.peak_lr, step, self.steps_per_epoch, config.train.epochs)
 
     def train_step(self, batches: Iterator[Batch], rate: float, step: int) -> Update:
         """One update from the mean gradient of the next `train.accumulate` batches.
@@ -231,6 +305,7 @@ class Trainer:
 
         train, limit = self.config.train, self.config.optim.clip_norm
         may_skip = train.on_nan == "skip"
+        self.optimizer.clear_grad()  # not after the update: those who look at gradients come then
         before = [statistic.clone() for statistic in self.statistics] if may_skip else []
         losses, images = [], 0
         for part in range(train.accumulate):
@@ -252,17 +327,18 @@ class Trainer:
         self.precision.unscale(self.optimizer)
         norm = clip_gradients(self.trainable, limit) if may_skip or limit is not None else 0.0
         loss = float(np.mean(losses))
-        problem = self._what_is_not_finite(loss, norm)
+        problem = self._what_is_not_finite(self._agree(loss), norm)
         if problem is None:
-            self.skipped_in_a_row = 0
+            self.progress.skipped_in_a_row = 0
             self.optimizer.set_lr(rate)
             self.precision.step(self.optimizer)
             if self.ema is not None:
                 self.ema.update()
         else:
-            self.skipped_in_a_row += 1
-            if not may_skip or self.skipped_in_a_row >= min(SKIPS, self.steps_per_epoch):
-                times = f", {self.skipped_in_a_row} times in a row" if may_skip else ""
+            self.progress.skipped_in_a_row += 1
+            in_a_row = self.progress.skipped_in_a_row
+            if not may_skip or in_a_row >= min(SKIPS, self.steps_per_epoch):
+                times = f", {in_a_row} times in a row" if may_skip else ""
                 raise PpclsError(
                     f"{problem} at step {step}{times}, learning rate {rate:.4g}. The checkpoints of the "
                     "epochs before are whole. Lower optim.lr, or raise optim.warmup_epochs."
@@ -270,7 +346,6 @@ class Trainer:
             for statistic, value in zip(self.statistics, before, strict=True):
                 statistic.set_value(value)
             images = 0
-        self.optimizer.clear_grad()
         return Update(loss, images)
 
     def _add_gradients(self, batch: Batch) -> float:
@@ -284,9 +359,17 @@ class Trainer:
         self.precision.backward(loss / train.accumulate)
         return loss.item()
 
+    def _agree(self, loss: float) -> float:
+        """The mean loss of all ranks. What they must know of one another travels with it: `agreed`."""
+        minutes = self.config.train.checkpoint_minutes
+        is_late = self.rank == 0 and minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
+        mine = np.array([loss, self.signals.number > 0, is_late], np.float64)
+        loss, stop, save = distributed.sum_over_ranks(mine).tolist()
+        self.agreed = Agreed(stop > 0, save > 0)
+        return loss / self.world_size
+
     def _what_is_not_finite(self, loss: float, norm: float) -> str | None:
         """The same on all ranks, of which a single one may have had the bad batch."""
-        loss = float(distributed.sum_over_ranks(np.array([loss]))[0]) / self.world_size
         if not np.isfinite(loss):
             return f"The loss is {loss}"
         if not np.isfinite(norm) and self.precision.scaler is None:  # a scaler sees to it itself
@@ -303,6 +386,7 @@ class Trainer:
             batch_size=data.batch_size,
             num_workers=self.num_workers,
             on_error=data.on_error,
+            signal=lambda: self.signals.number,
         )
 
 

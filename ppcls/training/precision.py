@@ -1,7 +1,9 @@
 """Half precision on GPUs. No GPU has run this yet."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ppcls.config import TrainConfig
 from ppcls.errors import ConfigError
@@ -43,6 +45,17 @@ class Precision:
         """Bring the gradients back to their size, for those who look at them."""
         if self.scaler:
             self.scaler.unscale_(optimizer)
+
+    def state(self) -> dict[str, Any] | None:
+        """The loss scale and its counts, as JSON has them; None without a scaler."""
+        if self.scaler is None:
+            return None
+        state = self.scaler.state_dict()
+        return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in state.items()}
+
+    def set_state(self, state: dict[str, Any] | None) -> None:
+        if self.scaler is not None and state:
+            self.scaler.load_state_dict(state | {"scale": np.array(state["scale"], np.float32)})
 
     def step(self, optimizer: "Optimizer") -> None:
         if self.scaler:

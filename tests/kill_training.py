@@ -1,0 +1,182 @@
+"""Kill a real training run at random moments, go on with --resume auto each time, and compare the end with an
+uninterrupted run's, bit for bit.
+
+    python tests/kill_training.py --kills 50 --ranks 2
+
+SIGKILL goes to the process, with several ranks to the launcher or to one of them; SIGTERM and SIGINT to the
+process or the launcher.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from safetensors.numpy import load_file
+
+ROOT = Path(__file__).parent.parent
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+
+
+def prepare(folder):
+    """16 drawn pictures of three classes, and a config that needs all that a state holds."""
+    drawn = np.random.RandomState(0)
+    for index in range(16):
+        place = folder / "pictures" / "abc"[index % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        picture = np.clip(drawn.normal(80 * (index % 3), 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+        cv2.imwrite(str(place / f"{index}.png"), picture)
+    (folder / "eval.txt").write_text("a/0.png 0\nb/1.png 1\nc/2.png 2\na/3.png 0\n")
+    root, half = str(folder / "pictures"), [0.5, 0.5, 0.5]
+    tree = {
+        "model": {"name": "EfficientNetB0_small", "num_classes": 3, "bn_momentum": 0.5},
+        "data": {"train_root": root, "eval_root": root, "batch_size": 2, "num_workers": 1},
+        "augment": {"mixup": 0.2},
+        "train": {"epochs": 3, "ema_decay": 0.9, "accumulate": 2, "checkpoint_steps": 2},
+        "optim": {"lr": 0.1},
+        "device": "cpu",
+    }
+    tree["data"] |= {"resize_short": 64, "crop_size": 64, "interpolation": "bilinear", "antialias": False}
+    tree["data"] |= {"mean": half, "std": half, "eval_list": str(folder / "eval.txt")}
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+
+
+def start(folder, output, ranks, log):
+    """tools/train.py, on one rank or under the launcher, in a process group of its own."""
+    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", str(ranks), "--log_dir", f"{output}-log"]
+    command = [sys.executable, *(launch if ranks > 1 else []), str(ROOT / "tools/train.py")]
+    command += ["-c", str(folder / "config.yaml"), "-o", f"output_dir={output}", "--resume", "auto"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
+    )
+
+
+def ranks_of(launcher):
+    """The processes that a launcher has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == launcher:
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def wait_for_ranks(pids, output, seconds=60):
+    """Until those processes have ended and the folder is free; raises TimeoutError."""
+    limit = time.monotonic() + seconds
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        if time.monotonic() > limit:
+            raise TimeoutError(f"ranks {pids} have outlived their launcher by {seconds} s")
+        time.sleep(0.1)
+    lock = output / "run.lock"
+    if lock.exists():
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def measure(folder, output, ranks, log):
+    """The reference: seconds until the run wrote its config, and until its end."""
+    begin = time.monotonic()
+    process = start(folder, output, ranks, log)
+    while not (output / "train.yaml").exists() and process.poll() is None:
+        time.sleep(0.05)
+    ready = time.monotonic() - begin
+    if process.wait(timeout=300):
+        raise SystemExit(f"the uninterrupted run failed with {process.returncode}: see {log.name}")
+    return ready, time.monotonic() - begin
+
+
+def kill_once(process, number, delay, ranks, draw):
+    """Send the signal after so long, and wait for the end. Returns the ranks there were, and whether the run
+    had ended by itself."""
+    try:
+        process.wait(timeout=delay)
+        return [], True
+    except subprocess.TimeoutExpired:
+        pass
+    pids = ranks_of(process.pid) if ranks > 1 else []
+    target = process.pid
+    if number == signal.SIGKILL and pids and draw.random() < 0.5:
+        target = draw.choice(pids)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(target, number)
+    process.wait(timeout=60)  # a failed rank ends the job within 30 s
+    return pids, False
+
+
+def files_of(output):
+    """What must be the same: weights, and the lines of metrics.jsonl but for what a clock says."""
+    arrays = {}
+    for name in ("last", "best"):
+        path = output / "checkpoints" / name / "model.safetensors"
+        arrays |= {f"{name}/{key}": array for key, array in load_file(path).items()}
+    state = sorted((output / "checkpoints").glob("state-*.safetensors"))[-1]
+    arrays |= {f"state/{key}": array for key, array in load_file(state).items() if key != "ranks"}
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("images_per_second", "data_wait", "eval_images_per_second")
+    return arrays, [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="kept; by default one that is deleted")
+    args = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        run(folder.absolute(), args)
+
+
+def run(folder, args):
+    prepare(folder)
+    draw = random.Random(args.seed)
+    whole = folder / "whole"
+    kills, rounds = 0, 0
+    with (folder / "runs.log").open("w") as log:
+        ready, end = measure(folder, whole, args.ranks, log)
+        print(f"uninterrupted: {ready:.1f} s to its start, {end:.1f} s in all", flush=True)
+        expected, expected_lines = files_of(whole)
+        while kills < args.kills:
+            rounds += 1
+            output = folder / f"killed{rounds}"
+            is_over = False
+            while not is_over and kills < args.kills:
+                number, delay = SIGNALS[kills % 3], ready + draw.uniform(-0.3, 0.45) * (end - ready)
+                process = start(folder, output, args.ranks, log)
+                pids, is_over = kill_once(process, number, delay, args.ranks, draw)
+                if not is_over:
+                    kills += 1
+                    wait_for_ranks(pids, output)
+                    states = [path.name[6:15] for path in sorted(output.glob("checkpoints/state-*"))]
+                    print(
+                        f"{kills}: {number.name} after {delay:.1f} s, exit code {process.returncode}; "
+                        f"states {', '.join(states)}",
+                        flush=True,
+                    )
+            process = start(folder, output, args.ranks, log)
+            if process.wait(timeout=300):
+                raise SystemExit(f"the last resume failed with {process.returncode}: see {folder}/runs.log")
+            found, lines = files_of(output)
+            differ = [key for key in expected if (expected[key] != found[key]).any()]
+            if differ or found.keys() != expected.keys() or lines != expected_lines:
+                raise SystemExit(f"{output} differs from the uninterrupted run: {differ[:5]}, {lines}")
+            print(f"run {rounds}: {len(found)} tensors and {len(lines)} lines equal", flush=True)
+
+
+if __name__ == "__main__":
+    main()

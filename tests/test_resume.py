@@ -1,0 +1,555 @@
+"""An interrupted run goes on as if it had not been, and what keeps it from that says so."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+import yaml
+from two_ranks import Normed, are_equal, weights
+
+from ppcls.cli import train
+from ppcls.config import load_config
+from ppcls.data.dataset import open_dataset
+from ppcls.data.decode import decode
+from ppcls.errors import ConfigError, PpclsError, Stopped
+from ppcls.files import locked
+from ppcls.preprocessing import Preprocessing
+from ppcls.training.checkpoint import capture, find_state, read_state, restore, states_in
+from ppcls.training.loop import Trainer
+from ppcls.training.record import RunRecord, cut_curves
+from ppcls.training.signals import StopSignals
+
+SPEC = Preprocessing(32, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+STEPS = 3  # of an epoch: 24 images, batches of 4, two of them gathered
+EVERYTHING = [
+    *("train.epochs=3", "train.ema_decay=0.9", "train.accumulate=2", "data.batch_size=4"),
+    *("augment.mixup=0.2", "optim.name=rmsprop", "optim.schedule=step", "optim.decay_epochs=1"),
+]
+
+
+class Tiny(Normed):
+    """A network that needs all that a step may need, its dropout's random numbers too."""
+
+    model_name, num_classes, bn_epsilon, padding = "EfficientNetB0_small", 3, 1e-3, "same"
+
+    def forward(self, x):
+        return super().forward(F.dropout(x, 0.2, training=self.training))
+
+
+class Killed(BaseException):
+    """As by SIGKILL: nobody catches it."""
+
+
+@pytest.fixture
+def config(tmp_path):
+    """24 noisy pictures of three classes, and a config."""
+    random = np.random.RandomState(0)
+    for index in range(24):
+        folder = tmp_path / "pictures" / "abc"[index % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = random.normal(80 * (index % 3), 40, (36, 40, 3))
+        cv2.imwrite(str(folder / f"{index}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    root = str(tmp_path / "pictures")
+    tree = {
+        "model": {"name": "EfficientNetB0_small", "num_classes": 3, "bn_momentum": 0.9},
+        "data": {"train_root": root, "eval_root": root, **SPEC.to_dict()},
+        "output_dir": str(tmp_path / "run"),
+        "device": "cpu",
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def make(config, *overrides):
+    options = load_config(config, [*EVERYTHING, *overrides])
+    root = options.data.train_root
+    data = open_dataset(root, None, num_classes=3, class_names=None, option="train")
+    paddle.seed(0)
+    return Trainer(options, Tiny(), SPEC, data, data, 2)
+
+
+def run(trainer, resume=None):
+    """Train to the end, as tools/train.py does; or raise what `at` lets happen."""
+    record = RunRecord(trainer.config, trainer.model, SPEC, None, None, trainer.updates if resume else None)
+    try:
+        return trainer.train(record, lambda text: None)
+    finally:
+        record.close()
+
+
+def resumed(config, *overrides):
+    """A trainer that goes on from the newest good state in output_dir."""
+    trainer = make(config, *overrides)
+    path = find_state("auto", trainer.config.output_path, lambda text: None)
+    restore(trainer, read_state(path))
+    return trainer
+
+
+def at(trainer, step, happening):
+    """Call `happening` while the step's update is made."""
+    original = trainer.train_step
+
+    def train_step(batches, rate, number):
+        if number == step:
+            happening()
+        return original(batches, rate, number)
+
+    trainer.train_step = train_step
+    return trainer
+
+
+def kill():
+    raise Killed
+
+
+def result(trainer):
+    """All tensors of a trainer."""
+    return {key: array.copy() for key, array in capture(trainer).arrays.items() if key != "ranks"}
+
+
+def lines_of(folder):
+    """metrics.jsonl without what a clock says."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clocks = ("images_per_second", "data_wait", "eval_images_per_second")
+    return [{k: v for k, v in line.items() if k not in clocks} for line in lines]
+
+
+def curves_of(folder):
+    """{tag: steps} of VisualDL."""
+    from visualdl import LogReader
+
+    (path,) = (folder / "visualdl").iterdir()
+    reader = LogReader(file_path=str(path))
+    return {tag: [item.id for item in reader.get_data("scalar", tag)] for tag in reader.get_tags()["scalar"]}
+
+
+@pytest.fixture
+def whole(config, tmp_path):
+    """An uninterrupted run: its tensors, lines and curves."""
+    trainer = make(config, f"output_dir={tmp_path / 'whole'}")
+    run(trainer)
+    return result(trainer), lines_of(tmp_path / "whole"), curves_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", range(3 * STEPS))
+def test_a_run_stopped_at_any_step_goes_on_bit_for_bit(config, tmp_path, whole, step):
+    first = make(config)
+    with pytest.raises(Stopped):
+        run(at(first, step, lambda: first.signals.note(signal.SIGTERM)))
+    second = resumed(config)
+    assert second.updates == step + 1
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0]) and are_equal(whole[0], result(second))
+    assert lines_of(tmp_path / "run") == whole[1] and curves_of(tmp_path / "run") == whole[2]
+    # what it saved for eval is the average of the same weights
+    with second.weights_to_keep():
+        model = paddle_file(tmp_path / "run/checkpoints/last/model.safetensors")
+        assert are_equal(model, weights(second))
+
+
+def paddle_file(path):
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+@pytest.mark.parametrize("step", [1, 5, 8])
+def test_a_killed_run_goes_on_from_its_last_state(config, tmp_path, name, step):
+    options = [f"optim.name={name}", "train.checkpoint_steps=2"]
+    reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
+    run(reference)
+    with pytest.raises(Killed):
+        run(at(make(config, *options), step, kill))
+    if step < 2:
+        assert not states_in(tmp_path / "run/checkpoints")
+        return
+    second = resumed(config, *options)
+    assert step - 2 < second.updates <= step
+    run(second, resume=True)
+    assert are_equal(result(second), result(reference))
+    assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")
+    assert curves_of(tmp_path / "run") == curves_of(tmp_path / "whole")
+
+
+def test_a_run_killed_before_its_weights_are_written_has_them_in_the_end(config, tmp_path, whole):
+    first = make(config, "train.epochs=1")
+    first._keep = lambda record: kill()
+    with pytest.raises(Killed):
+        run(first)
+    assert not (tmp_path / "run/checkpoints/best").exists()
+    second = resumed(config, "train.epochs=1")
+    assert run(second, resume=True)["epoch"] == 1
+    assert lines_of(tmp_path / "run") == whole[1][:1]
+    assert {p.parent.name for p in (tmp_path / "run").rglob("model.safetensors")} == {"best", "last"}
+
+
+def test_a_run_stopped_in_its_evaluation_goes_on_with_it(config, tmp_path, whole):
+    first = make(config)
+    evaluate = first.evaluate
+
+    def stopped():
+        first.signals.note(signal.SIGINT)
+        return evaluate()
+
+    first.evaluate = stopped
+    with pytest.raises(Stopped) as caught:
+        run(first)
+    assert caught.value.number == signal.SIGINT
+    second = resumed(config)
+    assert (second.progress.epoch, second.progress.step) == (0, STEPS)
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0]) and lines_of(tmp_path / "run") == whole[1]
+
+
+def test_a_run_that_is_killed_again_before_its_next_update_loses_nothing(config, whole):
+    first = make(config)
+    with pytest.raises(Stopped):
+        run(at(first, STEPS - 1, lambda: first.signals.note(signal.SIGTERM)))
+    with pytest.raises(Killed):
+        run(at(resumed(config), STEPS, kill), resume=True)  # it has evaluated, and saved that
+    third = resumed(config)
+    assert (third.progress.epoch, third.progress.step) == (1, 0)
+    run(third, resume=True)
+    assert are_equal(result(third), whole[0])
+
+
+def test_updates_left_out_in_a_row_are_remembered(config):
+    first = make(config, "train.on_nan=skip")
+    first.progress.skipped_in_a_row = 1
+    first._what_is_not_finite = lambda loss, norm: "The loss is nan"
+    with pytest.raises(Stopped):
+        run(at(first, 0, lambda: first.signals.note(signal.SIGTERM)))
+    assert resumed(config, "train.on_nan=skip").progress.skipped_in_a_row == 2
+    with pytest.raises(PpclsError, match="3 times in a row"):
+        second = resumed(config, "train.on_nan=skip")
+        second._what_is_not_finite = first._what_is_not_finite
+        run(second, resume=True)
+
+
+def test_the_loss_scale_is_kept(config):
+    class Scaler:
+        state = {"scale": np.array([1024.0], np.float32), "incr_count": 3}
+
+        def state_dict(self):
+            return self.state
+
+        def load_state_dict(self, state):
+            self.loaded = state
+
+    precision = make(config).precision
+    precision.scaler = Scaler()
+    precision.set_state(json.loads(json.dumps(precision.state())))
+    assert precision.scaler.loaded["scale"].dtype == np.float32
+    assert precision.scaler.loaded == Scaler.state
+
+
+def test_batches_before_the_step_are_not_decoded(config, tmp_path, monkeypatch):
+    trainer = make(config)
+    expected = list(trainer.batches(0))[4:]
+    read = []
+    monkeypatch.setattr("ppcls.data.loader.decode", lambda data: read.append(1) or decode(data))
+    found = list(trainer.batches(0, first_step=2))
+    assert len(read) == 8
+    for one, other in zip(expected, found, strict=True):
+        assert (one.images == other.images).all() and (one.labels == other.labels).all()
+
+
+@pytest.fixture
+def stopped_run(config, tmp_path):
+    """A run of three epochs, stopped in its third, with a state after each step."""
+    trainer = make(config, "train.checkpoint_steps=1", "train.keep_last=2")
+    with pytest.raises(Stopped):
+        run(at(trainer, 7, lambda: trainer.signals.note(signal.SIGTERM)))
+    return states_in(tmp_path / "run/checkpoints")
+
+
+def test_so_many_states_are_kept_and_that_of_the_best_epoch(config, stopped_run):
+    steps = [int(path.name[6:15]) for path in stopped_run]
+    best = read_state(stopped_run[-1]).facts["progress"]["best"]["epoch"] * STEPS
+    assert steps == sorted({best, 6, 7, 8})
+    assert best in (3, 6)
+    assert read_state(stopped_run[0]).facts["progress"]["epoch"] * STEPS == steps[0]
+
+
+def test_a_state_is_written_when_its_minutes_are_over(config, tmp_path):
+    with pytest.raises(Killed):
+        run(at(make(config, "train.checkpoint_minutes=1e-9"), 2, kill))
+    assert [int(path.name[6:15]) for path in states_in(tmp_path / "run/checkpoints")] == [1, 2]
+    with pytest.raises(Killed):
+        run(at(make(config, f"output_dir={tmp_path / 'other'}"), 2, kill))
+    assert not states_in(tmp_path / "other/checkpoints")
+
+
+@pytest.mark.parametrize("harm", ["cut", "empty", "flipped", "header"])
+def test_a_damaged_state_is_reported_and_the_one_before_taken(config, tmp_path, whole, stopped_run, harm):
+    data = bytearray(stopped_run[-1].read_bytes())
+    data[len(data) // 2 if harm == "flipped" else 300] ^= 64
+    data = {"cut": data[: len(data) // 2], "empty": b""}.get(harm, data)
+    stopped_run[-1].write_bytes(data)
+    notes = []
+    found = find_state("auto", tmp_path / "run", notes.append)
+    assert found == stopped_run[-2]
+    assert len(notes) == 1 and "state-000000008.safetensors is damaged" in notes[0]
+    assert stopped_run[-1].with_name("state-000000008.safetensors.damaged").exists()
+    second = resumed(config)
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0])
+
+
+def test_without_a_good_state_nothing_is_replaced(config, tmp_path, stopped_run):
+    for path in stopped_run:
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(PpclsError, match="All states in .* are damaged. Start the run again: --overwrite"):
+        find_state("auto", tmp_path / "run", lambda text: None)
+    assert find_state("auto", tmp_path / "nothing", lambda text: None) is None
+
+
+def test_an_older_state_is_not_gone_on_from_in_its_own_folder(config, tmp_path, stopped_run):
+    with pytest.raises(ConfigError, match="has gone on to state-000000008.safetensors since state-00000000"):
+        find_state(str(stopped_run[0]), tmp_path / "run", lambda text: None)
+    assert find_state(str(stopped_run[0]), tmp_path / "other", lambda text: None) == stopped_run[0]
+    with pytest.raises(PpclsError, match="There is no state .*nothing"):
+        find_state("nothing", tmp_path / "run", lambda text: None)
+    last = tmp_path / "run/checkpoints/last/model.safetensors"
+    with pytest.raises(PpclsError, match="is no state of a run"):
+        find_state(str(last), tmp_path / "run", lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.lr=0.2", "optim.lr was 0.1, is 0.2"),
+        ("data.batch_size=2", "data.batch_size was 4, is 2"),
+        ("seed=3", "seed was 0, is 3"),
+        ("augment.mixup=0", "augment.mixup was 0.2, is 0.0"),
+        ("model.dropout=0.5", "model.dropout was None, is 0.5"),
+        ("train.ema_decay=null", "train.ema_decay was 0.9, is None"),
+    ],
+)
+def test_another_config_is_refused(config, stopped_run, override, words):
+    with pytest.raises(ConfigError, match=f"This would go on as another run: {words}. Resume with what"):
+        resumed(config, override)
+
+
+def test_other_data_are_refused_but_may_have_moved(config, tmp_path, stopped_run):
+    (tmp_path / "pictures").rename(tmp_path / "moved")
+    moved = [f"data.{name}_root={tmp_path / 'moved'}" for name in ("train", "eval")]
+    assert resumed(config, *moved).updates == 8
+    (tmp_path / "moved/a/0.png").rename(tmp_path / "moved/a/new.png")
+    with pytest.raises(ConfigError, match="training data was '.*', is '.*'; evaluation data was"):
+        resumed(config, *moved)
+
+
+def test_another_number_of_processes_is_refused(config, stopped_run, monkeypatch):
+    trainer = make(config)
+    trainer.world_size = 4
+    with pytest.raises(ConfigError, match="processes was 1, is 4"):
+        restore(trainer, read_state(stopped_run[-1]))
+
+
+def test_more_epochs_are_allowed_where_the_rates_stay(config, tmp_path, whole):
+    run(make(config, "train.epochs=2"))
+    second = resumed(config, "train.epochs=3", "train.log_seconds=3", "data.num_workers=1")
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0]) and lines_of(tmp_path / "run") == whole[1]
+    cosine = ["optim.schedule=cosine", f"output_dir={tmp_path / 'cosine'}"]
+    run(make(config, "train.epochs=1", *cosine))
+    with pytest.raises(ConfigError, match="With optim.schedule=cosine each learning rate depends on"):
+        resumed(config, "train.epochs=2", *cosine)
+
+
+def test_another_thread_count_is_told(config, stopped_run, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")
+    (note,) = restore(
+        make(config, "train.checkpoint_steps=1", "train.keep_last=2"), read_state(stopped_run[-1])
+    )
+    assert "is 77: the run goes on, but its bits will differ" in note
+
+
+def test_patience_and_the_end_are_known_after_a_resume(config, tmp_path):
+    options = ["train.patience=1", "optim.lr=1e-30", "optim.weight_decay=0", "train.ema_decay=null"]
+    first = make(config, *options, "train.freeze=['*._mean', '*._variance']")
+    always = first.evaluate()
+    first.evaluate = lambda: always
+    run(first)
+    count = len(lines_of(tmp_path / "run"))
+    assert count == 2
+    second = resumed(config, *options, "train.freeze=['*._mean', '*._variance']")
+    assert run(second, resume=True)["epoch"] == 1
+    assert len(lines_of(tmp_path / "run")) == count
+
+
+def test_a_state_that_cannot_be_written_leaves_the_others_whole(config, tmp_path):
+    trainer = make(config, "train.checkpoint_steps=2")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = 2000  # smaller than a state, larger than the curves so far
+
+    def fill():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+
+    try:
+        with pytest.raises(
+            PpclsError, match="state-000000004.safetensors cannot be written: .*File too large"
+        ):
+            run(at(trainer, 3, fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    found = states_in(tmp_path / "run/checkpoints")
+    assert [path.name for path in found] == ["state-000000002.safetensors", "state-000000003.safetensors"]
+    assert [read_state(path).facts["progress"]["step"] for path in found] == [2, 0]
+    assert not list((tmp_path / "run").rglob(".*"))
+
+
+def test_a_disk_that_is_full_half_way_leaves_nothing_half_written(config, tmp_path, monkeypatch):
+    def save_half(arrays, path, metadata):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    trainer = make(config, "train.checkpoint_steps=2")
+    with pytest.raises(PpclsError, match="state-000000004.safetensors cannot be written: .*No space left"):
+        run(at(trainer, 3, lambda: monkeypatch.setattr("safetensors.numpy.save_file", save_half)))
+    found = [path for path in (tmp_path / "run/checkpoints").iterdir() if path.is_file()]
+    assert {path.name[14] for path in found if read_state(path)} == {"2", "3"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders of Windows are not read-only")
+def test_a_read_only_folder_is_an_error_that_says_so(config, tmp_path):
+    trainer = make(config, "train.checkpoint_steps=2")
+    folder, user, save = tmp_path / "run/checkpoints", os.geteuid(), trainer.save
+
+    def save_without_the_right_to(record):
+        folder.chmod(0o555)
+        os.seteuid(user or 65534)  # root may write anywhere
+        try:
+            save(record)
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)
+
+    with pytest.raises(PpclsError, match="state-000000004.safetensors cannot be written: .*ermission denied"):
+        run(at(trainer, 3, lambda: setattr(trainer, "save", save_without_the_right_to)))
+    assert [path.name[14] for path in states_in(folder)] == ["2", "3"]
+
+
+def test_what_a_killed_process_has_half_written_is_cleared_away(config, tmp_path, stopped_run):
+    names = ("checkpoints/.state-000000009.safetensors.123", "checkpoints/last/.model.safetensors.123")
+    names += (".metrics.jsonl.123", ".train.yaml.123")
+    for name in names:
+        (tmp_path / "run" / name).write_bytes(b"half")
+    run(resumed(config), resume=True)
+    assert not [name for name in names if (tmp_path / "run" / name).exists()]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
+    with locked(tmp_path / "run"):
+        code = "import sys; from ppcls.cli.common import run; from ppcls.cli.train import main; run(main)"
+        other = subprocess.run(
+            [sys.executable, "-c", code, "-c", str(config)], capture_output=True, text=True, check=False
+        )
+    assert other.returncode == 2
+    assert f"Another run is writing into {tmp_path / 'run'}: process {os.getpid()} on " in other.stderr
+    assert "choose another folder: -o output_dir=DIR" in other.stderr
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_a_signal_is_noted_once_and_a_late_second_one_ends_the_process(monkeypatch):
+    gone, clock = [], [100.0]
+    monkeypatch.setattr("ppcls.training.signals.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("ppcls.training.signals.os._exit", gone.append)
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        for clock[0] in (100.2, 100.4, 102.9):
+            signal.raise_signal(signal.SIGTERM)
+        assert signals.number == signal.SIGTERM and not gone
+        clock[0] = 103.1
+        signal.raise_signal(signal.SIGINT)
+        assert gone == [130]
+    assert signal.getsignal(signal.SIGTERM) == signals.note  # until the process is gone
+    for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+        signal.signal(number, handler)
+    with StopSignals():
+        pass
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+def test_curves_that_were_cut_off_lose_their_last_record(config, tmp_path, stopped_run):
+    (path,) = (tmp_path / "run/visualdl").iterdir()
+    before = curves_of(tmp_path / "run")
+    path.write_bytes(path.read_bytes()[:-3])
+    cut_curves(path, 6)
+    after = curves_of(tmp_path / "run")
+    assert before["train/loss"] == list(range(1, 9)) and after["train/loss"] == list(range(1, 7))
+    assert before["eval/loss"] == [3, 6] and after["eval/loss"] == [3]  # the 6th step's is written again
+
+
+def test_raw_and_averaged_weights_are_evaluated_and_drawn(config, tmp_path):
+    run(make(config, "train.histograms=true", "train.epochs=1"))
+    (line,) = lines_of(tmp_path / "run")
+    assert line["eval_loss"] != line["eval_raw_loss"]
+    curves = curves_of(tmp_path / "run")
+    assert curves["eval_raw/loss"] == curves["eval/top1"] == [STEPS]
+    from visualdl import LogReader
+
+    (path,) = (tmp_path / "run/visualdl").iterdir()
+    histograms = set(LogReader(file_path=str(path)).get_tags()["histogram"])
+    assert {"weights/fc.weight", "gradients/fc.weight", "gradients/first.bn.bias"} <= histograms
+    assert not any("_mean" in tag for tag in histograms)
+
+
+def options(*pairs):
+    return [text for pair in pairs for text in ("-o", pair)]
+
+
+def test_the_tool_resumes_and_says_what_it_does(config, tmp_path, capsys):
+    base = ["-c", str(config), *options("data.batch_size=8", "train.checkpoint_steps=1", "train.keep_last=9")]
+    with pytest.raises(ConfigError, match="--resume goes on with a run that --overwrite deletes"):
+        train.main([*base, "--resume", "auto", "--overwrite"])
+    one = [*base, *options("train.epochs=1", "optim.schedule=step")]
+    assert train.main([*one, "--resume", "auto"]) == 0
+    assert f"{tmp_path / 'run'} holds no state to resume from: starting afresh" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="Go on with it, --resume auto"):
+        train.main(one)
+    assert train.main([*one, "--resume", "auto"]) == 0
+    out = capsys.readouterr().out
+    assert "state-000000003.safetensors is finished: 1 of 1 epochs" in out and "best top-1" in out
+    # from an older state into another folder, where the best weights are not
+    first = tmp_path / "run/checkpoints/state-000000003.safetensors"
+    other = options("train.epochs=2", f"output_dir={tmp_path / 'other'}")
+    assert train.main([*one, *other, "--resume", str(first)]) == 0
+    out = capsys.readouterr().out
+    assert "note: train.epochs was 1, is 2" in out and "resumed at epoch 2, step 0 of 3" in out
+    assert [line["epoch"] for line in lines_of(tmp_path / "other")] == [1, 2]
+    within = tmp_path / "other/checkpoints/state-000000004.safetensors"
+    third = options("train.epochs=2", f"output_dir={tmp_path / 'third'}")
+    assert train.main([*one, *third, "--resume", str(within)]) == 0
+    assert (
+        "note: the weights of the best epoch, 1, are not here; best/ starts again" in capsys.readouterr().out
+    )
+    from visualdl import LogReader
+
+    (path,) = (tmp_path / "run/visualdl").iterdir()
+    assert LogReader(file_path=str(path)).get_tags()["image"] == ["train/samples"]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_runs_end_as_the_one_that_was_not(tmp_path, ranks):
+    """SIGKILL, SIGTERM and SIGINT at random moments: tests/kill_training.py, which can run more of them."""
+    script = [sys.executable, str(Path(__file__).with_name("kill_training.py"))]
+    kills = {1: "3", 2: "2"}[ranks]
+    arguments = ["--kills", kills, "--ranks", str(ranks), "--folder", str(tmp_path), "--seed", "1"]
+    done = subprocess.run([*script, *arguments], capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
