@@ -83,7 +83,8 @@ CHINESE = Words(
     nothing_measured="尚无实测数据。",
     measured_all="- {model}：权重 `{weights}`，验证集全部 {count:,} 张图像。",
     measured_sample="- {model}：权重 `{weights}`，{count:,} 张中 top-1 正确 {right1:,} 张、"
-    "top-5 正确 {right5:,} 张。这只是 ImageNet 训练集与验证集图像的一个抽样，网络可能用其中的图像训练过，不能当作基准测试结果。",
+    "top-5 正确 {right5:,} 张。这只是 ImageNet 训练集与验证集图像的一个抽样，"
+    "网络可能用其中的图像训练过，不能当作基准测试结果。",
     machine="- {models}：{processor}，{threads} 线程，{versions}。",
     busy="测量时机器上还有其他程序在运行，数值偏大，仅作占位，待重新测量后替换。",
     mismatch="{model} 的{what}：文档为 {documented:.2f}，按公式为 {computed:.2f}",

@@ -56,9 +56,8 @@ def panels(counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> dic
         for name in ORDER
         if name in measured["latency"]
     ]
-    latency = [
-        Panel("NVIDIA V100, as PaddleClas published it", "milliseconds an image, batch 1, float32", v100)
-    ]
+    x_label = "milliseconds an image, batch 1, float32"
+    latency = [Panel("NVIDIA V100, as PaddleClas published it", x_label, v100)]
     if cpu:
         machines = {
             f"{seen['processor']}, {seen['threads']} threads" for seen in measured["latency"].values()
