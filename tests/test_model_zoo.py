@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ppcls import MODELS
@@ -240,17 +241,20 @@ def test_labels_lie_apart_from_each_other_and_from_the_points(project, counts, m
         renderer = axis.figure.canvas.get_renderer()
         boxes = [label.get_window_extent(renderer) for label in labels]
         positions = axis.transData.transform([(x, y) for _, x, y, _ in points])
-        drawn.append((boxes, positions, axis.get_window_extent(renderer)))
+        drawn.append((boxes, positions, axis.get_window_extent(renderer), axis.figure.dpi / 72))
         return labels
 
     place_labels = plots.place_labels
     monkeypatch.setattr(plots, "place_labels", kept)
     write_files(project)
     assert len(drawn) >= 3
-    for boxes, positions, inside in drawn:
+    for boxes, positions, inside, pixels_a_point in drawn:
         for index, box in enumerate(boxes):
             assert not any(box.overlaps(other) for other in boxes[:index])
             assert not any(box.contains(x, y) for x, y in positions)
+            centre = (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2
+            distances = [max(abs(x - centre[0]) - box.width / 2, abs(y - centre[1])) for x, y in positions]
+            assert distances[index] == min(distances)  # nobody wonders whose label it is
             assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and box.y1 <= inside.y1
     texts_of_svg = ElementTree.parse(project / plot_paths("flops")[1])
     assert texts_of_svg.getroot().tag.endswith("svg")
