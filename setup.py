@@ -29,6 +29,7 @@ setup(
         "ppcls": ["py.typed"],
         "ppcls.configs": ["*.yaml"],
         "ppcls.data": ["imagenet1k_labels.txt"],
+        "ppcls.zoo": ["*.md"],
     },
     install_requires=[
         "filelock>=3.12",

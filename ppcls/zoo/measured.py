@@ -1,0 +1,130 @@
+"""What was measured here, in one JSON file: accuracy by tools/eval.py, latency by tools/benchmark.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppcls.architectures import MODELS
+from ppcls.errors import DataError, suggest
+from ppcls.weights.published import PUBLISHED
+
+# Engines of the page, by their names in a benchmark's rows, and what they are called.
+ENGINES = {
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "paddle": "Paddle Inference, oneDNN",
+    "paddle without oneDNN": "Paddle Inference",
+    "eager": "eager",
+}
+CLASSES = 1000
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """{"accuracy": {model: ...}, "latency": {model: ...}}, both empty where there is no file."""
+    measured: dict[str, Any] = {"accuracy": {}, "latency": {}}
+    if path.exists():
+        measured |= _read_json(path)
+    return measured
+
+
+def to_json(measured: dict[str, Any]) -> str:
+    """The file's text: models and keys in alphabetical order."""
+    return json.dumps(measured, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def merge(measured: dict[str, Any], path: Path, is_busy: bool = False) -> str:
+    """Put a result in, in place of an older one of the same model; what was put where, in words.
+
+    path: a folder that tools/eval.py wrote, or a file of tools/benchmark.py engines --json. is_busy: other
+    programs ran meanwhile, which the page then says of a latency. Raises DataError for anything else.
+    """
+    if path.is_dir():
+        kind, (model, record) = "accuracy", _accuracy(path)
+    else:
+        kind, (model, record) = "latency", _latency(_read_json(path), path)
+        record["is_busy"] = is_busy
+    measured[kind][model] = record
+    return f"{kind} of {model}, from {path}"
+
+
+def _accuracy(folder: Path) -> tuple[str, dict[str, Any]]:
+    metrics = _read_json(folder / "metrics.json")
+    config = folder / "eval.yaml"
+    try:
+        options = yaml.safe_load(config.read_text(encoding="utf-8"))
+        model, classes = options["model"]["name"], options["model"]["num_classes"]
+        weights, variant = options["model"]["weights"], options["model"]["variant"]
+    except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        raise DataError(
+            f"{config} must be the resolved config that tools/eval.py writes beside metrics.json. Received: "
+            f"{error!r}. Run tools/eval.py again with -o output_dir={folder}."
+        ) from error
+    _require_model(model, config)
+    if classes != CLASSES:
+        raise DataError(
+            f"{config} is of {classes} classes. The page is about ImageNet's {CLASSES}: give the results of "
+            "a network of 1,000 classes."
+        )
+    missing = [key for key in ("top1", "top5", "count") if not isinstance(metrics.get(key), int | float)]
+    if missing:
+        raise DataError(
+            f"{folder / 'metrics.json'} must have top1, top5 and count. Received: no {', '.join(missing)}. "
+            "Run tools/eval.py again."
+        )
+    record = {key: metrics[key] for key in ("top1", "top5", "count")}
+    # of a file only the name: where it lies is nobody's business
+    return model, record | {"weights": variant or (weights and Path(weights).name) or "exported"}
+
+
+def _latency(figures: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        model, size, batch_size = figures["model"], figures["size"], figures["batch_size"]
+        kept = ("processor", "threads", "rounds", "ceiling_gflops", "versions")
+        record = {"size": size} | {key: figures[key] for key in kept}
+        record["engines"] = {
+            engine: {"milliseconds": row["milliseconds"], "share_of_ceiling": row["share_of_ceiling"]}
+            for engine, row in figures["rows"].items()
+            if engine in ENGINES
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path} must be a file of tools/benchmark.py engines --json. Received: a JSON file without "
+            f"{error}. Measure again: python tools/benchmark.py engines -c CONFIG --json {path}"
+        ) from error
+    _require_model(model, path)
+    crop_size = PUBLISHED[model][0].preprocessing.crop_size
+    if (size, batch_size) != (crop_size, 1):
+        raise DataError(
+            f"{path} must be of {model} at {crop_size} pixels and batch 1, as the page is. Received: {size} "
+            f"pixels and batch {batch_size}. Measure again without -o data.crop_size and --batch-size."
+        )
+    if not record["engines"]:
+        raise DataError(
+            f"{path} must have rows of engines, of {', '.join(ENGINES)}. Received: "
+            f"{', '.join(figures['rows'])}. Measure again without --engines."
+        )
+    return model, record
+
+
+def _require_model(model: Any, path: Path) -> None:
+    if model not in MODELS:
+        raise DataError(f"{path} is of an unknown model. Received: {model}; {suggest(str(model), MODELS)}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}. Give a folder that tools/eval.py wrote, or a file of "
+            "tools/benchmark.py engines --json."
+        ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} is no valid JSON: {error}. Write it again with the tool it is of."
+        ) from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold a JSON object. Received: {type(content).__name__}.")
+    return content

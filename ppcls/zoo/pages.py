@@ -1,0 +1,290 @@
+"""The tables in Markdown, in English and Chinese, and the templates that they are put into."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ppcls.architectures import MODELS, build_model
+from ppcls.complexity import Complexity, complexity
+from ppcls.errors import DataError
+from ppcls.weights.published import PUBLISHED
+from ppcls.zoo.measured import ENGINES
+from ppcls.zoo.published import IMAGENET_VALIDATION, ORDER, PADDLECLAS_PAGE, SOURCES
+
+BEGIN, END = "<!-- model table: written by tools/model_zoo.py -->", "<!-- end of the model table -->"
+TEMPLATES = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a language calls the columns, and the sentences made of figures."""
+
+    accuracy: Sequence[str]
+    counts: Sequence[str]
+    latency: Sequence[str]
+    eager: str
+    summary: Sequence[str]
+    converted: str
+    nothing_measured: str
+    measured_all: str
+    measured_sample: str
+    machine: str
+    busy: str
+    mismatch: str
+    flops: str
+    params: str
+    comma: str
+    plot: str
+
+
+ENGLISH = Words(
+    accuracy=(
+        *("model", "top-1", "top-5", "reference<br>top-1", "reference<br>top-5"),
+        *("measured<br>top-1", "measured<br>top-5", "measured<br>images", "weights published by", "licence"),
+    ),
+    counts=(
+        *("model", "input", "multiply-adds", "trainable<br>parameters", "paddle.flops<br>(G)"),
+        *("paddle.flops<br>params (M)", "PaddleClas's formula<br>FLOPs (G)"),
+        *("PaddleClas's formula<br>params (M)", "documented<br>FLOPs (G)", "documented<br>params (M)"),
+    ),
+    latency=("model", "crop", "resize short", "V100, published<br>(ms)", "ceiling<br>(GFLOP/s)"),
+    eager="the network itself",
+    summary=("model", "parameters", "multiply-adds (G)", "crop / resize", "top-1", "top-5", "measured top-1"),
+    converted="{publisher}, converted from {origin}",
+    nothing_measured="Nothing has been measured yet.",
+    measured_all="- {model}: weights `{weights}`, all {count:,} images of the validation set.",
+    measured_sample="- {model}: weights `{weights}`, {right1:,} of {count:,} top-1, {right5:,} top-5. "
+    "A sample of ImageNet's training and validation images, which the network may have been "
+    "trained on: no benchmark.",
+    machine="- {models}: {processor}, {threads} threads, {versions}.",
+    busy=" Other programs ran at the same time: these figures are too high, and stand in for better ones.",
+    mismatch="{model}, {what}: documented {documented:.2f}, by the formula {computed:.2f}",
+    flops="FLOPs (G)",
+    params="parameters (M)",
+    comma=", ",
+    plot="Top-1 against multiply-adds",
+)
+CHINESE = Words(
+    accuracy=(
+        *("模型", "Top1", "Top5", "Reference<br>top1", "Reference<br>top5"),
+        *("实测<br>top1", "实测<br>top5", "实测图像数", "权重发布者", "许可证"),
+    ),
+    counts=(
+        *("模型", "输入尺寸", "乘加次数", "可训练<br>参数量", "paddle.flops<br>(G)"),
+        *("paddle.flops<br>参数量 (M)", "PaddleClas公式<br>FLOPs (G)"),
+        *("PaddleClas公式<br>参数量 (M)", "文档<br>FLOPs (G)", "文档<br>参数量 (M)"),
+    ),
+    latency=("模型", "Crop Size", "Resize Short Size", "V100，已公布<br>(ms)", "算力上限<br>(GFLOP/s)"),
+    eager="动态图网络",
+    summary=("模型", "参数量", "乘加次数 (G)", "裁剪 / 短边", "top-1", "top-5", "实测 top-1"),
+    converted="{publisher}，转换自 {origin}",
+    nothing_measured="尚无实测数据。",
+    measured_all="- {model}：权重 `{weights}`，验证集全部 {count:,} 张图像。",
+    measured_sample="- {model}：权重 `{weights}`，{count:,} 张中 top-1 正确 {right1:,} 张、"
+    "top-5 正确 {right5:,} 张。这只是 ImageNet 训练集与验证集图像的一个抽样，"
+    "网络可能用其中的图像训练过，不能当作基准测试结果。",
+    machine="- {models}：{processor}，{threads} 线程，{versions}。",
+    busy="测量时机器上还有其他程序在运行，数值偏大，仅作占位，待重新测量后替换。",
+    mismatch="{model} 的{what}：文档为 {documented:.2f}，按公式为 {computed:.2f}",
+    flops=" FLOPs (G)",
+    params="参数量 (M)",
+    comma="、",
+    plot="Top-1 精度与乘加次数",
+)
+
+
+def count_all() -> dict[str, Complexity]:
+    """Of each model at its nominal size. Takes some seconds, and no weights are allocated."""
+    import paddle
+
+    counts = {}
+    for name in ORDER:
+        with paddle.LazyGuard():
+            model = build_model(name)
+        counts[name] = complexity(model, MODELS[name].image_size, MODELS[name].image_size)
+    return counts
+
+
+def model_page(words: Words, counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> str:
+    """The whole page of a language."""
+    template = TEMPLATES / ("page_ch.md" if words is CHINESE else "page.md")
+    matched, others = mismatches(counts)
+    return Template(template.read_text(encoding="utf-8")).substitute(
+        accuracy=accuracy_table(words, measured),
+        accuracy_notes=accuracy_notes(words, measured),
+        counts=counts_table(words, counts),
+        reproduced=matched,
+        documented=matched + len(others),
+        others="\n".join(
+            "- "
+            + words.mismatch.format(
+                model=model,
+                what=words.flops if what == "flops" else words.params,
+                documented=documented,
+                computed=computed,
+            )
+            for model, what, documented, computed in others
+        ),
+        latency=latency_table(words, measured),
+        latency_notes=latency_notes(words, measured),
+    )
+
+
+def summary_block(words: Words, counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> str:
+    """The README's table and plot."""
+    rows = []
+    for name in ORDER:
+        published, accuracy = PUBLISHED[name][0], measured["accuracy"].get(name)
+        spec = published.preprocessing
+        seen = ""
+        if accuracy is not None:
+            seen = _fraction(accuracy["top1"])
+            if accuracy["count"] != IMAGENET_VALIDATION:
+                seen += f" ({accuracy['count']:,})"
+        rows.append(
+            (
+                *(name, f"{counts[name].trainable:,}", f"{counts[name].multiply_adds / 1e9:.2f}"),
+                *(f"{spec.crop_size} / {spec.resize_short}", _fraction(published.top1)),
+                *(_fraction(published.top5), seen),
+            )
+        )
+    return f"{_table(words.summary, rows)}\n\n![{words.plot}](docs/images/models/EfficientNet.png.flops.png)"
+
+
+def replace_block(text: str, block: str, where: str) -> str:
+    """The text with another block between the marks. Raises DataError where they are not both there, once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(
+            f"{where} must have the lines {BEGIN!r} and {END!r} once each, in this order. Put them "
+            "back where the model table belongs."
+        )
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
+
+
+def accuracy_table(words: Words, measured: Mapping[str, Any]) -> str:
+    rows = []
+    for name in ORDER:
+        published = PUBLISHED[name][0]
+        page = PADDLECLAS_PAGE.get(name)
+        reference = ("", "") if page is None or page.reference is None else page.reference
+        publisher, origin = SOURCES[name]
+        source = publisher
+        if origin != publisher:
+            source = words.converted.format(publisher=publisher, origin=origin)
+        seen = measured["accuracy"].get(name)
+        found = ("", "", "")
+        if seen is not None:
+            found = (_fraction(seen["top1"]), _fraction(seen["top5"]), f"{seen['count']:,}")
+        rows.append(
+            (
+                *(name, _fraction(published.top1), _fraction(published.top5)),
+                *(f"{value:.3f}" if value else "" for value in reference),
+                *(*found, source, published.licence),
+            )
+        )
+    return _table(words.accuracy, rows)
+
+
+def accuracy_notes(words: Words, measured: Mapping[str, Any]) -> str:
+    lines = []
+    for name in ORDER:
+        seen = measured["accuracy"].get(name)
+        if seen is None:
+            continue
+        count = seen["count"]
+        phrase = words.measured_all if count == IMAGENET_VALIDATION else words.measured_sample
+        lines.append(
+            phrase.format(
+                model=name,
+                weights=seen["weights"],
+                count=count,
+                right1=round(seen["top1"] * count),
+                right5=round(seen["top5"] * count),
+            )
+        )
+    return "\n".join(lines) or words.nothing_measured
+
+
+def counts_table(words: Words, counts: Mapping[str, Complexity]) -> str:
+    rows = []
+    for name in ORDER:
+        count, page, size = counts[name], PADDLECLAS_PAGE.get(name), MODELS[name].image_size
+        rows.append(
+            (
+                *(name, f"{size} x {size}", f"{count.multiply_adds:,}", f"{count.trainable:,}"),
+                *(f"{count.paddle_flops / 1e9:.3f}", f"{count.paddle_params / 1e6:.3f}"),
+                *(f"{count.model_stat_flops / 1e9:.3f}", f"{count.model_stat_params / 1e6:.3f}"),
+                *(("", "") if page is None else (f"{page.gflops:.2f}", f"{page.mparams:.2f}")),
+            )
+        )
+    return _table(words.counts, rows)
+
+
+def mismatches(counts: Mapping[str, Complexity]) -> tuple[int, list[tuple[str, str, float, float]]]:
+    """How many documented figures the formula gives, to two decimals; and each other one: model, "flops" or
+    "params", documented, computed."""
+    matched, others = 0, []
+    for name, page in PADDLECLAS_PAGE.items():
+        pairs = (
+            ("flops", page.gflops, counts[name].model_stat_flops / 1e9),
+            ("params", page.mparams, counts[name].model_stat_params / 1e6),
+        )
+        for what, documented, computed in pairs:
+            if f"{documented:.2f}" == f"{computed:.2f}":
+                matched += 1
+            else:
+                others.append((name, what, documented, computed))
+    return matched, others
+
+
+def latency_table(words: Words, measured: Mapping[str, Any]) -> str:
+    engines = [words.eager if engine == "eager" else label for engine, label in ENGINES.items()]
+    *first, ceiling = words.latency
+    rows = []
+    for name in ORDER:
+        spec, page = PUBLISHED[name][0].preprocessing, PADDLECLAS_PAGE.get(name)
+        seen = measured["latency"].get(name)
+        cells = ["", *[""] * len(ENGINES)]
+        if seen is not None:
+            cells = [f"{seen['ceiling_gflops']:.0f}"]
+            cells += [_engine_cell(seen["engines"].get(engine)) for engine in ENGINES]
+        v100 = "" if page is None else f"{page.v100_ms:.3f}"
+        rows.append((name, str(spec.crop_size), str(spec.resize_short), v100, *cells))
+    return _table((*first, ceiling, *engines), rows)
+
+
+def latency_notes(words: Words, measured: Mapping[str, Any]) -> str:
+    """Each machine once, with the models measured on it."""
+    machines: dict[tuple[Any, ...], list[str]] = {}
+    for name in ORDER:
+        seen = measured["latency"].get(name)
+        if seen is not None:
+            versions = words.comma.join(f"{package} {v}" for package, v in sorted(seen["versions"].items()))
+            key = (seen["processor"], seen["threads"], versions, seen["is_busy"])
+            machines.setdefault(key, []).append(name)
+    lines = [
+        words.machine.format(models=words.comma.join(names), processor=processor, threads=threads, versions=v)
+        + (words.busy if is_busy else "")
+        for (processor, threads, v, is_busy), names in machines.items()
+    ]
+    return "\n".join(lines) or words.nothing_measured
+
+
+def _engine_cell(row: Mapping[str, Any] | None) -> str:
+    """Median milliseconds, and the share of the ceiling."""
+    if row is None:
+        return ""
+    share = row["share_of_ceiling"]
+    return f"{row['milliseconds']['median']:.1f}" + ("" if share is None else f" ({share:.2f})")
+
+
+def _fraction(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
