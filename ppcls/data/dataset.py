@@ -17,7 +17,8 @@ IMAGE_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Image files in a fixed order. `labels` is int64 [N], or None where they have none.
+    """Image files in a fixed order. `labels` is int64 [N], or None where they have none; where an image can
+    have several, int64 [N, M], sorted, a shorter row filled up with its last label.
 
     lines: int64 [N], the line of `list_file` that each image stands on.
     class_names: the names that came with the data, or were given for it.
