@@ -93,7 +93,7 @@ def _draw_pairs(pairs: np.ndarray, names: Sequence[str], dark: bool) -> bytes:
 
 
 def draw_reliability(table: np.ndarray, *, dark: bool) -> bytes:
-    """From metrics.calibration: each bin's accuracy, the gap to its confidence, and its share of the images."""
+    """From metrics.calibration: each bin's accuracy, the gap to its confidence, its share of the images."""
     figure, ink = _figure(5.4, 5.6, dark)
     above, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     counts, confidence, accuracy = np.nan_to_num(table).T

@@ -188,8 +188,9 @@ def _page(
         (
             "Calibration",
             html.paragraph(
-                f"How sure the network is, and how often it is right, in {len(bins)} bins of the first class's "
-                "probability. ECE is the mean gap, weighted with the bins' images; NLL the mean cross-entropy."
+                f"How sure the network is, and how often it is right, in {len(bins)} bins of the first "
+                "class's probability. ECE is the mean gap, weighted with the bins' images; NLL the mean "
+                "cross-entropy."
             )
             + html.picture(
                 draw_reliability(bins, dark=False),
