@@ -468,7 +468,7 @@ def test_eval_with_valid_labels_and_with_classes(folder, own_report, tmp_path):
     assert evaluate_here(folder, "--labels", tmp_path / "labels.json", *options) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["top1"], metrics["count"]) == (1.0, 22)
-    assert metrics["labels"] == str(tmp_path / "labels.json")
+    assert (metrics["labels"], metrics["without_valid_label"]) == (str(tmp_path / "labels.json"), 1)
 
     (tmp_path / "list.txt").write_text("0.png 0\n1.png 1\n2.png 2\n")
     (tmp_path / "classes.txt").write_text("0\nclass b\n2\n")

@@ -57,11 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.evaluation.evaluate import evaluate
     from ppcls.inference.classify import run_batches
 
-    about = {"labels": args.labels, "classes": args.classes}
-    about = {name: value for name, value in about.items() if value is not None}
+    about: dict[str, Any] = {} if args.classes is None else {"classes": args.classes}
     classes = None if args.classes is None else read_classes(args.classes, num_classes, dataset.class_names)
     if args.labels is not None:
         whole, dataset = len(dataset), with_valid_labels(dataset, args.labels, num_classes)
+        about = {"labels": args.labels, "without_valid_label": whole - len(dataset)}
         say(f"{len(dataset)} of {whole} images have a valid label in {args.labels}; the others are left out")
     if args.check:
         order = eval_order(len(dataset), runner.batch_size)[:1]
