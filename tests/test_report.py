@@ -482,7 +482,7 @@ def test_eval_with_valid_labels_and_with_classes(folder, own_report, tmp_path):
 
 
 def test_sizes_are_evaluations_of_each_size(folder, tmp_path):
-    assert evaluate_here(folder, "--sizes", 32, 40, "-o", f"output_dir={tmp_path}") == 0
+    assert evaluate_here(folder, "--sizes", 40, 32, 40, "-o", f"output_dir={tmp_path}") == 0
     small, large = json.loads((tmp_path / "sizes.json").read_text())
     assert (small["crop_size"], small["resize_short"]) == (32, 36)
     assert (large["crop_size"], large["resize_short"]) == (40, 45)

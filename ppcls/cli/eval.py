@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     save_config(config, "eval.yaml")
     if args.sizes:
-        _over_sizes(config, runner.spec, args.sizes, run, about)
+        _over_sizes(config, runner.spec, sorted({*args.sizes}), run, about)
         return 0
     result = run(runner.spec)
     top5 = "" if result.top5 is None else f"top-5 {result.top5:.4f}, "
