@@ -1,6 +1,6 @@
 """What happens to an image before the network: part of the config, and kept with the weights."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 Interpolation = Literal["bilinear", "bicubic", "area", "lanczos"]
@@ -38,3 +38,9 @@ class Preprocessing:
         if len(spec.mean) != 3 or len(spec.std) != 3 or not all(float(s) > 0 for s in spec.std):
             raise ValueError(f"mean {spec.mean}, std {spec.std}")
         return spec
+
+
+def at_size(spec: Preprocessing, crop_size: int) -> Preprocessing:
+    """The same with another crop, and the short side in the same ratio to it."""
+    short = max(crop_size, round(crop_size * spec.resize_short / spec.crop_size))
+    return replace(spec, crop_size=crop_size, resize_short=short)

@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--output", help="write the predictions to this .csv or .json file, not to the screen"
     )
     parser.add_argument(
+        "--explain", metavar="DIR", help="write there what of each image speaks for its class; needs -c"
+    )
+    parser.add_argument(
         "--resume", action="store_true", help="with --output: go on with a run that was cut off"
     )
     args = parser.parse_args(argv)
@@ -38,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(f"--output must end in .csv or .json. Received: {output}")
     if output is None and (args.resume or distributed.world_size() > 1):
         raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
+    if args.explain is not None and (args.exported is not None or args.engine not in (None, "eager")):
+        raise ConfigError("--explain needs the network itself: give -c, no --exported and no other --engine.")
     config = read_config(args)
 
     from ppcls.inference.classify import find_images
@@ -58,8 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.config is not None:
         save_config(config, "infer.yaml")
     if output is None:
-        return _to_screen(runner, files, args.topk)
-    return _to_file(runner, files, args.topk, output)
+        code = _to_screen(runner, files, args.topk)
+    else:
+        code = _to_file(runner, files, args.topk, output)
+    if args.explain is not None:
+        _explain(runner, files, Path(args.explain))
+    return code
 
 
 def _classify(runner: Runner, files: Sequence[str], topk: int) -> "Iterator[Prediction]":
@@ -130,6 +139,22 @@ def _to_file(runner: Runner, files: Sequence[str], topk: int, output: Path) -> i
     classified, failed = distributed.gather(result)[0]
     say(f"written: {output}, {classified} files classified, {failed} unreadable")
     return 1 if failed else 0
+
+
+def _explain(runner: Runner, files: Sequence[str], folder: Path) -> None:
+    """Each process its share. Unreadable files have been reported already."""
+    from ppcls.inference.engines import EagerEngine
+    from ppcls.inference.explain import explain
+
+    if not isinstance(runner.engine, EagerEngine):
+        raise ConfigError(f"--explain needs the network itself. Received: the engine {runner.engine.name}.")
+    model = runner.engine.model
+
+    def work() -> int:
+        return explain(model, files, runner.spec, folder, num_workers=runner.num_workers)
+
+    written = distributed.gather(distributed.run_together(work))
+    say(f"written: {sum(written)} pictures in {folder}")
 
 
 def _line(prediction: "Prediction") -> str:

@@ -17,7 +17,8 @@ IMAGE_SUFFIXES = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Image files in a fixed order. `labels` is int64 [N], or None where they have none.
+    """Image files in a fixed order. `labels` is int64 [N], or None where they have none; where an image can
+    have several, int64 [N, M], sorted, a shorter row filled up with its last label.
 
     lines: int64 [N], the line of `list_file` that each image stands on.
     class_names: the names that came with the data, or were given for it.
@@ -51,7 +52,8 @@ def open_dataset(
 
     With a list file its paths lie under `root`; without one `root` holds a folder for each class.
     class_names: what `data.class_names` says, or names that are known already. Class folders are matched
-    with them by name; without them the folders' sorted names are the classes.
+    with them by name, or, where none has a class's name, by the number that is its name; without class names
+    the folders' sorted names are the classes.
     Raises DataError and ConfigError, with what to put where.
     """
     require_source(root, list_file, option)
@@ -134,6 +136,9 @@ def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, 
             )
         class_names = ClassNames.of(folders)
     label_of = {folder: label for label, folder in enumerate(class_names.folders)}
+    numbers = {str(label): label for label in range(len(class_names))}
+    if not label_of.keys() & set(folders) and numbers.keys() >= set(folders):
+        label_of = numbers  # as ImageNet-V2 has them: in the folders' alphabetical order 10 comes before 2
     paths: list[str] = []
     labels: list[int] = []
     for folder in folders:

@@ -1,16 +1,21 @@
-"""Accuracy and loss from sums over samples, divided once."""
+"""What an evaluation counts: batch by batch from logits, and at the end from one row an image."""
 
 import numpy as np
 
 MIN_CLASSES_FOR_TOP5 = 5
+BINS = 15  # of confidence, as in Guo et al., https://arxiv.org/abs/1706.04599
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """[N, C] to float64 [N, C]."""
+    shifted = logits.astype(np.float64)
+    shifted -= shifted.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def sample_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Cross-entropy of each sample: float [N, C] and int64 [N] to float64 [N]."""
-    logits = logits.astype(np.float64)
-    largest = logits.max(axis=1)
-    log_total = np.log(np.exp(logits - largest[:, None]).sum(axis=1)) + largest
-    return log_total - logits[np.arange(len(labels)), labels]
+    return -log_probabilities(logits)[np.arange(len(labels)), labels]
 
 
 def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -26,3 +31,88 @@ def batch_sums(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.array(
         [len(labels), (ranks < 1).sum(), (ranks < 5).sum(), sample_losses(logits, labels).sum()], np.float64
     )
+
+
+def likeliest_valid(logits: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Of several valid labels, int64 [N, M], the one that the network thinks likeliest, int64 [N].
+
+    It ranks first among them, so it is within the top k exactly when any of them is.
+    """
+    best = np.take_along_axis(logits, valid, axis=1).argmax(axis=1)
+    return valid[np.arange(len(valid)), best]
+
+
+def top_classes(logits: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of each row, int64 [N, k]; of equal logits the lower class comes first."""
+    left, rows = logits.copy(), np.arange(len(logits))
+    best = np.empty((len(logits), k), np.int64)
+    for place in range(k):
+        best[:, place] = left.argmax(axis=1)
+        left[rows, best[:, place]] = -np.inf
+    return best
+
+
+def sample_type(num_classes: int) -> np.dtype:
+    """The row that is kept of an image. index: its place in the dataset; best, probability: the likeliest
+    classes, up to five."""
+    k = min(5, num_classes)
+    return np.dtype(
+        [("index", "i8"), ("label", "i4"), ("loss", "f8"), ("best", "i4", (k,)), ("probability", "f4", (k,))]
+    )
+
+
+def fill_samples(rows: np.ndarray, logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
+    """One batch into `rows`, of sample_type [N]."""
+    log_p = log_probabilities(logits)
+    best = top_classes(logits, rows.dtype["best"].shape[0])
+    rows["index"], rows["label"], rows["best"] = indices, labels, best
+    rows["loss"] = -log_p[np.arange(len(labels)), labels]
+    rows["probability"] = np.exp(np.take_along_axis(log_p, best, axis=1))
+
+
+def confusion(samples: np.ndarray) -> np.ndarray:
+    """int64 [K, 3]: true class, predicted class, images, of the pairs that occur, in the classes' order."""
+    pairs = np.stack([samples["label"], samples["best"][:, 0]], axis=1)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    return np.column_stack([found, counts]).astype(np.int64)
+
+
+def class_scores(triples: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """From `confusion`, float64 [C, 5] for int64 [C] classes: precision, recall, F1, images of the class,
+    images taken for it.
+
+    Precision is NaN where nothing was taken for a class, recall where it has no image, F1 where both.
+    """
+    size = int(classes.max()) + 1
+    true, predicted, counts = triples.T
+    support = np.bincount(true, counts, size)[classes]
+    taken = np.bincount(predicted, counts, size)[classes]
+    hits = np.bincount(true, counts * (true == predicted), size)[classes]
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as said above
+        return np.column_stack(
+            [hits / taken, hits / support, 2 * hits / (support + taken), support, taken]
+        ).astype(np.float64)
+
+
+def main_confusions(triples: np.ndarray) -> np.ndarray:
+    """`confusion` without what is right, the most frequent pair first, of equal ones the lower classes."""
+    wrong = triples[triples[:, 0] != triples[:, 1]]
+    return wrong[np.argsort(-wrong[:, 2], kind="stable")]
+
+
+def calibration(samples: np.ndarray) -> np.ndarray:
+    """float64 [BINS, 3]: of the top-1 confidence's equal bins, each with its upper edge, the number of
+    images, their mean confidence and their accuracy; NaN in an empty bin."""
+    confidence = samples["probability"][:, 0].astype(np.float64)
+    correct = samples["best"][:, 0] == samples["label"]
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
+    counts = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        means = np.bincount(bins, confidence, BINS) / counts
+        return np.column_stack([counts, means, np.bincount(bins, correct, BINS) / counts])
+
+
+def expected_calibration_error(table: np.ndarray) -> float:
+    """From `calibration`: the mean gap of confidence and accuracy, weighted with the bins' images."""
+    counts, confidence, accuracy = table[table[:, 0] > 0].T
+    return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())

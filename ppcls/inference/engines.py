@@ -81,6 +81,7 @@ class EagerEngine(LoadedEngine):
         import paddle
 
         model.eval()
+        self.model = model
 
         def run(images: np.ndarray) -> np.ndarray:
             with paddle.no_grad():

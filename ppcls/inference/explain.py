@@ -1,0 +1,94 @@
+"""Grad-CAM: where in an image the network sees its class. Selvaraju et al., https://arxiv.org/abs/1610.02391."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import Tensor, nn
+from PIL import Image
+
+from ppcls import distributed
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import EvalTransform, eval_order, load_batches
+from ppcls.data.opencv import cv2
+from ppcls.data.show import denormalize
+from ppcls.errors import DataError
+from ppcls.preprocessing import Preprocessing
+
+BATCH = 4  # images: unlike a plain run this keeps all activations
+STRENGTH = 0.6  # of the heat's colour where it is hottest
+
+
+def last_features(model: nn.Layer) -> nn.Layer:
+    """The layer of an EfficientNet or a ResNeXt101 whose output is averaged over the image's area."""
+    return model.head if hasattr(model, "head") else model.blocks[-1]
+
+
+def grad_cam(model: nn.Layer, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [N, 3, H, W], normalised, to the top-1 classes int64 [N] and their heat float32 [N, h, w], as
+    large as the last features, 0 or more.
+
+    The heat is the sum of the channels, each weighted with the mean over the area of the class's logit's
+    derivative by it, and what is negative set to 0.
+    """
+    kept: list[Tensor] = []
+    hook = last_features(model).register_forward_post_hook(lambda _, __, output: kept.append(output))
+    try:
+        logits = model(paddle.to_tensor(images))
+    finally:
+        hook.remove()
+    classes = logits.argmax(axis=1)
+    score = paddle.take_along_axis(logits, classes.unsqueeze(1), 1).sum()
+    (gradients,) = paddle.grad(score, kept)
+    weights = gradients.mean(axis=[2, 3], keepdim=True)
+    heat = nn.functional.relu((weights * kept[0]).sum(axis=1))
+    return classes.numpy(), heat.numpy()
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """uint8 [S, S, 3] and float32 [h, w] to uint8 [S, S, 3]: the hottest place red, the coldest as it was."""
+    size = (image.shape[1], image.shape[0])
+    heat = cv2.resize(heat / max(float(heat.max()), 1e-12), size, interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    share = STRENGTH * heat[..., None]
+    return np.rint((1 - share) * image + share * colours).astype(np.uint8)
+
+
+def picture_names(files: Sequence[str]) -> list[str]:
+    """For each file a path of its own that ends in .jpg, relative to the folder that holds them all."""
+    absolute = [os.path.abspath(file) for file in files]
+    home = os.path.commonpath([os.path.dirname(file) for file in absolute])
+    relative = [os.path.relpath(file, home) for file in absolute]
+    names = [os.path.splitext(name)[0] + ".jpg" for name in relative]
+    if max(Counter(names).values()) > 1:  # such as cat.jpg and cat.png
+        names = [name + ".jpg" for name in relative]
+    return names
+
+
+def explain(
+    model: nn.Layer, files: Sequence[str], spec: Preprocessing, folder: Path, *, num_workers: int
+) -> int:
+    """Write a picture of each readable file, its heat over the crop that the network sees, and return how
+    many. Each process of a run takes its share. Raises DataError where one can't be written."""
+    names = picture_names(files)
+    order = eval_order(len(files), BATCH, distributed.rank(), distributed.world_size())
+    batches = load_batches(
+        Dataset(files), order, EvalTransform(spec), spec, num_workers=num_workers, on_error="skip"
+    )
+    written = 0
+    for batch in batches:
+        if not len(batch.indices):
+            continue
+        _, heat = grad_cam(model, batch.images)
+        for index, image, own in zip(batch.indices, batch.images, heat, strict=True):
+            path = folder / names[index]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Image.fromarray(overlay(denormalize(image, spec), own)).save(path, quality=92)
+            except OSError as error:
+                raise DataError(f"{path} cannot be written: {error}.") from error
+            written += 1
+    return written

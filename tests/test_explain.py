@@ -1,0 +1,122 @@
+"""Grad-CAM against torch's derivatives on timm's networks, and the pictures that infer.py writes."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+import yaml
+from golden.seeded import ODD_SIZE, draw, draw_input, name_entry
+
+from ppcls import build_model
+from ppcls.inference.explain import grad_cam, last_features, overlay, picture_names
+from ppcls.weights import facts_about, write_weights
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetLite0", "ResNeXt101_32x8d_wsl"])
+def test_heat_equals_torchs(name):
+    with paddle.LazyGuard():
+        model = build_model(name)
+    for key, parameter in model.state_dict().items():
+        parameter.set_value(draw(name, key, tuple(parameter.shape)))
+    model.eval()
+    shape = (2, 3, *ODD_SIZE)
+    with np.load(ROOT / "tests/golden/explain.npz") as golden:
+        expected = golden[name_entry(name, shape)]
+    _, heat = grad_cam(model, draw_input(*shape))
+    assert np.linalg.norm(heat - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_heat_equals_the_classifiers_weights_times_the_features():
+    """Behind the last features stand an average and a linear layer, whose derivative is known."""
+    paddle.seed(1)
+    model = build_model("EfficientNetB0_small", num_classes=7)
+    model.eval()
+    images = np.random.RandomState(0).normal(size=(3, 3, 64, 96)).astype(np.float32)
+    kept = []
+    hook = last_features(model).register_forward_post_hook(lambda _, __, output: kept.append(output.numpy()))
+    logits = model(paddle.to_tensor(images)).numpy()
+    hook.remove()
+    classes, heat = grad_cam(model, images)
+    assert classes.tolist() == logits.argmax(1).tolist()
+    weights = model.fc.weight.numpy()[:, classes].T / (2 * 3)  # [N, K], over the features' area
+    expected = np.maximum(np.einsum("nk,nkhw->nhw", weights, kept[0]), 0)
+    assert heat.shape == (3, 2, 3) and heat.max() > 0
+    np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-5 * expected.max())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not last_features(model)._forward_post_hooks  # a later run keeps nothing
+
+
+def test_overlay_is_red_where_it_is_hot_and_the_image_where_it_is_cold():
+    grey = np.full((64, 64, 3), 120, np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 5
+    drawn = overlay(grey, heat)
+    red, green, blue = drawn[0, 0].astype(int)
+    assert red > green + 40 and red > blue + 40
+    assert (drawn[32:, 32:] == 120).all()
+    assert (overlay(grey, np.zeros((4, 4), np.float32)) == 120).all()
+
+
+def test_every_file_has_a_picture_of_its_own(tmp_path):
+    assert picture_names([str(tmp_path / "cat.png")]) == ["cat.jpg"]
+    files = [str(tmp_path / name) for name in ("a/x.png", "b/x.png")]
+    assert picture_names(files) == ["a/x.jpg", "b/x.jpg"]
+    files = [str(tmp_path / name) for name in ("x.png", "x.bmp")]
+    assert picture_names(files) == ["x.png.jpg", "x.bmp.jpg"]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A config with fresh weights, and pictures: a bright square on a dark ground; and a broken file."""
+    folder = tmp_path_factory.mktemp("explain")
+    (folder / "pictures").mkdir()
+    for index in range(5):
+        image = np.full((50, 60, 3), 30, np.uint8)
+        image[10 * index : 10 * index + 10, 20:40] = 220
+        cv2.imwrite(str(folder / "pictures" / f"square {index}.png"), image)
+    (folder / "pictures" / "broken.png").write_text("no image")
+    paddle.seed(3)
+    model = build_model("EfficientNetB0_small", num_classes=4)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    write_weights(folder / "weights.safetensors", arrays, facts_about(model))
+    data = {"resize_short": 48, "crop_size": 40, "interpolation": "bilinear", "antialias": False}
+    tree = {
+        "model": {
+            "name": "EfficientNetB0_small",
+            "num_classes": 4,
+            "weights": str(folder / "weights.safetensors"),
+        },
+        "data": data | {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "device": "cpu",
+        "output_dir": str(folder / "output"),
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "config.yaml"
+
+
+def infer(*arguments, launch=()):
+    command = [sys.executable, *launch, str(ROOT / "tools/infer.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_infer_writes_a_picture_of_each_readable_file(config, tmp_path):
+    run = infer("-c", config, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
+    assert run.returncode == 1, run.stdout + run.stderr  # of the broken file
+    assert "written: 5 pictures" in run.stdout
+    written = sorted(path.name for path in (tmp_path / "why").iterdir())
+    assert written == [f"square {index}.jpg" for index in range(5)]
+    image = cv2.imread(str(tmp_path / "why" / "square 0.jpg"))
+    assert image.shape == (40, 40, 3)
+    assert np.ptp(image.astype(int), axis=2).max() > 40  # the picture is grey, the heat is not
+
+
+def test_an_export_has_nothing_to_explain_with(config, tmp_path):
+    for options in (["--exported", tmp_path], ["-c", config, "--engine", "paddle"]):
+        run = infer(*options, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
+        assert run.returncode == 2 and "--explain needs the network itself" in run.stderr
