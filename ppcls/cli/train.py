@@ -77,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         if record is not None:
             record.close()
+    if distributed.rank() == 0:
+        from ppcls.training.curves import summarise
+
+        say(f"{summarise(config.output_path)}\ncurves in {config.output_path / 'curves.png'}")
     weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
     say(f"best top-1 {best.top1:.4f}; weights in {weights}")
     about_the_start = {"reset_head": "false", "variant": "null"}  # not about the weights that came of it

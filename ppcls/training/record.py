@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from paddle import nn
 
 WEIGHTS_FILE = "model.safetensors"
-PARTS = ("train.yaml", "metrics.jsonl", "visualdl", "checkpoints")
+PARTS = ("train.yaml", "metrics.jsonl", "curves.png", "visualdl", "checkpoints")
 
 
 def refuse_finished_run(output: Path) -> None:
