@@ -8,7 +8,6 @@ and options, on two processes. Needs: pip install -e '.[cpu,lite]'.
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
@@ -17,6 +16,10 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from ppcls.training.curves import draw_curves, read_epochs  # noqa: E402
+
 OUTPUT = ROOT / "output/animals"
 ANIMALS = 398
 RECIPE = (
@@ -74,15 +77,17 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.folder.resolve()
     split(folder)
-    results = {}
+    runs, seconds = {}, {}
     for start in STARTS:
         began = time.monotonic()
         train(folder, start, args.epochs)
-        lines = (OUTPUT / start / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        results[start] = [json.loads(line)["eval_top1"] for line in lines], time.monotonic() - began
+        runs[start], seconds[start] = read_epochs(OUTPUT / start / "metrics.jsonl"), time.monotonic() - began
+    draw_curves(runs, OUTPUT / "curves.png")
     print(f"\n{'weights':12}{'last top-1':>12}{'best':>8}{'seconds':>10}")
-    for start, (top1, seconds) in results.items():
-        print(f"{start:12}{top1[-1]:12.4f}{max(top1):8.4f}{seconds:10.0f}")
+    for start, epochs in runs.items():
+        top1 = [line["eval_top1"] for line in epochs]
+        print(f"{start:12}{top1[-1]:12.4f}{max(top1):8.4f}{seconds[start]:10.0f}")
+    print(f"curves: {OUTPUT / 'curves.png'}")
 
 
 if __name__ == "__main__":

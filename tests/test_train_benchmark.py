@@ -61,7 +61,7 @@ def test_files_and_drawn_batches(config, tmp_path, capsys):
         out = tmp_path / "figures.json"
         assert benchmark.main(["train", "-c", str(config), "--steps", "3", "--json", str(out), *options]) == 0
         check(json.loads(out.read_text()), ranks=1)
-    assert capsys.readouterr().out.count("process   a second") == 2
+    assert capsys.readouterr().out.count("process    a second") == 2
 
 
 def test_two_processes_are_summed(config, tmp_path):
