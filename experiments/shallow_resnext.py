@@ -1,4 +1,4 @@
-"""tools/train.py with one more model, ShallowResNeXt: a ResNeXt101 WSL of four blocks, one a stage.
+"""tools/train.py with one more model, ShallowResNeXt: the first block of a ResNeXt101's first two stages.
 
 python dataset/prepare_digits.py
 python -m paddle.distributed.launch --nproc_per_node 2 experiments/shallow_resnext.py \
@@ -22,11 +22,9 @@ from ppcls.cli.train import main  # noqa: E402
 
 @dataclass(frozen=True)
 class ShallowVariant(ResNeXtVariant):
-    """Each stage's first block only."""
-
     @property
     def stages(self) -> list[BottleneckStage]:
-        return [stage._replace(repeats=1) for stage in super().stages]
+        return [stage._replace(repeats=1) for stage in super().stages[:2]]
 
 
 MODELS["ShallowResNeXt"] = ShallowVariant(width_per_group=4, image_size=32)
