@@ -100,6 +100,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
+    center_crop: bool = False  # the evaluation's resize and crop instead of a random one, as FixRes tunes
     crop_area: Area = (0.08, 1.0)  # share of the image's area that a training crop takes
     crop_ratio: Range = (3 / 4, 4 / 3)  # its width over its height
     flip: Share = 0.5  # probability

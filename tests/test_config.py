@@ -38,21 +38,22 @@ def small(tmp_path):
 
 
 def test_there_is_a_config_for_each_model():
-    assert {path.stem for path in CONFIGS} == {*MODELS, "digits"}
+    assert {path.stem for path in CONFIGS} == {*MODELS, "digits", "digits_efficientnet_recipe"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_load(path):
     config = load_config(path)
-    if path.stem == "digits":
+    assert config.output_dir == f"output/{path.stem}"
+    if path.stem.startswith("digits"):
         return
     assert path.stem == config.model.name
     assert path.read_text().startswith(f"#   python tools/eval.py -c configs/{path.name}")
     assert (config.data.resize_short, config.data.crop_size) == SIZES[path.stem]
     assert MODELS[path.stem].image_size == config.data.crop_size
     assert config.data.interpolation == ("bilinear" if "_wsl" in path.stem else "bicubic")
-    assert config.output_dir == f"output/{path.stem}"
     config.data.preprocessing(None)
+    assert "tools/train.py" in path.read_text() and "Never run in full" in path.read_text()
 
 
 def test_the_resolved_config_loads_again(small, tmp_path):

@@ -199,6 +199,16 @@ def test_half_the_images_are_flipped(noise):
 # Images that can't be read, and errors.
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_centre_crop_is_the_evaluations(flip):
+    spec = Preprocessing(24, 16, "bilinear", False, (0.0,) * 3, (1.0,) * 3)
+    image = random_state(7).randint(0, 256, (30, 50, 3)).astype(np.uint8)
+    config = AugmentConfig(center_crop=True, crop_area=(0.1, 0.2), flip=flip)
+    found = TrainTransform(spec, config, seed=0, epoch=0)(image, 0)
+    expected = EvalTransform(spec)(image, 0)
+    assert (found == (expected[:, ::-1] if flip else expected)).all()
+
+
 @pytest.fixture
 def damaged(pictures, tmp_path):
     """Images 2 and 3 of the pictures are cut off and missing, 4 is a folder, 12 is a text."""

@@ -77,7 +77,10 @@ def test_training_learns_and_leaves_a_whole_run(colours, tmp_path, capsys):
     assert lines[-1]["train_loss"] < 0.75 * lines[0]["train_loss"]
     best = max(line["eval_top1"] for line in lines)
     assert best >= 0.9
-    assert f"best top-1 {best:.4f}" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"best top-1 {best:.4f}" in said
+    assert f"curves in {folder / 'curves.png'}" in said and "images/s\n" in said
+    assert (folder / "curves.png").stat().st_size > 10_000
     assert load_config(folder / "train.yaml").train.epochs == 5
     assert list((folder / "visualdl").iterdir())
     for name in ("last", "best"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls import distributed
-from ppcls.cli.common import prepare, say
+from ppcls.cli.common import num_workers, prepare, say
 from ppcls.cli.engine import ENGINES, export_to_cache, run_exported
 from ppcls.config import load_config
 from ppcls.errors import ConfigError
@@ -69,8 +69,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=end2end)
 
+    command = commands.add_parser(
+        "train",
+        help="training steps: images a second, and what takes how long",
+        description="Images a second of training, the seconds that a step spends on its parts, and the peak "
+        "of resident memory, of each process: python -m paddle.distributed.launch runs several. Images come "
+        "from data.train_list or data.train_root; --synthetic draws one batch and reads nothing.",
+    )
+    _add_config(command)
+    command.add_argument("--steps", type=int, default=20, metavar="N", help="behind two that warm up")
+    command.add_argument("--synthetic", action="store_true", help="without files")
+    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
+    command.set_defaults(run=train)
+
     args = parser.parse_args(argv)
-    for name in ("resize_short", "crop_size", "batch_size", "rounds", "repeat"):
+    for name in ("resize_short", "crop_size", "batch_size", "rounds", "repeat", "steps"):
         value = getattr(args, name, 1)
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
@@ -191,6 +204,58 @@ def end2end(args: argparse.Namespace) -> int:
         print(f", and is {figures['times_the_plain_network']:.1f} times as fast as the plain network", end="")
     print(".")
     _write_json(args.json, figures)
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    config = load_config(args.config, args.override)
+
+    from ppcls.data.dataset import open_dataset, require_source
+
+    data = config.data
+    if not args.synthetic:
+        require_source(data.train_root, data.train_list, "train")
+    prepared = prepare(config, needs_weights=False)
+    train_set = None
+    if not args.synthetic:
+        train_set = open_dataset(
+            data.train_root,
+            data.train_list,
+            num_classes=config.model.num_classes,
+            class_names=prepared.class_names,
+            option="train",
+        )
+
+    from ppcls.benchmarks.train import PARTS, measure_training
+    from ppcls.inference.fastest import processor
+    from ppcls.inference.versions import versions
+
+    own = measure_training(config, prepared.model, prepared.spec, train_set, num_workers(config), args.steps)
+    ranks = distributed.gather(own)
+    figures = {
+        "model": config.model.name,
+        "size": prepared.spec.crop_size,
+        "batch_size": data.batch_size,
+        "steps": args.steps,
+        "synthetic": args.synthetic,
+        "images_per_second": sum(rank["images_per_second"] for rank in ranks),
+        "ranks": ranks,
+        "processor": processor(),
+        "versions": versions(),
+    }
+    say(
+        f"{config.model.name} at {prepared.spec.crop_size} pixels, batch {data.batch_size} of each process, "
+        f"{args.steps} steps, {figures['processor']}"
+    )
+    say(f"{'':9}{'images':>10}{'median seconds of a step':>32}{'peak':>12}")
+    say(f"{'process':9}{'a second':>10}{''.join(f'{part:>10}' for part in PARTS)}{'memory':>12}")
+    for number, rank in enumerate(ranks):
+        cells = "".join(f"{rank['seconds'][part]:10.3f}" for part in PARTS)
+        memory = f"{rank['peak_memory_bytes'] / 2**20:.0f} MiB"
+        say(f"{number:<9}{rank['images_per_second']:10.2f}{cells}{memory:>12}")
+    say(f"{'all':9}{figures['images_per_second']:10.2f}")
+    if distributed.rank() == 0:
+        _write_json(args.json, figures)
     return 0
 
 

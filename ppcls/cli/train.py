@@ -91,6 +91,10 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
         return 0
     with trainer.signals, distributed.stalls_shown():
         best = run_to_the_end(trainer, prepared, args.resume)
+    if distributed.rank() == 0:
+        from ppcls.training.curves import summarise
+
+        say(f"{summarise(config.output_path)}\ncurves in {config.output_path / 'curves.png'}")
     weights = config.output_path / "checkpoints" / "best" / WEIGHTS_FILE
     say(f"best top-1 {best['eval_top1']:.4f}; weights in {weights}")
     about_the_start = {"reset_head": "false", "variant": "null"}  # not about the weights that came of it

@@ -54,7 +54,7 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """uint8 [H, W, 3] to uint8 [S, S, 3]: random crop, flip and what else the options ask for, drawn from
+    """uint8 [H, W, 3] to uint8 [S, S, 3]: a crop, flip and what else the options ask for, drawn from
     (seed, epoch, index) alone."""
 
     def __init__(self, spec: Preprocessing, augment: AugmentConfig, *, seed: int, epoch: int) -> None:
@@ -65,15 +65,18 @@ class TrainTransform:
 
     def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
         random = random_state(self.seed, self.epoch, index)
-        image = random_resized_crop(
-            image,
-            self.spec.crop_size,
-            self.augment.crop_area,
-            self.augment.crop_ratio,
-            self.spec.interpolation,
-            self.spec.antialias,
-            random,
-        )
+        if self.augment.center_crop:
+            image = resize_short_center_crop(image, self.spec)
+        else:
+            image = random_resized_crop(
+                image,
+                self.spec.crop_size,
+                self.augment.crop_area,
+                self.augment.crop_ratio,
+                self.spec.interpolation,
+                self.spec.antialias,
+                random,
+            )
         image = flip(image) if random.uniform() < self.augment.flip else image
         for operator in self.operators:
             image = operator(image, random)

@@ -31,7 +31,7 @@ HALF_WRITTEN = (
     *("checkpoints/.state-*", "checkpoints/*/.model.safetensors.*"),
 )
 CURVES_FILE = "vdlrecords.train.log"  # VisualDL shows one file of a folder
-PARTS = ("train.yaml", "metrics.jsonl", "visualdl", "checkpoints")
+PARTS = ("train.yaml", "metrics.jsonl", "curves.png", "visualdl", "checkpoints")
 
 
 def refuse_finished_run(output: Path) -> None:

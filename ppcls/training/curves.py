@@ -1,0 +1,66 @@
+"""A finished run at a glance: a table of its epochs, and its curves as a picture."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+COLUMNS = (  # key in metrics.jsonl, heading, format
+    ("epoch", "epoch", "d"),
+    ("train_loss", "train loss", ".4f"),
+    ("eval_loss", "eval loss", ".4f"),
+    ("eval_top1", "top-1", ".4f"),
+    ("lr", "lr", ".3g"),
+    ("images_per_second", "images/s", ".1f"),
+)
+
+
+def read_epochs(metrics: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl, in their order. Of an epoch that stands there twice the last one."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return list({line["epoch"]: line for line in lines}.values())
+
+
+def epoch_table(epochs: list[dict[str, Any]]) -> str:
+    """One line an epoch; a star marks the best, whose weights are kept."""
+    best = max(epochs, key=lambda line: (line["eval_top1"], -line["eval_loss"]))
+    rows = ["".join(f"{heading:>12}" for _, heading, _ in COLUMNS)]
+    for line in epochs:
+        cells = (f"{line[key]:{form}}" for key, _, form in COLUMNS)
+        rows.append("".join(f"{cell:>12}" for cell in cells) + (" *" if line is best else ""))
+    return "\n".join(rows)
+
+
+def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Losses, top-1 and the learning rate at the end of each epoch, of one run or of several by their names,
+    as the kind of picture that the path's ending says."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a screen
+    axes = figure.subplots(1, 3)
+    for number, (name, epochs) in enumerate(runs.items()):
+        color = f"C{number}"
+        label = f"{name}, " if name else ""
+        x = [line["epoch"] for line in epochs]
+        for axis, key, words, style in (
+            (axes[0], "train_loss", "training", "--"),
+            (axes[0], "eval_loss", "evaluation", "-"),
+            (axes[1], "eval_top1", "evaluation", "-"),
+            (axes[2], "lr", "", "-"),
+        ):
+            values = [line[key] for line in epochs]
+            axis.plot(x, values, style, color=color, marker=".", label=f"{label}{words}".removesuffix(", "))
+    for axis, title in zip(axes, ("loss", "top-1", "learning rate"), strict=True):
+        axis.set(title=title, xlabel="epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=100)
+
+
+def summarise(output: Path) -> str:
+    """Draw `curves.png` beside a run's metrics.jsonl. Returns the table of its epochs."""
+    epochs = read_epochs(output / "metrics.jsonl")
+    draw_curves({"": epochs}, output / "curves.png")
+    return epoch_table(epochs)

@@ -1,0 +1,45 @@
+"""The scripts of experiments/, as far as they go without training."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_a_quarter_of_each_kind_is_held_out(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("animals", ROOT / "experiments/animals.py")
+    animals = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(animals)
+    monkeypatch.setattr(animals, "OUTPUT", tmp_path / "out")
+    lines = [f"a picture {label}.jpg {label}\n" for label in range(0, 1000, 5)]
+    (tmp_path / "val_list.txt").write_text("".join(lines))
+    animals.split(tmp_path)
+    parts = [
+        (tmp_path / "out" / name).read_text().splitlines() for name in ("train_list.txt", "val_list.txt")
+    ]
+    assert [len(part) for part in parts] == [150, 50]
+    assert [sum(line.endswith(" 1") for line in part) for part in parts] == [60, 20]
+    files = {line.rsplit(maxsplit=1)[0]: line[-1] for part in parts for line in part}
+    assert len(files) == 200
+    assert files["a picture 395.jpg"] == "1" and files["a picture 400.jpg"] == "0"
+
+
+def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
+    for index in range(4):
+        pixels = np.random.RandomState(index).randint(0, 256, (8, 8)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    (tmp_path / "list.txt").write_text("".join(f"{index}.png {index}\n" for index in range(4)))
+    options = ["data.batch_size=2", "data.class_names=null"]
+    for part in ("train", "eval"):
+        options += [f"data.{part}_root={tmp_path}", f"data.{part}_list={tmp_path / 'list.txt'}"]
+    command = [sys.executable, str(ROOT / "experiments/shallow_resnext.py"), "--check"]
+    command += ["-c", str(ROOT / "experiments/shallow_resnext.yaml")]
+    command += [part for option in options for part in ("-o", option)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "check passed: a batch of [2, 3, 32, 32]" in run.stdout

@@ -1,0 +1,81 @@
+"""tools/benchmark.py train: on drawn batches, on files, and on two processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from ppcls.cli import benchmark
+from ppcls.errors import ConfigError
+
+ROOT = Path(__file__).parent.parent
+LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
+
+
+@pytest.fixture
+def config(tmp_path):
+    tree = {
+        "model": {"name": "EfficientNetB0_small", "num_classes": 4},
+        "data": {
+            "batch_size": 2,
+            "num_workers": 1,
+            "resize_short": 36,
+            "crop_size": 32,
+            "interpolation": "bilinear",
+            "antialias": False,
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+        },
+        "train": {"ema_decay": 0.99, "accumulate": 2},
+        "device": "cpu",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path / "config.yaml"
+
+
+def check(figures, ranks):
+    assert len(figures["ranks"]) == ranks and figures["steps"] == 3
+    for rank in figures["ranks"]:
+        seconds = rank["seconds"]
+        assert list(seconds) == ["data", "forward", "backward", "update"]
+        assert all(value > 0 for value in seconds.values())
+        images = 2 * 2  # a step has two batches of two
+        assert rank["images_per_second"] == pytest.approx(images / sum(seconds.values()), rel=0.5)
+        assert 50e6 < rank["peak_memory_bytes"] < 8e9
+    total = sum(rank["images_per_second"] for rank in figures["ranks"])
+    assert figures["images_per_second"] == pytest.approx(total)
+
+
+def test_files_and_drawn_batches(config, tmp_path, capsys):
+    for index in range(9):
+        pixels = np.random.RandomState(index).randint(0, 256, (40, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    (tmp_path / "list.txt").write_text("".join(f"{index}.png {index % 4}\n" for index in range(9)))
+    data = ["-o", f"data.train_root={tmp_path}", "-o", f"data.train_list={tmp_path / 'list.txt'}"]
+    for options in (data, ["--synthetic"]):
+        out = tmp_path / "figures.json"
+        assert benchmark.main(["train", "-c", str(config), "--steps", "3", "--json", str(out), *options]) == 0
+        check(json.loads(out.read_text()), ranks=1)
+    assert capsys.readouterr().out.count("process    a second") == 2
+
+
+def test_two_processes_are_summed(config, tmp_path):
+    out = tmp_path / "figures.json"
+    command = [sys.executable, *LAUNCH, "--log_dir", str(tmp_path / "log"), str(ROOT / "tools/benchmark.py")]
+    command += ["train", "-c", str(config), "--synthetic", "--steps", "3", "--json", str(out)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    check(json.loads(out.read_text()), ranks=2)
+    assert sum(line.startswith(("0  ", "1  ", "all ")) for line in run.stdout.splitlines()) == 3
+
+
+def test_without_data_or_steps_it_says_what_is_missing(config):
+    with pytest.raises(ConfigError, match="data.train_root and data.train_list are both empty"):
+        benchmark.main(["train", "-c", str(config)])
+    with pytest.raises(ConfigError, match="--steps must be at least 1. Received: 0"):
+        benchmark.main(["train", "-c", str(config), "--steps", "0"])
