@@ -612,7 +612,7 @@ def test_each_rank_mixes_on_its_own(config, monkeypatch):
     )
     monkeypatch.setattr(loop.distributed, "rank", lambda: 3)
     assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
-    assert seen == [{"seed": 7, "epoch": 0, "rank": 3}]
+    assert seen == [{"seed": 7, "epoch": 0, "rank": 3, "first": 0}]
 
 
 def test_labels_are_told_by_name_and_share():
