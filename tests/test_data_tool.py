@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from ppcls.benchmarks.data import measure_data
 from ppcls.cli import benchmark
 from ppcls.data.__main__ import main
 from ppcls.data.check import find_problems, inspect_files, open_source, split_folder, summarize
@@ -410,5 +411,5 @@ def test_photographs_are_sound_and_the_pipeline_keeps_pace():
     inspected = inspect_files(dataset, 2)
     assert len(find_problems([(dataset, inspected)])) == 0 and len(dataset) >= 100
     files = [Path(path).read_bytes() for path in dataset.paths[:64]]
-    share = benchmark.measure_data(files, 256, 224, 32, 3)["rows"]["bilinear"]["share"]
+    share = measure_data(files, 256, 224, 32, 3)["rows"]["bilinear"]["share"]
     assert share["max"] > 0.7
