@@ -40,6 +40,8 @@ class Run(NamedTuple):
 CHECK = Run("--check")
 HELP = Run("--help")
 PIP = "installs packages: make does it with the same extras"
+FEW_ROUNDS = "--rounds 1 --no-eager"
+FEW_STEPS = "--steps 1 -o data.batch_size=2"
 NETWORK = "needs the network: published weights"
 OTHERS = "of PaddleClas or timm, shown for comparison"
 
@@ -85,7 +87,7 @@ HOW: dict[str, Run | str] = {
     "pip install opencv-python-headless": PIP,
     "pip install -e '.[cpu]'": PIP,
     f"python tools/eval.py -c {LITE0}": Run(),
-    B0.replace("B0", "B4"): Run("--check --engine eager"),  # exporting B4 takes minutes
+    B0.replace("B0", "B4"): Run("--check --engine eager -o data.batch_size=2"),
     "python tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
     f"{LAUNCH} tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
     SPLIT_PHOTOS: Run(quick=True),
@@ -129,15 +131,15 @@ HOW: dict[str, Run | str] = {
     'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
     "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
     f"{LAUNCH} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
-    ENGINES: Run(),
-    "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(),
+    ENGINES: Run(FEW_ROUNDS),
+    "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(FEW_ROUNDS),
     # docs/migration.md
     "python tools/train.py -c ppcls/configs/ImageNet/EfficientNet/EfficientNetB0.yaml": OTHERS,
     f'{LAUNCH} --gpus="0,1,2,3" tools/train.py -c ...': OTHERS,
     f"{LAUNCH} tools/train.py -c ...": Run("--check", (SPLIT_PHOTOS,), {"...": "CONFIG"}),
     "python tools/eval.py -c ... -o Global.pretrained_model=FILE": OTHERS,
     "python tools/eval.py -c ... -o model.weights=FILE.pdparams": Run(
-        "--check", (B0,), {"...": "configs/EfficientNetB0.yaml", "FILE.pdparams": "INPUT"}
+        "--check --engine eager", (), {"...": "configs/EfficientNetB0.yaml", "FILE.pdparams": "INPUT"}
     ),
     "python tools/infer.py -c ... -o Infer.infer_imgs=cat.jpg": OTHERS,
     "python tools/infer.py -c ... -i cat.jpg": Run(words={"...": LITE0}),
@@ -145,7 +147,7 @@ HOW: dict[str, Run | str] = {
     "python tools/export_model.py -c ... --output DIR": Run("--check", words={"...": LITE0, "DIR": "other"}),
     "python python/predict_cls.py -c configs/inference_cls.yaml": OTHERS,
     "python tools/infer.py --exported DIR -i FOLDER": Run(after=(EXPORT,)),
-    "ppcls infer -c EfficientNetB0 -o model.weights=pretrained -i cat.jpg": Run(after=(B0,)),
+    "ppcls infer -c EfficientNetB0 -o model.weights=pretrained -i cat.jpg": Run(),
     "python validate.py DIR --model NAME --pretrained": OTHERS,
     "python tools/eval.py -c ... -o model.weights=pretrained -o model.variant=timm/NAME "
     "-o data.eval_list=null -o data.eval_root=DIR": NETWORK,
@@ -160,8 +162,8 @@ HOW: dict[str, Run | str] = {
         "--check", (DIGITS,)
     ),
     "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
-    f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run("--steps 1"),
-    f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run("--steps 1"),
+    f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
+    f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
     "OMP_NUM_THREADS=1 python experiments/compare_paddleclas.py --rounds 3 --steps 1": "needs PaddleClas",
     # docs/troubleshooting.md
     "python -m ppcls.data check LIST": Run(quick=True),
@@ -179,7 +181,7 @@ HOW: dict[str, Run | str] = {
         after=(SPLIT_PHOTOS,)
     ),
     f"{LAUNCH_2} tools/train.py -c configs/digits.yaml": Run("--check", (DIGITS,)),
-    f"{LAUNCH_2} tools/eval.py -c CONFIG -o model.weights=FILE": Run(after=(TRAIN,)),
+    f"{LAUNCH_2} tools/eval.py -c CONFIG -o model.weights=FILE": Run("--engine eager", (TRAIN,)),
     "python tools/benchmark.py train -c CONFIG [--synthetic] [--steps N] [--json FILE]": Run(
         after=(SPLIT_PHOTOS,), words={"[": "", "]": "", " N": " 1", "FILE": "speed.json"}
     ),
@@ -195,9 +197,9 @@ HOW: dict[str, Run | str] = {
     "python tools/convert_weights.py INPUT OUTPUT -m MODEL [--to ppcls|paddleclas|torchvision|timm] "
     "[--variant TAG]": Run(words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG]": "--to timm"}),
     # docs/models
-    B0: Run(),
+    B0: Run("--engine eager"),
     "python tools/model_zoo.py --measured output/EfficientNetB0": Run(after=(B0,)),
-    f"{ENGINES} --json b0.json": Run(),
+    f"{ENGINES} --json b0.json": Run(FEW_ROUNDS),
     "python tools/model_zoo.py --measured b0.json": Run(after=(f"{ENGINES} --json b0.json",)),
 }
 
@@ -321,7 +323,7 @@ def test_how_says_of_each_documented_command_how_it_is_run():
 @pytest.mark.parametrize(
     "command",
     [
-        pytest.param(command, marks=() if how.quick else pytest.mark.slow)
+        pytest.param(command, id=" ".join(command.split())[:90], marks=() if how.quick else pytest.mark.slow)
         for command, how in HOW.items()
         if isinstance(how, Run)
     ],
