@@ -239,8 +239,9 @@ def sandbox(tmp_path_factory):
         cv2.imwrite(str(path), cv2.resize(blocks, (80, 60), interpolation=cv2.INTER_CUBIC))
 
     draw(folder / "cat.jpg")
-    for number in range(12):
+    for number in range(78):  # of which a batch of 64 is for training
         draw(folder / "photos" / ("cat", "dog", "owl")[number % 3] / f"{number}.jpg")
+    for number in range(12):
         draw(folder / "folder" / ("left", "right")[number % 2] / f"{number}.jpg")
     for kind, count in (("train", 64), ("val", 24)):
         names = [f"{kind}/{number}.JPEG" for number in range(count)]
