@@ -2,12 +2,16 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import kill_training
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,3 +69,36 @@ def test_ranks_end_with_their_launcher(tmp_path):
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < limit
         time.sleep(0.1)
+
+
+@pytest.mark.slow
+def test_two_launchers_train_as_two_processes_of_one(tmp_path):
+    """Two nodes, here both on this machine: the weights are those of one launcher, bit for bit."""
+    kill_training.prepare(tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        master = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def launch(output, log, *options):
+        command = [
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            *options,
+            "--log_dir",
+            str(tmp_path / log),
+        ]
+        command += [str(ROOT / "tools/train.py"), "-c", str(tmp_path / "config.yaml")]
+        return subprocess.Popen(
+            [*command, "-o", f"output_dir={tmp_path / output}"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    nodes = ["--nnodes", "2", "--master", master, "--nproc_per_node", "1"]
+    both = [launch("two", f"log{node}", *nodes) for node in range(2)]
+    assert [node.wait(200) for node in both] == [0, 0]
+    assert launch("one", "log", "--nproc_per_node", "2").wait(200) == 0
+    two, one = (load_file(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("two", "one"))
+    assert two.keys() == one.keys() and all(np.array_equal(two[key], one[key]) for key in one)
