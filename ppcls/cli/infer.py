@@ -14,8 +14,6 @@ from ppcls.progress import progress_bar
 if TYPE_CHECKING:
     from ppcls.inference.classify import Prediction
 
-MANY = 16  # files from which running several batches side by side is worth it
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = config_parser(__doc__, needs_config=False)
@@ -46,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = read_config(args)
 
     from ppcls.inference.classify import find_images
+    from ppcls.inference.predictor import MANY
     from ppcls.inference.shards import require_no_shards
 
     if output is not None:
