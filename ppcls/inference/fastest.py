@@ -18,7 +18,7 @@ from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
 
 ROUNDS = 2
-SMALL_BYTES = 1 << 30  # of an export: up to here several engines or streams have room in memory
+SMALL_BYTES = 1 << 30  # of an export's one format: up to here several engines or streams have room in memory
 
 Say = Callable[[str], None]
 
@@ -30,8 +30,11 @@ def to_stderr(text: str) -> None:
 def streams_for(artifact: Artifact, threads: int) -> int:
     """How many batches to run side by side where there are many. One on each thread, as nothing then waits
     for anything; but of large networks one image keeps all threads busy, and each stream costs memory."""
-    largest = max(sum(sizes.values()) for sizes in artifact.files.values())
-    return threads if largest <= SMALL_BYTES else 1
+    return threads if _is_small(artifact) else 1
+
+
+def _is_small(artifact: Artifact) -> bool:
+    return max(sum(sizes.values()) for sizes in artifact.files.values()) <= SMALL_BYTES
 
 
 class FallingBack:
@@ -113,8 +116,7 @@ def measure(
     """
     size = artifact.preprocessing.crop_size
     images = np.random.RandomState(0).normal(size=(1, 3, size, size)).astype(np.float32)
-    total = sum(sum(sizes.values()) for sizes in artifact.files.values())
-    groups = [list(names)] if total <= SMALL_BYTES else [[name] for name in names]
+    groups = [list(names)] if _is_small(artifact) else [[name] for name in names]
     times: dict[str, float] = {}
     failure = None
     for group in groups:
