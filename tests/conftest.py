@@ -85,7 +85,8 @@ def network(pictures, spec):
 def exported(network, spec, tmp_path_factory) -> Path:
     """`network`, exported in each format that can be written here. Copy it before changing it."""
     from ppcls.data.class_names import ClassNames
-    from ppcls.inference.export import export_model, writable_formats
+    from ppcls.inference.export import export_model
+    from ppcls.inference.formats import writable_formats
 
     names = tuple(f"class {number}" for number in range(40))
     folder = tmp_path_factory.mktemp("exported") / "model"

@@ -19,8 +19,9 @@ from ppcls.errors import DataError, ExportError
 from ppcls.inference import engines, fastest
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import READS, EagerEngine, LoadedEngine, candidates, open_engine
-from ppcls.inference.export import export_model, writable_formats
+from ppcls.inference.export import export_model
 from ppcls.inference.fastest import FallingBack, measure, rank_engines, streams_for
+from ppcls.inference.formats import writable_formats
 from ppcls.inference.timing import time_in_blocks
 
 SHAPES = [(1, 31, 33), (3, 65, 97), (2, 199, 153), (5, 32, 32), (1, 224, 224)]

@@ -17,7 +17,7 @@ import pytest
 from ppcls import build_model
 from ppcls.cli import export as cli
 from ppcls.errors import ConfigError, ExportError, WeightsError
-from ppcls.inference import export
+from ppcls.inference import export, formats
 from ppcls.inference.artifact import FORMATS, read_artifact
 from ppcls.inference.classify import softmax
 from ppcls.inference.engines import EagerEngine, LoadedEngine, open_engine
@@ -59,7 +59,7 @@ def write(model, folder, spec, formats=("paddle",), **options):
 
 
 def require(kind, model):
-    reason = export.why_not(kind, model)
+    reason = formats.why_not(kind, model)
     if reason is not None:
         pytest.skip(reason)
 
@@ -147,14 +147,14 @@ def test_a_weight_that_differs_is_an_error_and_nothing_is_left(small, spec, tmp_
     require(kind, small)
     weight = small.conv.weight
     before = weight.numpy()
-    original = export._write_formats
+    original = export.write_formats
 
     def write_then_break(*arguments):
         files = original(*arguments)
         weight.set_value(before * 1.01)
         return files
 
-    monkeypatch.setattr(export, "_write_formats", write_then_break)
+    monkeypatch.setattr(export, "write_formats", write_then_break)
     try:
         with pytest.raises(
             ExportError, match=f"exported {kind} model computes otherwise .*at most 1e-04.*Nothing was left"
@@ -277,7 +277,7 @@ def raise_an_error():
 def test_a_converter_that_writes_nothing_usable_is_an_error(
     small, spec, tmp_path, monkeypatch, writer, words
 ):
-    monkeypatch.setattr(export, "_write_paddle", writer)
+    monkeypatch.setattr(formats, "_write_paddle", writer)
     with pytest.raises(ExportError, match=words):
         write(small, tmp_path / "out", spec)
     assert list(tmp_path.iterdir()) == []
@@ -296,7 +296,7 @@ def test_a_paddle2onnx_that_returns_nothing_is_an_error(small, spec, tmp_path, m
 @pytest.mark.skipif(IS_PADDLE2, reason="paddle2onnx 1.3 puts all weights into the ONNX file")
 def test_large_weights_lie_beside_the_onnx_file(small, spec, tmp_path, monkeypatch):
     require("onnx", small)
-    monkeypatch.setattr(export, "EMBEDDED_BYTES", 8000)
+    monkeypatch.setattr(formats, "EMBEDDED_BYTES", 8000)
     artifact = write(small, tmp_path / "out", spec, ["onnx"])
     sizes = artifact.files["onnx"]
     assert set(sizes) == {"model.onnx", "model.onnx.data"}
@@ -353,47 +353,47 @@ def test_the_network_can_be_trained_on_afterwards(small, spec, tmp_path):
 def test_what_is_not_installed_is_named_with_its_extra(
     small, spec, tmp_path, monkeypatch, kind, lacking, paddle_version, words
 ):
-    monkeypatch.setattr(export, "find_spec", lambda name: None if name in lacking else object())
+    monkeypatch.setattr(formats, "find_spec", lambda name: None if name in lacking else object())
     monkeypatch.setattr(paddle, "__version__", paddle_version)
-    monkeypatch.setattr(export, "version", lambda _: "1.3.1" if paddle_version[0] == "2" else "2.1.0")
+    monkeypatch.setattr(formats, "version", lambda _: "1.3.1" if paddle_version[0] == "2" else "2.1.0")
     with pytest.raises(ExportError, match=f"The format {kind} cannot be written here: {words}"):
         write(small, tmp_path / "out", spec, ["paddle", kind])
-    formats, missing = export.writable_formats(small)
-    assert kind not in formats and "paddle" in formats and kind in missing
+    possible, missing = formats.writable_formats(small)
+    assert kind not in possible and "paddle" in possible and kind in missing
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("paddle_version", "converter"), [("3.3.1", "1.3.1"), ("2.6.2", "2.1.0")])
 def test_a_converter_for_another_paddle_is_refused(small, monkeypatch, paddle_version, converter):
-    monkeypatch.setattr(export, "find_spec", lambda name: object())
+    monkeypatch.setattr(formats, "find_spec", lambda name: object())
     monkeypatch.setattr(paddle, "__version__", paddle_version)
-    monkeypatch.setattr(export, "version", lambda _: converter)
+    monkeypatch.setattr(formats, "version", lambda _: converter)
     words = f"paddle2onnx {converter} does not go with Paddle {paddle_version}: pip install"
-    assert export.why_not("onnx", small).startswith(words)
+    assert formats.why_not("onnx", small).startswith(words)
 
 
 def test_two_gigabytes_are_refused_with_paddle_2_only(small, monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: object())
-    monkeypatch.setattr(export, "PROTOBUF_BYTES", 8000)
-    monkeypatch.setattr(export, "version", lambda _: export_version)
+    monkeypatch.setattr(formats, "find_spec", lambda name: object())
+    monkeypatch.setattr(formats, "PROTOBUF_BYTES", 8000)
+    monkeypatch.setattr(formats, "version", lambda _: export_version)
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     export_version = "1.3.1"
-    reason = export.why_not("onnx", small)
+    reason = formats.why_not("onnx", small)
     assert "one protobuf, which holds less than 2 GiB" in reason and "--formats paddle openvino" in reason
-    assert export.why_not("paddle", small) is None and export.why_not("openvino", small) is None
+    assert formats.why_not("paddle", small) is None and formats.why_not("openvino", small) is None
     monkeypatch.setattr(paddle, "__version__", "3.3.1")
     export_version = "2.1.0"
-    assert export.why_not("onnx", small) is None
+    assert formats.why_not("onnx", small) is None
 
 
 def test_the_48d_network_is_too_large_for_onnx_with_paddle_2(monkeypatch):
-    monkeypatch.setattr(export, "find_spec", lambda name: object())
-    monkeypatch.setattr(export, "version", lambda _: "1.3.1")
+    monkeypatch.setattr(formats, "find_spec", lambda name: object())
+    monkeypatch.setattr(formats, "version", lambda _: "1.3.1")
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     with paddle.LazyGuard():
         huge, large = build_model("ResNeXt101_32x48d_wsl"), build_model("ResNeXt101_32x32d_wsl")
-    assert export.why_not("onnx", huge).startswith("the weights take 3.1 GiB")
-    assert export.why_not("onnx", large) is None
+    assert formats.why_not("onnx", huge).startswith("the weights take 3.1 GiB")
+    assert formats.why_not("onnx", large) is None
 
 
 @pytest.fixture(scope="module")

@@ -158,7 +158,8 @@ def _run_eager(config: Config, prepared: Prepared) -> Runner:
 def export_to_cache(prepared: Prepared) -> Path:
     """By the first process of each machine, for all there."""
     from ppcls.inference.cache import cached_export
-    from ppcls.inference.export import export_model, writable_formats
+    from ppcls.inference.export import export_model
+    from ppcls.inference.formats import writable_formats
     from ppcls.inference.versions import versions
     from ppcls.weights import hash_parameters
 

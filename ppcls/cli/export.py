@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_config(args.config, args.override)
     if distributed.world_size() > 1:
         raise ConfigError("export_model.py runs as one process. Start it without paddle.distributed.launch.")
-    from ppcls.inference.export import export_model, require_free, writable_formats
+    from ppcls.inference.export import export_model, require_free
+    from ppcls.inference.formats import writable_formats
 
     output = Path(args.output)
     require_free(output, args.overwrite)

@@ -39,7 +39,8 @@ def _export_published(name: str, say: Say) -> Path:
 
     def export(folder: Path) -> None:
         from ppcls import distributed
-        from ppcls.inference.export import export_model, writable_formats
+        from ppcls.inference.export import export_model
+        from ppcls.inference.formats import writable_formats
         from ppcls.weights import load_weights
 
         say(f"{name}: exporting the published weights to the cache, once")
