@@ -32,7 +32,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--crop-size", type=int, default=224, metavar="PIXELS")
     command.add_argument("--batch-size", type=int, default=32, metavar="N")
     command.add_argument("--rounds", type=int, default=7, metavar="N")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=data)
 
     command = commands.add_parser(
@@ -51,7 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--no-eager", action="store_true", help="leave the plain network out")
     command.add_argument("--batch-size", type=int, default=1, metavar="N")
     command.add_argument("--rounds", type=int, default=7, metavar="N")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=engines)
 
     command = commands.add_parser(
@@ -66,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--repeat", type=int, default=1, metavar="N", help="take the files so many times")
     command.add_argument("--no-eager", action="store_true", help="leave the plain network out")
     command.add_argument("--rounds", type=int, default=3, metavar="N")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=end2end)
 
     command = commands.add_parser(
@@ -79,9 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_config(command)
     command.add_argument("--steps", type=int, default=20, metavar="N", help="behind two that warm up")
     command.add_argument("--synthetic", action="store_true", help="without files")
-    command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     command.set_defaults(run=train)
 
+    for command in commands.choices.values():
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args(argv)
     for name in ("resize_short", "crop_size", "batch_size", "rounds", "repeat", "steps"):
         value = getattr(args, name, 1)
