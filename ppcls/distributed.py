@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppcls.errors import ConfigError, PpclsError
+from ppcls.processor import use_fast_matrix_products
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,6 +49,7 @@ def cores() -> int:
 def import_paddle() -> Any:
     """Paddle, without the lines that it writes about itself. Raises ConfigError if it isn't there."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # of the C++ side: errors only
+    use_fast_matrix_products()
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
         try:

@@ -1,6 +1,5 @@
 """Reading images: decoding alone, and the whole pipeline as the loader runs it."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from ppcls.errors import DataError
+from ppcls.processor import processor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -85,7 +85,7 @@ def measure_data(
 
     alone = seconds["decode alone"]
     return {
-        "machine": platform.processor() or platform.machine(),
+        "machine": processor(),
         "opencv": cv2.__version__,
         "pillow": PIL.__version__,
         "numpy": np.__version__,

@@ -11,6 +11,7 @@ from ppcls.cli.common import num_workers, prepare, say
 from ppcls.cli.engine import ENGINES, export_to_cache, run_exported
 from ppcls.config import load_config
 from ppcls.errors import ConfigError
+from ppcls.processor import processor
 
 GOAL = 0.9  # of decoding alone, for the whole pipeline with bilinear
 
@@ -132,7 +133,6 @@ def engines(args: argparse.Namespace) -> int:
     from ppcls.complexity import multiply_adds
     from ppcls.inference.artifact import read_artifact
     from ppcls.inference.engines import EagerEngine
-    from ppcls.inference.fastest import processor
     from ppcls.inference.versions import versions
 
     folder = export_to_cache(prepared)
@@ -175,7 +175,6 @@ def end2end(args: argparse.Namespace) -> int:
 
     from ppcls.benchmarks.end2end import measure_end2end
     from ppcls.inference.engines import EagerEngine
-    from ppcls.inference.fastest import processor
     from ppcls.inference.versions import versions
 
     runner = run_exported(config, export_to_cache(prepared), prepared.spec, None, args.engine, is_many=True)
@@ -225,7 +224,6 @@ def train(args: argparse.Namespace) -> int:
         )
 
     from ppcls.benchmarks.train import PARTS, measure_training
-    from ppcls.inference.fastest import processor
     from ppcls.inference.versions import versions
 
     own = measure_training(config, prepared.model, prepared.spec, train_set, num_workers(config), args.steps)

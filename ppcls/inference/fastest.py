@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import platform
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines import Engine, candidates, open_engine
 from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
+from ppcls.processor import processor
 
 ROUNDS = 2
 SMALL_BYTES = 1 << 30  # of an export's one format: up to here several engines or streams have room in memory
@@ -142,15 +142,6 @@ def _key(artifact: Artifact, names: Sequence[str], threads: int) -> str:
     facts = [processor(), threads, list(names), versions(), artifact.parameters_sha256, artifact.output]
     facts += [artifact.preprocessing.crop_size, artifact.files, artifact.versions]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def processor() -> str:
-    """What this machine calls its processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _remembered(place: Path) -> dict[str, float] | None:

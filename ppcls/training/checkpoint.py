@@ -20,6 +20,7 @@ from ppcls.config import Config, config_of
 from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.files import write_aside
+from ppcls.processor import MKL_SETTING
 from ppcls.training.optimizer import optimizer_state, set_optimizer_state
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def _bits() -> dict[str, Any]:
     return {
         "Paddle": paddle.__version__,
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        MKL_SETTING: os.environ.get(MKL_SETTING),
         "device": paddle.get_device().partition(":")[0],
     }
 
@@ -199,10 +201,10 @@ def check_same_run(trainer: "Trainer", state: State) -> list[str]:
     notes = [text for name, text in changed.items() if name != "output_dir"]
     was, bits = state.facts["bits"], _bits()
     notes += [
-        f"{name} was {was[name]}, is {bits[name]}: the run goes on, but its bits will differ from those of "
-        "an uninterrupted one"
+        f"{name} was {was.get(name)}, is {bits[name]}: the run goes on, but its bits will differ from those "
+        "of an uninterrupted one"
         for name in bits
-        if was[name] != bits[name]
+        if was.get(name) != bits[name]
     ]
     return notes
 

@@ -19,6 +19,7 @@ from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
 from ppcls.preprocessing import Preprocessing
+from ppcls.processor import keep_freed_memory
 from ppcls.progress import progress_bar
 from ppcls.training.checkpoint import Progress, Sums, capture, what_is_trained
 from ppcls.training.ema import ModelEma
@@ -80,6 +81,8 @@ class Trainer:
     def __post_init__(self) -> None:
         import paddle
 
+        if paddle.get_device() == "cpu":
+            keep_freed_memory()
         train, optim = self.config.train, self.config.optim
         self.precision = Precision(train)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()

@@ -1,0 +1,65 @@
+"""What is set for Paddle to be fast on this machine's processor."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from ppcls import processor
+
+AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse2 fma avx avx2\n"
+INTEL = AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Xeon: a name")
+
+
+@pytest.fixture
+def cpu_info(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "CPU_INFO", file)
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "setting"),
+    [
+        (AMD, "5"),
+        (f"{AMD}\n{INTEL}", "5"),
+        (INTEL, None),
+        (AMD.replace(" avx2", ""), None),
+        (AMD.replace(" fma", ""), None),
+        ("", None),
+    ],
+)
+def test_only_amd_with_avx2_is_told_of_it(cpu_info, monkeypatch, text, setting):
+    cpu_info.write_text(text)
+    processor.use_fast_matrix_products()
+    assert os.environ.get("MKL_DEBUG_CPU_TYPE") == setting
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")  # one's own choice stays, and is undone after the test
+    processor.use_fast_matrix_products()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_names(cpu_info):
+    assert processor.processor()  # without a file
+    cpu_info.write_text(INTEL)
+    assert processor.processor() == "Xeon: a name"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_is_kept():
+    """Page faults of touching 32 MiB again and again: none once the memory is kept."""
+    code = (
+        "import resource, sys; from ppcls.processor import keep_freed_memory\n"
+        "if len(sys.argv) > 1: keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "bytearray(2**25)\n"
+        "before = faults()\n"
+        "for _ in range(10): bytearray(2**25)\n"
+        "print(faults() - before)\n"
+    )
+    default, kept = (
+        int(subprocess.run([sys.executable, "-c", code, *more], capture_output=True, check=True).stdout)
+        for more in ([], ["keep"])
+    )
+    assert kept < 1000 < 10_000 < default
