@@ -54,7 +54,7 @@ setup(
         "onnx": ["onnx>=1.14", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
-        "test": ["pytest>=8.0", "scikit-learn>=1.3"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.3"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },
 )

@@ -9,7 +9,7 @@ import pytest
 
 from ppcls import MODELS, build_model
 from ppcls.architectures.blocks import ConvBN, convolve_small_depthwise
-from ppcls.architectures.efficientnet import MBConv, drop_connect
+from ppcls.architectures.efficientnet import ACTIVATIONS, MBConv, drop_connect
 from ppcls.errors import ConfigError
 
 # trainable parameters, batch-norm statistics, by torchvision's and timm's metadata and PaddleClas's classes
@@ -221,3 +221,11 @@ def test_initialisation_as_in_the_original_code():
 def test_wrong_arguments_are_refused(arguments, words):
     with pytest.raises(ConfigError, match=words):
         build_model(**arguments)
+
+
+def test_activations_have_finite_gradients_far_from_zero():
+    """Paddle's silu has none below -88, where its exponential overflows."""
+    for activation in ACTIVATIONS.values():
+        x = paddle.to_tensor([-1e4, -100.0, -88.0, 88.0, 1e4], stop_gradient=False)
+        activation(x).sum().backward()
+        assert np.isfinite(x.grad.numpy()).all()

@@ -164,7 +164,11 @@ HOW: dict[str, Run | str] = {
     "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
     f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
     f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
-    "OMP_NUM_THREADS=1 python experiments/compare_paddleclas.py --rounds 3 --steps 1": "needs PaddleClas",
+    "python tools/benchmark.py train -c configs/Fix_ResNeXt101_32x48d_wsl.yaml --synthetic --steps 2 "
+    "-o data.batch_size=8 -o device=cpu": Run(
+        FEW_STEPS, words={"Fix_ResNeXt101_32x48d_wsl": "ResNeXt101_32x8d_wsl"}
+    ),
+    "OMP_NUM_THREADS=1 python experiments/compare_paddleclas.py --rounds 5 --steps 1": "needs PaddleClas",
     # docs/troubleshooting.md
     "python -m ppcls.data check LIST": Run(quick=True),
     "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": PIP,

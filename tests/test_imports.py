@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 HEAVY = ("paddle", "numpy", "cv2", "visualdl", "matplotlib", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
-    ("errors", "preprocessing"),
+    ("errors", "preprocessing", "processor"),
     ("files",),
     ("architectures",),
     ("complexity",),
