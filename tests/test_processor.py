@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from ppcls import processor
+from ppcls.distributed import import_paddle
 
 AMD = "processor\t: 0\nvendor_id\t: AuthenticAMD\nmodel name\t: AMD EPYC\nflags\t\t: fpu sse2 fma avx avx2\n"
 INTEL = AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Xeon: a name")
@@ -16,7 +17,8 @@ INTEL = AMD.replace("AuthenticAMD", "GenuineIntel").replace("AMD EPYC", "Xeon: a
 def cpu_info(tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
     monkeypatch.setattr(processor, "CPU_INFO", file)
-    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "")  # so that what a test leaves is undone
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
     return file
 
 
@@ -35,9 +37,15 @@ def test_only_amd_with_avx2_is_told_of_it(cpu_info, monkeypatch, text, setting):
     cpu_info.write_text(text)
     processor.use_fast_matrix_products()
     assert os.environ.get("MKL_DEBUG_CPU_TYPE") == setting
-    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")  # one's own choice stays, and is undone after the test
+    monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "4")  # one's own choice stays
     processor.use_fast_matrix_products()
     assert os.environ["MKL_DEBUG_CPU_TYPE"] == "4"
+
+
+def test_importing_paddle_sets_it(cpu_info):
+    cpu_info.write_text(AMD)
+    import_paddle()
+    assert os.environ["MKL_DEBUG_CPU_TYPE"] == "5"
 
 
 def test_names(cpu_info):
