@@ -64,7 +64,8 @@ def network(pictures, spec):
 
     from ppcls import build_model
     from ppcls.data.dataset import Dataset
-    from ppcls.data.loader import EvalTransform, load_batch
+    from ppcls.data.loader import load_batch
+    from ppcls.data.transforms import EvalTransform
     from ppcls.inference.classify import find_images
 
     model = build_model("EfficientNetB0", num_classes=40)
@@ -72,7 +73,7 @@ def network(pictures, spec):
         parameter.set_value(draw("EfficientNetB0", key, tuple(parameter.shape)))
     model.eval()
     files = find_images(str(pictures))
-    batch = load_batch(Dataset(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
+    batch = load_batch(Dataset.of_files(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
     with paddle.no_grad():
         logits = model(paddle.to_tensor(batch.images))
         gain = 1 / float(logits.std(axis=0).mean())

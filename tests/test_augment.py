@@ -13,7 +13,7 @@ from PIL import Image
 
 from ppcls.cli import train
 from ppcls.config import AugmentConfig, load_config
-from ppcls.data import augment, loader, show
+from ppcls.data import augment, show, transforms
 from ppcls.data.augment import (
     RAND_SETS,
     V0,
@@ -33,7 +33,9 @@ from ppcls.data.augment import (
     run_steps,
 )
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, random_state
+from ppcls.data.loader import Batch, load_batches, mix_batches
+from ppcls.data.seeding import random_state
+from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
 from ppcls.training import loop
@@ -215,7 +217,7 @@ def test_every_operator_keeps_the_shape_at_any_magnitude(name, magnitude):
 
 
 def test_an_unknown_operator_is_an_error():
-    with pytest.raises(ValueError, match="there is no operator 'Blur'"):
+    with pytest.raises(ValueError, match="'Blur'"):
         operate(draw_pictures()[0], "Blur", 0)
 
 
@@ -389,10 +391,10 @@ def test_by_default_nothing_is_added():
     picture = draw_pictures()[0]
     plain = TrainTransform(SPEC, AugmentConfig(), seed=3, epoch=1)
     random = random_state(3, 1, 5)
-    expected = loader.random_resized_crop(
+    expected = transforms.random_resized_crop(
         picture, 24, (0.08, 1.0), (3 / 4, 4 / 3), SPEC.interpolation, SPEC.antialias, random
     )
-    expected = loader.flip(expected) if random.uniform() < 0.5 else expected
+    expected = transforms.flip(expected) if random.uniform() < 0.5 else expected
     np.testing.assert_array_equal(plain(picture, 5), expected)
     out = np.ones((3, 24, 24), np.float32)
     plain.finish(out, 5)
@@ -429,7 +431,7 @@ def noise(tmp_path_factory):
         paths.append(str(folder / f"{number}.png"))
         coarse = random.randint(0, 256, (5, 6, 3)).repeat(8, 0).repeat(8, 1)
         Image.fromarray(coarse.astype(np.uint8)).save(paths[-1])
-    return Dataset(paths, np.arange(8))
+    return Dataset.of_files(paths, np.arange(8))
 
 
 def load(dataset, order, *, num_workers=2, seed=0, epoch=0, rank=0, mixes=True, **options):
@@ -468,7 +470,7 @@ def test_pixels_depend_on_seed_epoch_and_image_whatever_the_threads_and_the_orde
 )
 def test_each_option_changes_pixels_and_repeats(noise, option):
     still = {"crop_area": (1.0, 1.0), "flip": 0.0}
-    same = Dataset([noise.paths[0]] * 8, np.arange(8))
+    same = Dataset.of_files([noise.name(0)] * 8, np.arange(8))
     plain, _ = load(same, [FORWARD], mixes=False, **still)
     changed, _ = load(same, [FORWARD], mixes=False, **still, **option)
     assert (changed != plain).any() and len({image.tobytes() for image in changed[0]}) > 3
@@ -502,7 +504,7 @@ def test_erasing_is_done_to_normalised_values(noise):
 
 def test_images_without_labels_are_not_mixed():
     batch = Batch(np.zeros((2, 3, 4, 4), np.float32), np.arange(2), None, [])
-    with pytest.raises(ValueError, match="without labels"):
+    with pytest.raises(ValueError, match="labels"):
         next(mix_batches([batch], Mixing(0.2, 0.0), 3, seed=0, epoch=0, rank=0))
 
 
@@ -527,10 +529,10 @@ def test_images_without_labels_are_not_mixed():
         (["augment.mixup=-1"], "augment.mixup must be 0 or more"),
         (
             ["augment.auto_augment=v0", "augment.rand_augment=tf"],
-            "exclude each other. Received: 'v0' and 'tf'",
+            "augment.auto_augment.*augment.rand_augment.*'v0' and 'tf'",
         ),
-        (["augment.rand_augment=timm", "augment.rand_magnitude=10.5"], "at most 10 with timm's operators"),
-        (["augment.cutmix=1", "data.batch_size=1"], "data.batch_size is 1"),
+        (["augment.rand_augment=timm", "augment.rand_magnitude=10.5"], "augment.rand_magnitude.*10"),
+        (["augment.cutmix=1", "data.batch_size=1"], "data.batch_size.*1"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, overrides, words):
@@ -544,12 +546,10 @@ def test_wrong_options_are_refused(tmp_path, overrides, words):
 
 @pytest.fixture
 def config(noise, tmp_path):
-    lines = "\n".join(
-        f"{Path(path).name} {label}" for path, label in zip(noise.paths, noise.labels, strict=True)
-    )
+    lines = "\n".join(f"{Path(noise.name(index)).name} {label}" for index, label in enumerate(noise.labels))
     (tmp_path / "list.txt").write_text(lines)
     (tmp_path / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdefgh"))
-    root, listed = str(Path(noise.paths[0]).parent), str(tmp_path / "list.txt")
+    root, listed = str(Path(noise.name(0)).parent), str(tmp_path / "list.txt")
     (tmp_path / "c.yaml").write_text(
         f"""
 model: {{name: EfficientNetB0_small, num_classes: 8}}
@@ -632,10 +632,10 @@ def test_labels_are_told_by_name_and_share():
 def test_denormalizing_is_the_inverse():
     picture = draw_pictures()[0][:, :20]
     out = np.empty((3, 20, 20), np.float32)
-    loader.Normalizer(SPEC.mean, SPEC.std)(picture, out)
+    transforms.Normalizer(SPEC.mean, SPEC.std)(picture, out)
     np.testing.assert_array_equal(show.denormalize(out, SPEC), picture)
 
 
 def test_show_batch_wants_a_png(config, tmp_path):
-    with pytest.raises(ConfigError, match="must end in .png. Received: .*x.jpg"):
+    with pytest.raises(ConfigError, match=r"--show-batch.*Received: .*x\.jpg"):
         train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.jpg")])

@@ -166,7 +166,7 @@ def report(request, tmp_path_factory):
     write_report(
         folder,
         Evaluation(top1, top5, loss, count, [], 1.0, samples),
-        Dataset([paths[index % 20] for index in range(count)], labels),
+        Dataset.of_files([paths[index % 20] for index in range(count)], labels),
         SPEC,
         title="Drawn pictures",
         num_classes=num_classes,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from PIL import Image
 
 from ppcls.benchmarks.data import measure_data
 from ppcls.cli import benchmark
+from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
-from ppcls.data.check import find_problems, inspect_files, open_source, split_folder, summarize
-from ppcls.data.dataset import open_dataset, read_list_lines
+from ppcls.data.check import find_problems, inspect_images, summarize
+from ppcls.data.dataset import open_path, open_split
+from ppcls.data.files import read_list_lines
+from ppcls.data.split import split_folder
 from ppcls.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parent.parent
@@ -104,14 +108,12 @@ def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
     values = {name: yaml.safe_load(value) for name, value in options.items()}
     assert values["model.num_classes"] == 4 and words[2:4] == ["-c", "configs/EfficientNetB0.yaml"]
     for part in ("train", "eval"):
-        dataset = open_dataset(
-            str(tmp_path / values[f"data.{part}_root"]),
-            str(tmp_path / values[f"data.{part}_list"]),
-            num_classes=4,
-            class_names=str(tmp_path / values["data.class_names"]),
-            option=part,
-        )
-        assert all(Path(path).is_file() for path in dataset.paths)
+        places = {
+            f"{part}_{kind}": str(tmp_path / values[f"data.{part}_{kind}"]) for kind in ("root", "list")
+        }
+        names = str(tmp_path / values["data.class_names"])
+        dataset = open_split(DataConfig(**places), part, num_classes=4, class_names=names)
+        assert all(Path(dataset.name(index)).is_file() for index in range(len(dataset)))
         assert dataset.class_names.names == tuple(SIZES)
 
     next_command = next(line for line in run.stdout.splitlines() if "ppcls.data check" in line)
@@ -149,29 +151,31 @@ def test_split_into_another_folder(folder, tmp_path):
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, 1.5, float("nan")])
 def test_a_share_out_of_range(folder, share):
-    with pytest.raises(DataError, match="between 0 and 1. Received: "):
+    with pytest.raises(DataError, match=f"Received: {share}"):
         split_folder(folder, share, 0)
 
 
 def test_folders_that_cannot_be_split(tmp_path):
-    with pytest.raises(DataError, match="There is no folder"):
-        split_folder(tmp_path / "none", 0.1, 0)
-    with pytest.raises(DataError, match="holds no image"):
-        split_folder(tmp_path, 0.1, 0)
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(DataError) as caught:
+            split_folder(folder, 0.1, 0)
+        assert str(folder) in str(caught.value)
     write_picture(tmp_path / "a" / "1.png", 0)
-    with pytest.raises(DataError, match="one image only"):
+    with pytest.raises(DataError, match="evaluation"):  # one image of one class
         split_folder(tmp_path, 0.1, 0)
     (tmp_path / "b").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*b holds no image"):
+    with pytest.raises(DataError) as caught:
         split_folder(tmp_path, 0.1, 0)
+    assert str(tmp_path / "b") in str(caught.value)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="such names can't be made on Windows")
 @pytest.mark.parametrize("name", [" a/1.png", "a/1\\2.png", "a/1\n2.png", "a/1\t2.png", b"a/\xff.png"])
 def test_names_that_no_list_can_hold(tmp_path, name):
     write_picture(tmp_path / os.fsdecode(name), 0)
-    with pytest.raises(DataError, match="Rename it"):
+    with pytest.raises(DataError) as caught:
         split_folder(tmp_path, 0.1, 0)
+    assert repr(str(tmp_path / os.fsdecode(name))) in str(caught.value)
 
 
 def test_images_beside_the_class_folders_are_not_forgotten(folder):
@@ -186,9 +190,9 @@ def test_images_beside_the_class_folders_are_not_forgotten(folder):
 def test_a_sound_folder_is_clean(folder):
     run = run_tool("check", folder)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "44 images, 0 of them unreadable" in run.stdout and "nothing wrong found" in run.stdout
-    assert "classes: 4; fewest images: 1 (one), most: 30 (a dog)" in run.stdout
-    assert "7 x 9 to 7 x 9" in run.stdout
+    for part in ("44 images", "classes: 4", "1 (one)", "30 (a dog)", "7 x 9"):
+        assert part in run.stdout
+    assert not any(word in run.stdout for word in ("conflicts", "leaks", "duplicates"))
 
 
 @pytest.fixture
@@ -211,18 +215,16 @@ def spoilt(folder):
 def test_everything_wrong_is_found_and_named(spoilt):
     sources = []
     for name in ("train.txt", "val.txt"):
-        dataset = open_source(spoilt / name)
-        sources.append((dataset, inspect_files(dataset, num_workers=3)))
+        dataset = open_path(spoilt / name)
+        sources.append((dataset, inspect_images(dataset, num_workers=3)))
     findings = find_problems(sources)
     train, val = spoilt / "train.txt", spoilt / "val.txt"
     cat = spoilt / "cat"
     assert [text.split(": ")[0] for text in findings.unreadable] == [
         f"{cat / f'{number} x.png'} ({train}, line {number + 1})" for number in range(3)
     ]
-    assert [text.rsplit(": ")[1] for text in findings.unreadable[1:]] == [
-        "No such file or directory",
-        "the file is empty",
-    ]
+    reasons = [text.rsplit(": ")[1] for text in findings.unreadable[1:]]
+    assert reasons[0] == "No such file or directory" and "empty" in reasons[1]
     assert findings.conflicts == [
         f"{cat / '5 x.png'} ({train}, line 6) as 1; {spoilt / 'bird' / '0 x.png'} ({train}, line 12) as 0"
     ]
@@ -240,28 +242,23 @@ def test_everything_wrong_is_found_and_named(spoilt):
 def test_the_tool_prints_what_it_found(spoilt):
     run = run_tool("check", spoilt / "train.txt", spoilt / "val.txt", "--num-workers", 2)
     assert run.returncode == 1 and "Traceback" not in run.stderr
-    for text in (
-        "unreadable: 3",
-        "different labels: 1",
-        "leaks, the same bytes in two sources: 1",
-        "duplicates",
-    ):
-        assert text in run.stdout
-    assert "train.txt, line 3): the file is empty" in run.stdout
+    for kind, count in (("unreadable", 3), ("conflicts", 1), ("leaks", 1), ("duplicates", 2)):
+        assert re.search(rf"^{kind}\b.*: {count}$", run.stdout, re.MULTILINE)
+    assert "train.txt, line 3)" in run.stdout
     assert run_tool("check", spoilt / "val.txt").returncode == 0
 
 
 def test_the_same_line_twice_is_a_duplicate(folder):
     (folder / "twice.txt").write_text("cat/0 x.png 0\ncat/0 x.png 0\n")
-    dataset = open_source(folder / "twice.txt")
-    findings = find_problems([(dataset, inspect_files(dataset, 1))])
+    dataset = open_path(folder / "twice.txt")
+    findings = find_problems([(dataset, inspect_images(dataset, 1))])
     assert len(findings.duplicates) == 1 and len(findings) == 1
 
 
 def test_numbers_of_a_list_are_not_compared_with_names_of_folders(folder):
     (folder / "list.txt").write_text("cat/0 x.png 2\n")
     sources = [
-        (dataset, inspect_files(dataset, 2)) for dataset in map(open_source, (folder / "list.txt", folder))
+        (dataset, inspect_images(dataset, 2)) for dataset in map(open_path, (folder / "list.txt", folder))
     ]
     findings = find_problems(sources)
     assert len(findings.leaks) == 1 and not findings.conflicts
@@ -270,17 +267,17 @@ def test_numbers_of_a_list_are_not_compared_with_names_of_folders(folder):
 def test_folders_of_images_without_labels(tmp_path):
     write_picture(tmp_path / "1.png", 1)
     write_picture(tmp_path / "thumbnails" / "2.png", 2, size=(3, 5))
-    dataset = open_source(tmp_path)
+    dataset = open_path(tmp_path)
     assert dataset.labels is None and len(dataset) == 2
-    summary = summarize(dataset, inspect_files(dataset, 1))
+    summary = summarize(dataset, inspect_images(dataset, 1))
     assert summary.counts == {} and summary.smallest == (3, 5) and summary.largest == (9, 7)
 
 
 def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):
     monkeypatch.setattr("ppcls.data.check._CHUNK", 7)
-    dataset = open_source(folder)
+    dataset = open_path(folder)
     done = []
-    inspected = inspect_files(dataset, 3, done.append)
+    inspected = inspect_images(dataset, 3, done.append)
     assert len(inspected) == 44 and sum(done) == 44
     assert len({item.digest for item in inspected}) == 44 and {item.size for item in inspected} == {(9, 7)}
 
@@ -288,13 +285,13 @@ def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["check", "none.txt"], "no list file or folder none.txt"),
-        (["check", "empty"], "holds no image"),
+        (["check", "none.txt"], "none.txt"),
+        (["check", "empty"], "empty"),
         (["check", "bad.txt"], "bad.txt, line 1"),
         (["check", "elsewhere.txt"], "--root DIR"),
-        (["check", "good", "--num-workers", "0"], "--num-workers must be at least 1"),
-        (["split", "none"], "no folder none"),
-        (["split", "good", "--seed", "-1"], "--seed must be 0 or more"),
+        (["check", "good", "--num-workers", "0"], "--num-workers"),
+        (["split", "none"], "none"),
+        (["split", "good", "--seed", "-1"], "--seed"),
         (["split", "good", "--eval-share", "2"], "Received: 2.0"),
         (["split", "good", "--output", "bad.txt"], "bad.txt"),
     ],
@@ -362,7 +359,7 @@ def test_benchmark_prints_and_writes_the_figures(folder, tmp_path, capsys):
         == 0
     )
     text = capsys.readouterr().out
-    assert "5 files" in text and "bicubic, antialias" in text and "of decoding alone" in text
+    assert "5 files" in text and "bicubic, antialias" in text and "0.9" in text
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (
         set(figures["rows"]) == {"decode alone", "bilinear", "bicubic, antialias"} and figures["files"] == 5
@@ -407,9 +404,9 @@ def test_benchmark_refuses_wrong_input(tmp_path, monkeypatch, arguments, error):
 )
 def test_photographs_are_sound_and_the_pipeline_keeps_pace():
     """A wide margin, for the machine may be busy; tools/benchmark.py data measures."""
-    dataset = open_source(SAMPLE)
-    inspected = inspect_files(dataset, 2)
+    dataset = open_path(SAMPLE)
+    inspected = inspect_images(dataset, 2)
     assert len(find_problems([(dataset, inspected)])) == 0 and len(dataset) >= 100
-    files = [Path(path).read_bytes() for path in dataset.paths[:64]]
+    files = [dataset.read(index) for index in range(64)]
     share = measure_data(files, 256, 224, 32, 3)["rows"]["bilinear"]["share"]
     assert share["max"] > 0.7

@@ -337,7 +337,7 @@ def test_damage_gives_a_picture_or_an_error_that_says_so(name):
 
 def test_pixels_of_32_bits_have_no_range():
     for pixels in (GREY16.astype(np.int32), GREY16.astype(np.float32)):
-        with pytest.raises(DataError, match="8 or 16 bits"):
+        with pytest.raises(DataError, match="32-bit"):
             decode(encode(pixels, "TIFF"))
 
 
@@ -392,7 +392,7 @@ def test_what_is_no_image_is_named_so(data):
 
 
 def test_an_empty_file_is_named_so():
-    with pytest.raises(DataError, match="the file is empty"):
+    with pytest.raises(DataError, match="empty"):
         decode(b"")
 
 

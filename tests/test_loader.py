@@ -14,15 +14,10 @@ from PIL import Image
 from ppcls.config import AugmentConfig
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
-from ppcls.data.loader import (
-    EvalTransform,
-    TrainTransform,
-    eval_order,
-    load_batches,
-    random_state,
-    train_order,
-)
-from ppcls.data.transforms import resize_short_center_crop
+from ppcls.data.files import Files
+from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices
+from ppcls.data.seeding import random_state
+from ppcls.data.transforms import EvalTransform, TrainTransform, resize_short_center_crop
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
@@ -39,12 +34,12 @@ def pictures(tmp_path_factory):
     for number in range(COUNT):
         paths.append(str(folder / f"{number:02} a.png"))
         Image.new("RGB", (20, 18), (number * 10, 0, 0)).save(paths[-1])
-    return Dataset(paths, np.arange(COUNT) % 5, "list.txt", np.arange(COUNT) + 1)
+    return Dataset(Files(paths, "list.txt", np.arange(COUNT) + 1), np.arange(COUNT) % 5)
 
 
-def load(dataset, order, transform=None, spec=SPEC, **options):
+def load(dataset, batch_indices, transform=None, spec=SPEC, **options):
     options = {"num_workers": 3} | options
-    return load_batches(dataset, order, transform or EvalTransform(spec), spec, **options)
+    return load_batches(dataset, batch_indices, transform or EvalTransform(spec), spec, **options)
 
 
 def numbers_of(batch):
@@ -57,7 +52,7 @@ def loading_threads():
 
 @pytest.mark.parametrize("num_workers", [1, 2, 16])
 def test_batches_come_in_order_with_a_ragged_last_one(pictures, num_workers):
-    batches = list(load(pictures, eval_order(COUNT, 5), num_workers=num_workers))
+    batches = list(load(pictures, eval_batch_indices(COUNT, 5), num_workers=num_workers))
     assert [len(batch.images) for batch in batches] == [5, 5, 5, 5, 3]
     assert [number for batch in batches for number in numbers_of(batch)] == list(range(COUNT))
     for batch in batches:
@@ -75,8 +70,8 @@ def test_any_order_is_kept(pictures):
 
 
 def test_without_labels_and_without_batches(pictures):
-    unlabelled = Dataset(pictures.paths)
-    assert next(load(unlabelled, eval_order(COUNT, 5))).labels is None
+    unlabelled = Dataset(pictures.source)
+    assert next(load(unlabelled, eval_batch_indices(COUNT, 5))).labels is None
     assert list(load(unlabelled, [])) == []
 
 
@@ -85,7 +80,7 @@ def test_the_whole_way_is_decode_resize_normalize(tmp_path):
     path = tmp_path / "noise.jpg"
     Image.fromarray(noise).save(path)
     spec = Preprocessing(40, 32, "bicubic", True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    (batch,) = load(Dataset([str(path)]), [np.array([0])], spec=spec)
+    (batch,) = load(Dataset.of_files([str(path)]), [np.array([0])], spec=spec)
     picture = resize_short_center_crop(decode(path.read_bytes()), spec).astype("float32")
     expected = (picture * np.float32(1 / 255) - np.float32(spec.mean)) / np.float32(spec.std)
     np.testing.assert_array_equal(batch.images[0], expected.transpose(2, 0, 1))
@@ -98,7 +93,7 @@ def test_each_image_is_evaluated_once_whatever_the_number_of_ranks():
     for count in (0, 1, 2, 7, 16, 17):
         for batch_size in (1, 3, 8):
             for world in (1, 2, 3, 5):
-                shares = [eval_order(count, batch_size, rank, world) for rank in range(world)]
+                shares = [eval_batch_indices(count, batch_size, rank, world) for rank in range(world)]
                 seen = [int(i) for share in shares for batch in share for i in batch]
                 assert sorted(seen) == list(range(count))
                 sizes = [[len(batch) for batch in share] for share in shares]
@@ -111,7 +106,7 @@ def test_the_ranks_train_on_different_images_in_steps_of_one_length():
         for batch_size in (1, 3, 8):
             for world in (1, 2, 3):
                 shares = [
-                    train_order(count, batch_size, seed=1, epoch=2, rank=r, world_size=world)
+                    train_batch_indices(count, batch_size, seed=1, epoch=2, rank=r, world_size=world)
                     for r in range(world)
                 ]
                 steps = count // (batch_size * world)
@@ -124,21 +119,23 @@ def test_the_ranks_train_on_different_images_in_steps_of_one_length():
 
 
 def test_a_global_batch_is_the_same_however_it_is_shared():
-    whole = train_order(48, 12, seed=3, epoch=0)
-    shares = [train_order(48, 4, seed=3, epoch=0, rank=rank, world_size=3) for rank in range(3)]
+    whole = train_batch_indices(48, 12, seed=3, epoch=0)
+    shares = [train_batch_indices(48, 4, seed=3, epoch=0, rank=rank, world_size=3) for rank in range(3)]
     for step, batch in enumerate(whole):
         assert sorted(batch.tolist()) == sorted(i for share in shares for i in share[step].tolist())
 
 
 def test_training_order_depends_on_seed_and_epoch():
     orders = {
-        tuple(np.concatenate(train_order(40, 4, seed=seed, epoch=epoch)).tolist())
+        tuple(np.concatenate(train_batch_indices(40, 4, seed=seed, epoch=epoch)).tolist())
         for seed in range(3)
         for epoch in range(3)
     }
     assert len(orders) == 9 and tuple(range(40)) not in orders
-    again = train_order(40, 4, seed=1, epoch=2)
-    assert all((a == b).all() for a, b in zip(again, train_order(40, 4, seed=1, epoch=2), strict=True))
+    again = train_batch_indices(40, 4, seed=1, epoch=2)
+    assert all(
+        (a == b).all() for a, b in zip(again, train_batch_indices(40, 4, seed=1, epoch=2), strict=True)
+    )
 
 
 def test_the_stream_of_random_numbers_stays_what_it_is():
@@ -166,7 +163,7 @@ def noise(tmp_path_factory):
     for number in range(8):
         paths.append(str(folder / f"{number}.png"))
         Image.fromarray(random.randint(0, 256, (30, 40, 3)).astype(np.uint8)).save(paths[-1])
-    return Dataset(paths)
+    return Dataset.of_files(paths)
 
 
 def test_an_image_is_augmented_alike_by_any_number_of_threads_and_in_any_order(noise):
@@ -177,7 +174,7 @@ def test_an_image_is_augmented_alike_by_any_number_of_threads_and_in_any_order(n
 
 
 def test_augmentation_differs_between_images_epochs_and_seeds(noise):
-    same = Dataset([noise.paths[0]] * 8)
+    same = Dataset.of_files([noise.name(0)] * 8)
     first = train_batches(same, 2)
     assert len({image.tobytes() for image in first[1]}) == 8
     for other in (train_batches(same, 2, epoch=1), train_batches(same, 2, seed=1)):
@@ -212,27 +209,27 @@ def test_a_centre_crop_is_the_evaluations(flip):
 @pytest.fixture
 def damaged(pictures, tmp_path):
     """Images 2 and 3 of the pictures are cut off and missing, 4 is a folder, 12 is a text."""
-    paths = list(pictures.paths)
+    paths = [pictures.name(index) for index in range(COUNT)]
     for index, name in ((2, "cut.png"), (3, "missing.png"), (4, "folder.png"), (12, "text.png")):
         paths[index] = str(tmp_path / name)
-    (tmp_path / "cut.png").write_bytes(Path(pictures.paths[2]).read_bytes()[:60])
+    (tmp_path / "cut.png").write_bytes(pictures.read(2)[:60])
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "text.png").write_text("no image")
-    return Dataset(paths, pictures.labels, "list.txt", pictures.lines)
+    return Dataset(Files(paths, "list.txt", np.arange(COUNT) + 1), pictures.labels)
 
 
 def test_an_unreadable_image_stops_the_run_with_file_line_and_reason(damaged):
-    batches = load(damaged, eval_order(COUNT, 2))
+    batches = load(damaged, eval_batch_indices(COUNT, 2))
     assert numbers_of(next(batches)) == [0, 1]
     with pytest.raises(DataError) as caught:
         next(batches)
     message = str(caught.value)
-    assert "cut.png (list.txt, line 3): " in message and "data.on_error=skip" in message
+    assert "cut.png (list.txt, line 3)" in message and "data.on_error=skip" in message
     assert not loading_threads()
 
 
 def test_skipped_images_are_counted_and_leave_no_gap(damaged):
-    batches = list(load(damaged, eval_order(COUNT, 2), on_error="skip"))
+    batches = list(load(damaged, eval_batch_indices(COUNT, 2), on_error="skip"))
     assert [number for batch in batches for number in numbers_of(batch)] == [
         number for number in range(COUNT) if number not in (2, 3, 4, 12)
     ]
@@ -242,8 +239,8 @@ def test_skipped_images_are_counted_and_leave_no_gap(damaged):
     assert len(batches[1].images) == 0 and batches[1].images.shape == (0, 3, 16, 16)
     unreadable = [item for batch in batches for item in batch.unreadable]
     assert [item.index for item in unreadable] == [2, 3, 4, 12]
-    assert (
-        unreadable[0].where.endswith("cut.png (list.txt, line 3)") and unreadable[0].path == damaged.paths[2]
+    assert unreadable[0].where.endswith("cut.png (list.txt, line 3)") and unreadable[0].name == damaged.name(
+        2
     )
     assert [item.reason for item in unreadable[1:3]] == ["No such file or directory", "Is a directory"]
     assert "image" in unreadable[3].reason and sorted(unreadable[::-1]) == unreadable
@@ -252,8 +249,9 @@ def test_skipped_images_are_counted_and_leave_no_gap(damaged):
 def test_a_picture_too_thin_to_resize_counts_as_unreadable(tmp_path):
     Image.new("RGB", (6000, 1)).save(tmp_path / "thin.png")
     spec = Preprocessing(256, 224, "bilinear", False, (0.0,) * 3, (1.0,) * 3)
-    (batch,) = load(Dataset([str(tmp_path / "thin.png")]), [np.array([0])], spec=spec, on_error="skip")
-    assert "too long and thin" in batch.unreadable[0].reason
+    dataset = Dataset.of_files([str(tmp_path / "thin.png")])
+    (batch,) = load(dataset, [np.array([0])], spec=spec, on_error="skip")
+    assert "6000 x 1" in batch.unreadable[0].reason
 
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
@@ -263,7 +261,7 @@ def test_an_unexpected_error_reaches_the_caller_as_it_is(pictures, on_error):
             raise ZeroDivisionError("a mistake in the code")
         return EvalTransform(SPEC)(image, index)
 
-    batches = load(pictures, eval_order(COUNT, 5), transform, on_error=on_error)
+    batches = load(pictures, eval_batch_indices(COUNT, 5), transform, on_error=on_error)
     assert len(next(batches).images) == 5
     with pytest.raises(ZeroDivisionError, match="a mistake in the code"):
         next(batches)
@@ -278,7 +276,7 @@ def test_closing_early_leaves_no_thread_and_reads_no_further(pictures):
         time.sleep(0.01)
         return EvalTransform(SPEC)(image, index)
 
-    order = [np.array([0]), np.zeros(300, int), *eval_order(COUNT, 1)]
+    order = [np.array([0]), np.zeros(300, int), *eval_batch_indices(COUNT, 1)]
     batches = load(pictures, order, transform)
     next(batches)
     assert loading_threads()
@@ -288,7 +286,7 @@ def test_closing_early_leaves_no_thread_and_reads_no_further(pictures):
 
 def test_an_error_of_the_caller_leaves_no_thread(pictures):
     def use():
-        for _ in load(pictures, eval_order(COUNT, 5)):
+        for _ in load(pictures, eval_batch_indices(COUNT, 5)):
             raise KeyError("the caller's")
 
     with pytest.raises(KeyError):
@@ -303,7 +301,7 @@ def test_batches_are_prepared_ahead_but_not_without_limit(pictures):
         started.append(index)
         return EvalTransform(SPEC)(image, index)
 
-    batches = load(pictures, eval_order(COUNT, 2), transform)
+    batches = load(pictures, eval_batch_indices(COUNT, 2), transform)
     next(batches)
     deadline = time.monotonic() + 5
     while len(started) < 6 and time.monotonic() < deadline:
@@ -314,7 +312,7 @@ def test_batches_are_prepared_ahead_but_not_without_limit(pictures):
 
 
 def test_a_kept_batch_is_not_written_again(pictures):
-    batches = list(load(pictures, eval_order(COUNT, 4)))
+    batches = list(load(pictures, eval_batch_indices(COUNT, 4)))
     assert numbers_of(batches[0]) == [0, 1, 2, 3]
 
 
@@ -322,12 +320,13 @@ def test_the_loader_imports_no_paddle(pictures):
     code = f"""
 import sys
 import numpy as np
-from ppcls.data.dataset import Dataset, open_dataset
-from ppcls.data.loader import EvalTransform, eval_order, load_batches
+from ppcls.data.dataset import Dataset, open_split
+from ppcls.data.loader import eval_batch_indices, load_batches
+from ppcls.data.transforms import EvalTransform
 from ppcls.preprocessing import Preprocessing
 spec = Preprocessing(16, 16, "bilinear", False, (0.0,) * 3, (1.0,) * 3)
-dataset = Dataset([{pictures.paths[0]!r}])
-batches = load_batches(dataset, eval_order(1, 1), EvalTransform(spec), spec, num_workers=1)
+dataset = Dataset.of_files([{pictures.name(0)!r}])
+batches = load_batches(dataset, eval_batch_indices(1, 1), EvalTransform(spec), spec, num_workers=1)
 assert len(next(batches).images) == 1
 print([name for name in sys.modules if name.split(".")[0] in ("paddle", "torch", "visualdl")])
 """

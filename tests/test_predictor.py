@@ -15,8 +15,9 @@ from test_engines import damage
 
 from ppcls import Predictor
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import EvalTransform, load_batch
+from ppcls.data.loader import load_batch
 from ppcls.data.opencv import cv2
+from ppcls.data.transforms import EvalTransform
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference import predictor as module
 from ppcls.inference.artifact import read_artifact
@@ -30,7 +31,8 @@ ROOT = Path(__file__).parent.parent
 def expected(network, spec, pictures):
     """The plain network's probabilities of all pictures, read as training and evaluation read them."""
     files = find_images(str(pictures))
-    batch = load_batch(Dataset(files), np.arange(len(files)), EvalTransform(spec), spec, on_error="fail")
+    dataset = Dataset.of_files(files)
+    batch = load_batch(dataset, np.arange(len(files)), EvalTransform(spec), spec, on_error="fail")
     return dict(zip(files, softmax(EagerEngine(network).run(batch.images)), strict=True))
 
 

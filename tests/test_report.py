@@ -25,9 +25,11 @@ from sklearn.metrics import (
 from ppcls import build_model
 from ppcls.cli.eval import main
 from ppcls.cli.export import main as export
+from ppcls.config import DataConfig
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.data.class_subsets import read_classes
-from ppcls.data.dataset import Dataset, open_dataset
+from ppcls.data.dataset import Dataset, open_split
+from ppcls.data.files import Files
 from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation.evaluate import Evaluation, evaluate
@@ -106,7 +108,7 @@ def test_metrics_json_equals_scikit_learns(drawn, tmp_path):
     logits, labels, samples = drawn
     paths = [f"{index}.png" for index in range(700)]
     options = {"num_classes": 12, "classes": None, "names": None, "title": "x", "about": {"model": "drawn"}}
-    write_report(tmp_path, as_evaluation(samples), Dataset(paths, labels), SPEC, **options)
+    write_report(tmp_path, as_evaluation(samples), Dataset.of_files(paths, labels), SPEC, **options)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     predicted, probabilities = logits.argmax(1), softmax(logits)
     assert metrics["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(12)), rel=1e-9)
@@ -128,7 +130,7 @@ def test_the_tables_hold_every_image_class_and_pair(drawn, tmp_path):
     paths = [f"a, {index}.png" for index in range(700)]
     names = [f'"{letter}",' for letter in "abcdefghijkl"]
     options = {"num_classes": 12, "classes": None, "names": names, "title": "x", "about": {}}
-    write_report(tmp_path, as_evaluation(samples), Dataset(paths, labels), SPEC, **options)
+    write_report(tmp_path, as_evaluation(samples), Dataset.of_files(paths, labels), SPEC, **options)
 
     rows = read_csv(tmp_path / "predictions.csv")
     assert [row["file"] for row in rows] == paths
@@ -208,7 +210,7 @@ def test_real_labels_give_timms_accuracy(numbered, tmp_path):
     golden = GOLDEN["real"]
     (tmp_path / "real.json").write_text(json.dumps(golden["labels"]))
     first = np.array([row[0] if row else 0 for row in golden["labels"]])
-    dataset = with_valid_labels(Dataset(numbered, first), str(tmp_path / "real.json"), 1000)
+    dataset = with_valid_labels(Dataset.of_files(numbered, first), str(tmp_path / "real.json"), 1000)
     result = judge(draw_logits(first, seed=0), dataset, keep_samples=True)
     assert result.count == sum(map(bool, golden["labels"])) < COUNT
     assert 100 * result.top1 == pytest.approx(golden["top1"], abs=1e-9)
@@ -227,7 +229,7 @@ def test_subsets_give_timms_accuracy(numbered, name, inside):
     labels = classes[draw_places(COUNT, SETS[name])]
     logits = draw_logits(labels, SETS[name])
     outputs = softmax(logits).astype(np.float32) if inside else logits
-    dataset = Dataset(numbered, labels)
+    dataset = Dataset.of_files(numbered, labels)
     result = judge(outputs, dataset, classes=classes, is_softmax_inside=inside, keep_samples=True)
     assert 100 * result.top1 == pytest.approx(golden["top1"], abs=1e-4)
     assert 100 * result.top5 == pytest.approx(golden["top5"], abs=1e-4)
@@ -237,7 +239,7 @@ def test_subsets_give_timms_accuracy(numbered, name, inside):
 
 
 def test_a_label_outside_the_classes_is_an_error(numbered):
-    dataset = Dataset(numbered[:3], np.array([6, 7, 11]))
+    dataset = Dataset.of_files(numbered[:3], np.array([6, 7, 11]))
     with pytest.raises(DataError, match=r"1 of 3 images .*00000002.JPEG. Received: 7"):
         judge(draw_logits(np.zeros(3, int), 0), dataset, classes=read_classes("imagenet-a", 1000, None))
 
@@ -277,14 +279,14 @@ def test_classes_from_a_file(tmp_path):
 def test_valid_labels_of_another_kind_are_an_error(tmp_path, values, words):
     (tmp_path / "labels.json").write_text(values)
     with pytest.raises(DataError, match=words):
-        with_valid_labels(Dataset(["x/a.png"], np.array([0])), str(tmp_path / "labels.json"), 3)
+        with_valid_labels(Dataset.of_files(["x/a.png"], np.array([0])), str(tmp_path / "labels.json"), 3)
 
 
 def test_valid_labels_by_file_name(tmp_path):
     (tmp_path / "labels.json").write_text('{"a.png": [2, 0], "b.png": [], "c.png": [1]}')
-    dataset = Dataset(["x/a.png", "b.png", "c.png"], np.zeros(3, int), "list", np.array([1, 2, 4]))
+    dataset = Dataset(Files(["x/a.png", "b.png", "c.png"], "list", np.array([1, 2, 4])), np.zeros(3, int))
     kept = with_valid_labels(dataset, str(tmp_path / "labels.json"), 3)
-    assert kept.paths == ["x/a.png", "c.png"]
+    assert [kept.name(index) for index in range(len(kept))] == ["x/a.png", "c.png"]
     assert kept.labels.tolist() == [[0, 2], [1, 1]]
     assert kept.where(1) == "c.png (list, line 4)"
 
@@ -294,12 +296,14 @@ def test_folders_with_numbers_are_classes_by_number(numbered, tmp_path):
     for label in (0, 2, 10, 999):
         (tmp_path / str(label)).mkdir()
         (tmp_path / str(label) / "a.png").write_bytes(Path(numbered[0]).read_bytes())
-    dataset = open_dataset(str(tmp_path), None, num_classes=1000, class_names=IMAGENET, option="eval")
-    assert [int(Path(path).parent.name) for path in dataset.paths] == dataset.labels.tolist()
+    data = DataConfig(eval_root=str(tmp_path))
+    dataset = open_split(data, "eval", num_classes=1000, class_names=IMAGENET)
+    numbers = [int(Path(dataset.name(index)).parent.name) for index in range(len(dataset))]
+    assert numbers == dataset.labels.tolist()
     assert sorted(dataset.labels.tolist()) == [0, 2, 10, 999]
     (tmp_path / "1000").mkdir()
-    with pytest.raises(DataError, match="none of the 1000 classes has this name"):
-        open_dataset(str(tmp_path), None, num_classes=1000, class_names=IMAGENET, option="eval")
+    with pytest.raises(DataError, match=r"[\\/]1000: .*1000 classes"):
+        open_split(data, "eval", num_classes=1000, class_names=IMAGENET)
 
 
 def test_memory_grows_by_the_rows_alone(numbered):
@@ -307,7 +311,7 @@ def test_memory_grows_by_the_rows_alone(numbered):
     logits = draw_logits(np.zeros(COUNT, int), 0)
 
     def peak(count, keep):
-        dataset = Dataset(numbered[:1] * count, np.zeros(count, np.int64))
+        dataset = Dataset.of_files(numbered[:1] * count, np.zeros(count, np.int64))
         tracemalloc.start()
         judge(logits, dataset, keep_samples=keep, num_workers=1)
         size = tracemalloc.get_traced_memory()[1]
@@ -340,7 +344,7 @@ def test_a_network_without_errors_has_a_report_too(tmp_path, num_classes):
     logits = 9 * np.eye(num_classes, dtype=np.float32)
     samples = np.empty(num_classes, sample_type(num_classes))
     fill_samples(samples, logits, np.arange(num_classes), np.arange(num_classes))
-    dataset = Dataset([f"{index}.png" for index in range(num_classes)], np.arange(num_classes))
+    dataset = Dataset.of_files([f"{index}.png" for index in range(num_classes)], np.arange(num_classes))
     options = {"num_classes": num_classes, "classes": None, "names": None, "title": "x", "about": {}}
     write_report(tmp_path, as_evaluation(samples), dataset, SPEC, **options)
     assert "The 0 of 0 errors" in (tmp_path / "index.html").read_text()
@@ -350,12 +354,13 @@ def test_a_thumbnail_is_what_the_network_saw(tmp_path):
     image = np.full((40, 400, 3), 255, np.uint8)
     image[:, 180:220] = (0, 0, 200)
     cv2.imwrite(str(tmp_path / "a.png"), image)
-    jpeg = thumbnail(str(tmp_path / "a.png"), Preprocessing(400, 400, "bilinear", False, (0,) * 3, (1,) * 3))
+    dataset = Dataset.of_files([str(tmp_path / "a.png")])
+    jpeg = thumbnail(dataset, 0, Preprocessing(400, 400, "bilinear", False, (0,) * 3, (1,) * 3))
     pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape == (160, 160, 3)
     np.testing.assert_allclose(pixels[80, 80], (0, 0, 200), atol=6)
     (tmp_path / "a.png").write_text("no image any more")
-    assert thumbnail(str(tmp_path / "a.png"), SPEC) is None
+    assert thumbnail(dataset, 0, SPEC) is None
 
 
 def test_another_size_keeps_the_ratio():

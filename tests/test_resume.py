@@ -19,7 +19,7 @@ from two_ranks import Normed, are_equal, weights
 
 from ppcls.cli import train
 from ppcls.config import load_config
-from ppcls.data.dataset import open_dataset
+from ppcls.data.dataset import open_split
 from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.files import locked
@@ -72,8 +72,7 @@ def config(tmp_path):
 
 def make(config, *overrides):
     options = load_config(config, [*EVERYTHING, *overrides])
-    root = options.data.train_root
-    data = open_dataset(root, None, num_classes=3, class_names=None, option="train")
+    data = open_split(options.data, "train", num_classes=3, class_names=None)
     paddle.seed(0)
     return Trainer(options, Tiny(), SPEC, data, data, 2)
 

@@ -64,7 +64,8 @@ def make_trainer(folder, build, *overrides):
     model.train()
     names = [str(number) for number in range(800)]
     spec = Preprocessing(32, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Trainer(load_config(path, overrides), model, spec, Dataset(names), Dataset(names[:8]), 1)
+    train_set, eval_set = Dataset.of_files(names), Dataset.of_files(names[:8])
+    return Trainer(load_config(path, overrides), model, spec, train_set, eval_set, 1)
 
 
 def batches(steps, size, dtype="float32", seed=0):

@@ -2,34 +2,35 @@
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppcls.errors import DataError
 from ppcls.processor import processor
 
+if TYPE_CHECKING:
+    from ppcls.data.dataset import Dataset
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def read_files(source: Path, root: Path | None) -> tuple[list[bytes], int]:
-    """The bytes of the files that OpenCV decodes, so that both sides read the same; how many it doesn't."""
+def read_images(dataset: "Dataset") -> tuple[list[bytes], int]:
+    """Return the bytes of the images that OpenCV decodes, so that both sides read the same ones, and the
+    number of the others. Raises DataError for an image that cannot be read, and if none is decoded."""
     import numpy as np
 
-    from ppcls.data.check import open_source
     from ppcls.data.opencv import cv2
 
     files = []
-    dataset = open_source(source, root)
-    for path in dataset.paths:
+    for index in range(len(dataset)):
         try:
-            content = Path(path).read_bytes()
+            content = dataset.read(index)
         except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+            raise DataError(f"{dataset.where(index)} cannot be read: {error.strerror or error}.") from error
         if content and cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB) is not None:
             files.append(content)
     if not files:
-        raise DataError(f"OpenCV decodes none of the {len(dataset)} files of {source}.")
+        raise DataError(f"OpenCV decodes none of the {len(dataset)} images; the first: {dataset.where(0)}.")
     return files, len(dataset) - len(files)
 
 
@@ -41,9 +42,9 @@ def measure_data(
     import numpy as np
     import PIL
 
-    from ppcls.data.loader import EvalTransform, empty_batch, fill_slot
+    from ppcls.data.loader import empty_batch, fill_slot
     from ppcls.data.opencv import cv2
-    from ppcls.data.transforms import Normalizer
+    from ppcls.data.transforms import EvalTransform, Normalizer
     from ppcls.preprocessing import Interpolation, Preprocessing
 
     def decode_alone(batch: Sequence[bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import eval_order
+from ppcls.data.loader import eval_batch_indices
 from ppcls.inference.classify import run_batches
 from ppcls.inference.engines import Engine
 from ppcls.preprocessing import Preprocessing
@@ -42,10 +42,10 @@ def measure_end2end(
             return count * batch_size / (time.perf_counter() - start)
 
     def from_files(runner: Engine, size: int, seconds: float | None) -> float:
-        order = eval_order(len(files), size)
+        order = eval_batch_indices(len(files), size)
         done, start = 0, time.perf_counter()
         for batch, _ in run_batches(
-            runner, Dataset(files), order, spec, num_workers=num_workers, on_error="fail"
+            runner, Dataset.of_files(files), order, spec, num_workers=num_workers, on_error="fail"
         ):
             done += len(batch.indices)
             if seconds is not None and time.perf_counter() - start > seconds:

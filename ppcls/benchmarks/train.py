@@ -96,7 +96,7 @@ def measure_training(
     """This process's images a second over `steps` steps, behind two that warm up, and the median seconds of
     a step's parts. train_set: None for drawn batches."""
     global_batch = config.data.batch_size * distributed.world_size() * config.train.accumulate
-    data = Dataset([""] * (1000 * global_batch)) if train_set is None else train_set
+    data = Dataset.of_files([""] * (1000 * global_batch)) if train_set is None else train_set
     trainer = TimedTrainer(config, model, spec, data, data, num_workers)
     if train_set is None:
         batches = Timed(synthetic_batches(config, spec))

@@ -101,9 +101,10 @@ def data(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--crop-size ({args.crop_size}) must not exceed --resize-short ({args.resize_short})."
         )
-    from ppcls.benchmarks.data import measure_data, read_files
+    from ppcls.benchmarks.data import measure_data, read_images
+    from ppcls.data.dataset import open_path
 
-    files, left_out = read_files(args.source, args.root)
+    files, left_out = read_images(open_path(args.source, args.root))
     figures = measure_data(files, args.resize_short, args.crop_size, args.batch_size, args.rounds)
     figures |= {"files": len(files), "left_out": left_out, "bytes": sum(map(len, files))}
     print(
@@ -207,21 +208,16 @@ def end2end(args: argparse.Namespace) -> int:
 def train(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.override)
 
-    from ppcls.data.dataset import open_dataset, require_source
+    from ppcls.data.dataset import open_split, require_split
 
     data = config.data
     if not args.synthetic:
-        require_source(data.train_root, data.train_list, "train")
+        require_split(data, "train")
     prepared = prepare(config, needs_weights=False)
     train_set = None
     if not args.synthetic:
-        train_set = open_dataset(
-            data.train_root,
-            data.train_list,
-            num_classes=config.model.num_classes,
-            class_names=prepared.class_names,
-            option="train",
-        )
+        num_classes, names = config.model.num_classes, prepared.class_names
+        train_set = open_split(data, "train", num_classes=num_classes, class_names=names)
 
     from ppcls.benchmarks.train import PARTS, measure_training
     from ppcls.inference.versions import versions

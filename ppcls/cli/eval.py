@@ -37,22 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check(args)
     config = read_config(args)
 
-    from ppcls.data.dataset import open_dataset, require_source
+    from ppcls.data.dataset import open_split, require_split
 
     data, num_classes = config.data, config.model.num_classes
     if config.model.weights is not None or args.exported is not None:
-        require_source(data.eval_root, data.eval_list, "eval")
+        require_split(data, "eval")
     runner = open_runner(config, args.exported, args.engine or "auto", is_many=True)
-    dataset = open_dataset(
-        data.eval_root,
-        data.eval_list,
-        num_classes=num_classes,
-        class_names=runner.class_names,
-        option="eval",
-    )
+    dataset = open_split(data, "eval", num_classes=num_classes, class_names=runner.class_names)
 
     from ppcls.data.class_subsets import read_classes
-    from ppcls.data.loader import eval_order
+    from ppcls.data.loader import eval_batch_indices
     from ppcls.data.valid_labels import with_valid_labels
     from ppcls.evaluation.evaluate import evaluate
     from ppcls.inference.classify import run_batches
@@ -64,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {"labels": args.labels, "without_valid_label": whole - len(dataset)}
         say(f"{len(dataset)} of {whole} images have a valid label in {args.labels}; the others are left out")
     if args.check:
-        order = eval_order(len(dataset), runner.batch_size)[:1]
+        order = eval_batch_indices(len(dataset), runner.batch_size)[:1]
         batches = run_batches(
             runner.engine,
             dataset,

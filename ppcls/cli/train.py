@@ -50,29 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     """What main does once output_dir is its own."""
-    from ppcls.data.dataset import open_dataset, require_source
+    from ppcls.data.dataset import open_split, require_split
     from ppcls.training.record import WEIGHTS_FILE, refuse_finished_run
 
     data, num_classes = config.data, config.model.num_classes
     if writes and not args.overwrite and args.resume is None:
         refuse_finished_run(config.output_path)
-    require_source(data.train_root, data.train_list, "train")
-    require_source(data.eval_root, data.eval_list, "eval")
+    require_split(data, "train")
+    require_split(data, "eval")
     prepared = prepare(config, needs_weights=False)
-    train_set = open_dataset(
-        data.train_root,
-        data.train_list,
-        num_classes=num_classes,
-        class_names=prepared.class_names,
-        option="train",
-    )
-    eval_set = open_dataset(
-        data.eval_root,
-        data.eval_list,
-        num_classes=num_classes,
-        class_names=train_set.class_names,
-        option="eval",
-    )
+    train_set = open_split(data, "train", num_classes=num_classes, class_names=prepared.class_names)
+    eval_set = open_split(data, "eval", num_classes=num_classes, class_names=train_set.class_names)
 
     from ppcls.training.loop import Trainer
 

@@ -1,1 +1,1 @@
-"""Images from disk to batches, for training, evaluation and inference alike. Imports no Paddle."""
+"""Read images into batches, for training, evaluation and inference. Imports no Paddle."""

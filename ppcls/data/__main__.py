@@ -1,4 +1,4 @@
-"""python -m ppcls.data split|check: lists for your own images, and what is wrong with files."""
+"""Command line of python -m ppcls.data split|check: make lists of your own images, and check images."""
 
 import argparse
 import json
@@ -17,43 +17,44 @@ FOUND_SOMETHING, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog="ppcls data" if sys.argv[0] == "ppcls data" else "python -m ppcls.data",
-        description="Lists for your own images, and what is wrong with files.",
+        description="Make lists of your own images, and check images.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser(
         "split",
         help="divide a folder of class folders into training and evaluation lists",
-        description="Write train_list.txt, val_list.txt and class_names.txt for a folder that holds one "
-        "folder a class. Each class gives its share; one with two images or more gives at least one.",
+        description="Write train_list.txt, val_list.txt and class_names.txt for a folder with one folder "
+        "for each class. The same share of each class is for evaluation, at least one image of two or more.",
     )
-    command.add_argument("folder", type=Path, help="holds one folder a class, with its images")
+    command.add_argument("folder", type=Path, help="holds one folder of images for each class")
     command.add_argument(
         "--eval-share", type=float, default=0.1, metavar="SHARE", help="share for evaluation (default 0.1)"
     )
-    command.add_argument("--seed", type=int, default=0, help="another one draws others (default 0)")
+    command.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
     command.add_argument(
-        "--output", type=Path, metavar="DIR", help="where the files go (default: into FOLDER)"
+        "--output", type=Path, metavar="DIR", help="folder for the three files (default: FOLDER)"
     )
-    command.add_argument("--force", action="store_true", help="replace the files if they are there")
+    command.add_argument("--force", action="store_true", help="replace the files if they exist")
     command.set_defaults(run=split)
 
     command = commands.add_parser(
         "check",
-        help="decode every file; report unreadable, duplicate and leaking ones",
-        description="Decode every file of the sources. Reported are unreadable files, the same bytes under "
-        "different labels, in two sources (a leak from training to evaluation), and twice in one. "
-        "Exit code 0: nothing found; 1: something found; 2: wrong input.",
+        help="decode every image; report unreadable, duplicate and leaking ones",
+        description="Decode every image of the lists and folders. Report unreadable images, and images with "
+        "the same bytes: with different labels, in two sources (a leak from training to evaluation), or "
+        "twice in one. Exit code 0: nothing found; 1: something found; 2: wrong input.",
     )
     command.add_argument(
         "sources", nargs="+", type=Path, metavar="LIST_OR_FOLDER", help="a list file, or a folder of images"
     )
     command.add_argument(
-        "--root", type=Path, metavar="DIR", help="where the lists' paths begin (default: each list's folder)"
+        "--root", type=Path, metavar="DIR", help="folder of the lists' paths (default: each list's own)"
     )
-    command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one a core)")
+    command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one for each core)")
     command.set_defaults(run=check)
 
     args = parser.parse_args(argv)
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def split(args: argparse.Namespace) -> int:
-    from ppcls.data.check import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, split_folder, write_split
+    """Split a folder, and print the commands that come next."""
+    from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, split_folder, write_split
 
     if args.seed < 0:
         raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
@@ -73,7 +75,7 @@ def split(args: argparse.Namespace) -> int:
     print(f"written: {output / CLASS_NAMES}, {len(parts.class_names)} classes")
     root = ["--root", str(args.folder)] if args.output else []
     lists = [str(output / TRAIN_LIST), str(output / EVAL_LIST)]
-    print("next, look for damaged and duplicate files:")
+    print("next, check for damaged and duplicate images:")
     print("  " + shlex.join(["python", "-m", "ppcls.data", "check", *lists, *root]))
     print("then train, for example:")
     options = {
@@ -90,7 +92,7 @@ def split(args: argparse.Namespace) -> int:
 
 
 def _yaml(path: Path) -> str:
-    """The path as the value of an option, which is read as YAML."""
+    """Return the path as an option's value, quoted if YAML would read it as something else."""
     import yaml
 
     try:
@@ -101,21 +103,23 @@ def _yaml(path: Path) -> str:
 
 
 def check(args: argparse.Namespace) -> int:
+    """Check lists and folders, and print a summary of each and all findings."""
     from ppcls import distributed
-    from ppcls.data.check import find_problems, inspect_files, open_source, summarize
+    from ppcls.data.check import find_problems, inspect_images, summarize
+    from ppcls.data.dataset import open_path
     from ppcls.progress import progress_bar
 
     if args.num_workers is not None and args.num_workers < 1:
         raise DataError(f"--num-workers must be at least 1. Received: {args.num_workers}")
-    datasets = [open_source(path, args.root) for path in args.sources]
-    sources = []
+    datasets = [open_path(path, args.root) for path in args.sources]
+    inspections = []
     with progress_bar(sum(map(len, datasets)), "check") as bar:
         for dataset in datasets:
             workers = args.num_workers or distributed.cores()
-            sources.append((dataset, inspect_files(dataset, workers, bar.update)))
-    for path, (dataset, inspected) in zip(args.sources, sources, strict=True):
+            inspections.append((dataset, inspect_images(dataset, workers, bar.update)))
+    for path, (dataset, inspected) in zip(args.sources, inspections, strict=True):
         _print_summary(path, summarize(dataset, inspected))
-    findings = find_problems(sources)
+    findings = find_problems(inspections)
     for title, texts in (
         ("unreadable", findings.unreadable),
         ("conflicts, the same bytes with different labels", findings.conflicts),
@@ -127,7 +131,7 @@ def check(args: argparse.Namespace) -> int:
             print("\n".join(f"  {text}" for text in texts))
     if findings:
         return FOUND_SOMETHING
-    print("nothing wrong found")
+    print("no problems found")
     return 0
 
 

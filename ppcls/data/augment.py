@@ -1,8 +1,8 @@
-"""Augmentation of training images: AutoAugment, RandAugment, colour jitter, random erasing, mixup, cutmix.
+"""Augment training images: AutoAugment, RandAugment, colour jitter, random erasing, mixup, cutmix.
 
-All that is drawn comes from a RandomState that the caller hands in. AutoAugment: Cubuk et al.,
-https://arxiv.org/abs/1805.09501; RandAugment: Cubuk et al., https://arxiv.org/abs/1909.13719. Their operators
-are Pillow's where Pillow has them. Magnitudes run from 0 to 10.
+All random numbers come from a RandomState that the caller passes. AutoAugment: Cubuk et al.,
+https://arxiv.org/abs/1805.09501; RandAugment: Cubuk et al., https://arxiv.org/abs/1909.13719. Operators are
+Pillow's if Pillow has them. Magnitudes go from 0 to 10.
 """
 
 import math
@@ -20,14 +20,14 @@ Operator = Callable[[np.ndarray, np.random.RandomState], np.ndarray]
 
 
 class Canvas(NamedTuple):
-    """How operators that move pixels sample them, and the colour of what they leave empty."""
+    """Settings of operators that move pixels: the resampling filter, and the colour of empty places."""
 
     resample: Image.Resampling
     fill: tuple[int, int, int]
 
 
 class Step(NamedTuple):
-    """One of OPERATORS, how likely it is applied, and how strongly."""
+    """An operator's name, the probability that it is applied, and its magnitude."""
 
     name: str
     probability: float
@@ -35,7 +35,8 @@ class Step(NamedTuple):
 
 
 # From tensorflow/tpu, models/official/efficientnet/autoaugment.py, which trains EfficientNet with it. One of
-# the 25 pairs is drawn for each image. TranslateY is timm's share: TensorFlow's 225 pixels leave most images.
+# the 25 pairs is drawn for each image. TranslateY is a share of the height, as in timm: TensorFlow's 225
+# pixels would move most images out of view.
 V0 = tuple(
     (Step(*first), Step(*second))
     for first, second in (
@@ -67,8 +68,8 @@ V0 = tuple(
     )
 )
 
-# RandAugment's operators in two published implementations: timm's apply each layer with probability 0.5 and
-# stop at magnitude 10, tensorflow/tpu's always apply it, have Cutout besides, and go up to 30.
+# RandAugment's operators, their probability and their highest magnitude in two published implementations:
+# timm's, and tensorflow/tpu's, which also has Cutout.
 _COMMON = (
     *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color"),
     *("Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"),
@@ -80,15 +81,15 @@ def _enhancement(level: float) -> float:
     return level * 1.8 + 0.1
 
 
-# What a magnitude means to each operator, from magnitude / 10. Operators without an entry have one strength.
+# Each operator's strength, from magnitude / 10. Operators without an entry have only one strength.
 _STRENGTHS: dict[str, Callable[[float], float]] = {
     "Rotate": lambda level: level * 30,  # degrees
-    "ShearX": lambda level: level * 0.3,  # columns a row
+    "ShearX": lambda level: level * 0.3,  # columns for each row
     "ShearY": lambda level: level * 0.3,
     "TranslateX": lambda level: level * 0.45,  # share of the width: 100 of 224 pixels at magnitude 10
     "TranslateY": lambda level: level * 0.45,
-    "Posterize": lambda level: min(8, int(level * 4)),  # bits kept: none leaves black
-    "Solarize": lambda level: min(256, int(level * 256)),  # values from here on are inverted
+    "Posterize": lambda level: min(8, int(level * 4)),  # bits kept; 0 gives black
+    "Solarize": lambda level: min(256, int(level * 256)),  # this value and higher ones are inverted
     "SolarizeAdd": lambda level: int(level * 110),  # added to values below 128
     "Color": _enhancement,  # 0: grey, 1: the image
     "Contrast": _enhancement,
@@ -96,7 +97,7 @@ _STRENGTHS: dict[str, Callable[[float], float]] = {
     "Sharpness": _enhancement,
     "Cutout": lambda level: level * 40 / 224,  # half the square's side, as a share of the image's
 }
-_SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}  # to either side, equally likely
+_SIGNED = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}  # both directions are equally likely
 
 _ENHANCERS: dict[str, Callable[[Image.Image], Any]] = {
     "Color": ImageEnhance.Color,
@@ -107,7 +108,7 @@ _ENHANCERS: dict[str, Callable[[Image.Image], Any]] = {
 
 
 def draw_strength(name: str, magnitude: float, random: np.random.RandomState) -> float:
-    """A magnitude as the operator's own measure, with a random sign where it has two directions."""
+    """Return the operator's strength for a magnitude, with a random sign if it has two directions."""
     strength = _STRENGTHS[name](magnitude / 10) if name in _STRENGTHS else 0.0
     return -strength if name in _SIGNED and random.uniform() < 0.5 else strength
 
@@ -115,7 +116,8 @@ def draw_strength(name: str, magnitude: float, random: np.random.RandomState) ->
 def apply_operator(
     image: Image.Image, name: str, strength: float, canvas: Canvas, random: np.random.RandomState
 ) -> Image.Image:
-    """An RGB image to one of the same size, as `draw_strength` measures. Cutout draws its place."""
+    """Apply an operator to an RGB image, which keeps its size. strength: as `draw_strength` returns it.
+    random: for Cutout, which draws its place."""
     match name:
         case "AutoContrast":
             return ImageOps.autocontrast(image)
@@ -150,7 +152,7 @@ def apply_operator(
 
 
 def _affine(image: Image.Image, matrix: tuple[float, ...], canvas: Canvas) -> Image.Image:
-    """matrix: from a place in the result to the one in the image that is seen there."""
+    """Transform an image. matrix: maps a place in the result to the place in the image that is seen there."""
     method = Image.Transform.AFFINE
     return image.transform(image.size, method, matrix, canvas.resample, fillcolor=canvas.fill)
 
@@ -158,7 +160,7 @@ def _affine(image: Image.Image, matrix: tuple[float, ...], canvas: Canvas) -> Im
 def _cutout(
     image: Image.Image, strength: float, canvas: Canvas, random: np.random.RandomState
 ) -> Image.Image:
-    """A square around any pixel, as far as it lies inside. https://arxiv.org/abs/1708.04552"""
+    """Fill a square around a random pixel, clipped to the image. https://arxiv.org/abs/1708.04552"""
     row, column = random.randint(image.height), random.randint(image.width)
     down, right = round(strength * image.height), round(strength * image.width)
     box = (max(0, column - right), max(0, row - down), column + right, row + down)
@@ -171,7 +173,7 @@ def _cutout(
 def run_steps(
     image: np.ndarray, steps: Sequence[Step], canvas: Canvas, random: np.random.RandomState
 ) -> np.ndarray:
-    """uint8 [H, W, 3] through each step that its probability lets happen."""
+    """Apply each step to uint8 [H, W, 3] with its probability."""
     picture = Image.fromarray(image)
     for name, probability, magnitude in steps:
         if random.uniform() < probability:
@@ -182,7 +184,7 @@ def run_steps(
 
 @dataclass(frozen=True)
 class AutoAugment:
-    """uint8 [H, W, 3] to the same: both steps of one of the policy's pairs."""
+    """Apply both steps of a random pair of the policy to uint8 [H, W, 3]."""
 
     canvas: Canvas
     policy: Sequence[Sequence[Step]] = V0
@@ -193,8 +195,8 @@ class AutoAugment:
 
 @dataclass(frozen=True)
 class RandAugment:
-    """uint8 [H, W, 3] to the same: `layers` operators of a set, drawn with replacement. Each one's magnitude
-    is `magnitude`, or drawn around it with the standard deviation `magnitude_std`, as timm does."""
+    """Apply `layers` operators of a set, drawn with replacement, to uint8 [H, W, 3]. Each magnitude is
+    `magnitude`, or drawn around it with the standard deviation `magnitude_std`, as in timm."""
 
     canvas: Canvas
     operators: Literal["timm", "tf"]
@@ -215,8 +217,8 @@ class RandAugment:
 
 @dataclass(frozen=True)
 class ColorJitter:
-    """uint8 [H, W, 3] to the same: brightness, contrast and saturation in random order, each by a factor
-    between 1 - amount, at least 0, and 1 + amount, uniform."""
+    """Change brightness, contrast and saturation of uint8 [H, W, 3], in random order. Each factor is uniform
+    between 1 - amount (at least 0) and 1 + amount."""
 
     amounts: tuple[float, float, float]
 
@@ -232,11 +234,11 @@ class ColorJitter:
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A rectangle of a normalised image float32 [3, H, W], in place, as timm does: "zero" is then the mean
-    colour, "pixel" is normal noise of deviation 1. Zhong et al., https://arxiv.org/abs/1708.04896.
+    """Erase a random rectangle of a normalised image float32 [3, H, W], in place, as timm does.
 
-    Its share of the area and the logarithm of its ratio of height to width are uniform in timm's ranges.
-    Nothing is erased where ten draws don't fit inside.
+    mode: "zero" fills it with 0, the mean colour; "pixel" with normal noise of standard deviation 1. The
+    share of the area and the logarithm of height / width are uniform in timm's ranges. Nothing is erased if
+    ten draws do not fit into the image. Zhong et al., https://arxiv.org/abs/1708.04896.
     """
 
     probability: float
@@ -259,15 +261,15 @@ class RandomErasing:
                 return
 
 
-def image_operators(config: AugmentConfig, spec: Preprocessing) -> list[Operator]:
-    """What the options ask for, in the order in which a crop goes through it; empty by default.
+def image_operators(config: AugmentConfig, preprocessing: Preprocessing) -> list[Operator]:
+    """Return the operators that the options ask for, in the order in which they are applied to a crop.
 
-    Pixels are moved with the preprocessing's interpolation, bilinear or bicubic, whichever is nearer, and
-    what is left empty takes its mean colour, which normalising makes 0.
+    By default there are none. Pixels are moved with the nearest to the preprocessing's interpolation,
+    bilinear or bicubic. Empty places get the mean colour, which normalises to 0.
     """
-    is_linear = spec.interpolation in ("bilinear", "area")
+    is_linear = preprocessing.interpolation in ("bilinear", "area")
     resample = Image.Resampling.BILINEAR if is_linear else Image.Resampling.BICUBIC
-    red, green, blue = (min(max(round(value * 255), 0), 255) for value in spec.mean)
+    red, green, blue = (min(max(round(value * 255), 0), 255) for value in preprocessing.mean)
     canvas = Canvas(resample, (red, green, blue))
     operators: list[Operator] = []
     if config.auto_augment is not None:
@@ -281,8 +283,9 @@ def image_operators(config: AugmentConfig, spec: Preprocessing) -> list[Operator
 
 
 class Mix(NamedTuple):
-    """share: of each image that stays; the image before it in the batch gives the rest, over the whole area
-    (mixup), or all of `box`, which is top, bottom, left, right (cutmix)."""
+    """How a batch is mixed. share: the part of each image that stays; the previous image in the batch gives
+    the rest. box: None to blend the whole area (mixup); or the top, bottom, left and right of the part that
+    is replaced (cutmix)."""
 
     share: float
     box: tuple[int, int, int, int] | None
@@ -290,17 +293,17 @@ class Mix(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup (https://arxiv.org/abs/1710.09412) and cutmix (https://arxiv.org/abs/1905.04899) of batches. Each
-    value is the beta distribution's alpha, and 0 leaves that kind out. With both each batch has either.
-
-    One draw holds for the whole batch, as in both papers; the next batch has another.
+    """Mixup (https://arxiv.org/abs/1710.09412) and cutmix (https://arxiv.org/abs/1905.04899) of batches. The
+    values are the beta distribution's alpha; 0 disables that kind. If both are given, each batch gets one of
+    them at random. As in both papers, the whole batch shares one draw.
     """
 
     mixup: float
     cutmix: float
 
     def draw(self, size: int, random: np.random.RandomState) -> Mix:
-        """For images of size x size pixels. A box's share is what lies inside the image."""
+        """Draw a mix for images of size x size pixels. A box is clipped to the image, and the share is
+        computed from the clipped box."""
         is_cutmix = self.cutmix > 0 and (self.mixup == 0 or random.uniform() < 0.5)
         alpha = self.cutmix if is_cutmix else self.mixup
         share = random.beta(alpha, alpha)
@@ -314,21 +317,21 @@ class Mixing:
 
 
 def mix_images(images: np.ndarray, mix: Mix) -> None:
-    """A batch float32 [N, 3, S, S], in place."""
+    """Mix a batch float32 [N, 3, S, S], in place."""
     if mix.box is not None:
         top, bottom, left, right = mix.box
         part = images[:, :, top:bottom, left:right]
         part[...] = np.roll(part, 1, axis=0)
     elif len(images):
         last, given = images[-1].copy(), np.empty_like(images[-1])
-        for number in range(len(images) - 1, -1, -1):  # from the end: the one before is still itself
+        for number in range(len(images) - 1, -1, -1):  # from the end: the previous image is still unmixed
             np.multiply(images[number - 1] if number else last, 1 - mix.share, out=given)
             images[number] *= mix.share
             images[number] += given
 
 
 def mix_labels(labels: np.ndarray, mix: Mix, num_classes: int) -> np.ndarray:
-    """int64 [N] to the classes' shares, float32 [N, C]. Smoothing them is the loss's work."""
+    """Return the classes' shares, float32 [N, C], for labels int64 [N]. The loss smooths them."""
     targets = np.zeros((len(labels), num_classes), np.float32)
     rows = np.arange(len(labels))
     targets[rows, labels] += np.float32(mix.share)

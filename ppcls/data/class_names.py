@@ -1,4 +1,4 @@
-"""The names of the classes, in the order of the labels."""
+"""Names of the classes, in the order of the labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ IMAGENET1K = Path(__file__).with_name("imagenet1k_labels.txt")
 
 @dataclass(frozen=True)
 class ClassNames:
-    """`names` are shown to people, `folders` name the folders of a dataset of class folders."""
+    """Names of the classes: `names` are shown to people, `folders` are the names of class folders."""
 
     names: tuple[str, ...]
     folders: tuple[str, ...]
@@ -21,15 +21,15 @@ class ClassNames:
 
     @staticmethod
     def of(folders: Sequence[str]) -> "ClassNames":
-        """Classes shown under their folders' names."""
+        """Return classes whose names are their folders' names."""
         return ClassNames(tuple(folders), tuple(folders))
 
 
 def read_class_names(source: str, num_classes: int) -> ClassNames:
-    """Read `data.class_names`: "imagenet1k", or a text file of one class a line in the labels' order.
+    """Read `data.class_names`: "imagenet1k", or a text file with one class on each line, in label order.
 
-    A line is the name, or the class folder's name, a tab, and the name. Raises ConfigError where the
-    count differs from `num_classes`, DataError for a file that is missing, empty or ambiguous.
+    A line is the name; or the class folder's name, a tab and the name. Raises ConfigError if the count
+    differs from `num_classes`, DataError for a file that is missing, has an empty line, or has a class twice.
     """
     path = IMAGENET1K if source == "imagenet1k" else Path(source)
     try:
@@ -37,10 +37,10 @@ def read_class_names(source: str, num_classes: int) -> ClassNames:
     except OSError as error:
         raise DataError(
             f"data.class_names: {path} cannot be read ({error.strerror}). Expected: a text file with one "
-            'class a line in the order of the labels, or "imagenet1k".'
+            'class on each line, in the order of the labels, or "imagenet1k".'
         ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"data.class_names: {path} is no UTF-8 text ({error}).") from error
+        raise DataError(f"data.class_names: {path} is not UTF-8 text ({error}).") from error
     while lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):

@@ -1,4 +1,4 @@
-"""Some of a network's classes: those of ImageNet-A and ImageNet-R, or of a file."""
+"""Subsets of a network's classes: those of ImageNet-A and ImageNet-R, or of a file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, DataError
 
-# Indices among ImageNet-1k's 1,000, of the 200 classes that each dataset has images of: its own definition.
+# Labels in ImageNet-1k of the 200 classes of each dataset, as its authors define them.
 SUBSETS: Mapping[str, str] = {
     # Hendrycks et al., Natural Adversarial Examples, https://github.com/hendrycks/natural-adv-examples
     "imagenet-a": """
@@ -36,32 +36,32 @@ SUBSETS: Mapping[str, str] = {
 
 
 def read_classes(source: str, num_classes: int, names: ClassNames | None) -> np.ndarray:
-    """int64, sorted: the classes of "imagenet-a" or "imagenet-r", or of a text file with one class a line,
-    as its folder's name (of ImageNet the synset) or its number; a folder's name comes first.
+    """Return labels, int64, sorted: those of "imagenet-a" or "imagenet-r", or of a text file with one class
+    on each line. A class is its folder's name (in ImageNet the synset) or its number; names come first.
 
     Raises ConfigError for a subset of ImageNet and a network of other classes, DataError for a file that is
-    missing, empty, or names a class that isn't there or that it has named already.
+    missing or empty, or that has an unknown class or the same class twice.
     """
     if source in SUBSETS:
         if num_classes != 1000:
             raise ConfigError(
                 f"{source} is a subset of ImageNet's 1,000 classes. Received: model.num_classes "
-                f"{num_classes}; take a network of ImageNet-1k, or give the classes in a file."
+                f"{num_classes}. Use a network of ImageNet-1k, or give the classes in a file."
             )
         return np.array(SUBSETS[source].split(), np.int64)
     try:
         lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"The classes {source} cannot be read: {error}. Expected: {' or '.join(SUBSETS)}, or a text file "
-            "with one class a line, its number or its folder's name."
+            f"The classes in {source} cannot be read: {error}. Expected: {' or '.join(SUBSETS)}, or a text "
+            "file with one class on each line, its number or its folder's name."
         ) from error
     number_of = {str(number): number for number in range(num_classes)}
     if names is not None:
         number_of |= {folder: number for number, folder in enumerate(names.folders)}
     classes = _numbers(source, lines, number_of)
     if not classes:
-        raise DataError(f"{source} names no class. Expected: one class a line.")
+        raise DataError(f"{source} names no class. Expected: one class on each line.")
     return np.array(sorted(classes), np.int64)
 
 
@@ -74,10 +74,10 @@ def _numbers(source: str, lines: Sequence[str], number_of: Mapping[str, int]) ->
         number = number_of.get(text)
         if number is None:
             raise DataError(
-                f"{source}, line {line_number}: no class has this number or folder. Expected: such as "
-                f"{list(number_of)[0]} or {list(number_of)[-1]}. Received: {text!r}"
+                f"{source}, line {line_number}: no class has this number or folder. Expected: for "
+                f"example {list(number_of)[0]} or {list(number_of)[-1]}. Received: {text!r}"
             )
         if number in found:
-            raise DataError(f"{source}, line {line_number}: the class {text!r} stands there twice.")
+            raise DataError(f"{source}, line {line_number}: the class {text!r} is in this file twice.")
         found.add(number)
     return found

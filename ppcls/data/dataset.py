@@ -1,95 +1,185 @@
-"""Which images there are, and their labels: from a list file, or from one folder a class."""
+"""Datasets: images from a source, with their labels; opened from a list file, or from class folders."""
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
+from ppcls.config import DataConfig
 from ppcls.data.class_names import ClassNames, read_class_names
+from ppcls.data.files import Files, list_class_folders, list_direct_images, list_images, read_list_lines
 from ppcls.errors import ConfigError, DataError, suggest
 
-IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
-}
+Split = Literal["train", "eval"]
+
+
+class Source(Protocol):
+    """Encoded images in a fixed order. `ppcls.data.files.Files` is one; another kind is a class in a file of
+    its own beside it. Several threads call these methods at the same time."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """Return an image's bytes, as an image file has them. Raises OSError, as open() does."""
+
+    def name(self, index: int) -> str:
+        """Return what tables and reports call the image, such as its path."""
+
+    def where(self, index: int) -> str:
+        """Return what error messages call the image: its name, and for a list its line."""
+
+    def identity(self, root: str | None) -> bytes:
+        """Return bytes that say which images these are, and in which order. They must stay the same when
+        the data moves; `root` is the folder that it is in now."""
+
+    def select(self, indices: Sequence[int]) -> "Source":
+        """Return a source of these images, in this order."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Image files in a fixed order. `labels` is int64 [N], or None where they have none; where an image can
-    have several, int64 [N, M], sorted, a shorter row filled up with its last label.
+    """Images of a source and their labels.
 
-    lines: int64 [N], the line of `list_file` that each image stands on.
-    class_names: the names that came with the data, or were given for it.
+    labels: int64 [N]; None without labels. Where an image can have several labels: int64 [N, M], sorted, a
+    shorter row padded with its last label. class_names: the names that the data has, or was given.
     """
 
-    paths: Sequence[str]
+    source: Source
     labels: np.ndarray | None = None
-    list_file: str | None = None
-    lines: np.ndarray | None = None
     class_names: ClassNames | None = None
 
+    @staticmethod
+    def of_files(
+        paths: Sequence[str], labels: np.ndarray | None = None, class_names: ClassNames | None = None
+    ) -> "Dataset":
+        """Return a dataset of image files."""
+        return Dataset(Files(paths), labels, class_names)
+
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.source)
+
+    def read(self, index: int) -> bytes:
+        """Return an image's encoded bytes. Raises OSError where they cannot be read."""
+        return self.source.read(index)
+
+    def name(self, index: int) -> str:
+        """Return what tables and reports call the image: a file's path."""
+        return self.source.name(index)
 
     def where(self, index: int) -> str:
-        """The image as an error message names it."""
-        if self.lines is None:
-            return self.paths[index]
-        return f"{self.paths[index]} ({self.list_file}, line {self.lines[index]})"
+        """Return what error messages call the image: a file's path, and for a list its line."""
+        return self.source.where(index)
+
+    def digest(self, root: str | None) -> str:
+        """Return 16 hex digits of the SHA-256 of the images' names below `root` and of the labels. It stays
+        the same when the data moves. States of runs keep it: it must never change."""
+        digest = hashlib.sha256(self.source.identity(root))
+        digest.update(b"" if self.labels is None else self.labels.tobytes())
+        return digest.hexdigest()[:16]
+
+    def select(self, indices: Sequence[int]) -> "Dataset":
+        """Return a dataset of these images, in this order."""
+        labels = None if self.labels is None else self.labels[indices]
+        return replace(self, source=self.source.select(indices), labels=labels)
 
 
-def open_dataset(
-    root: str | None,
-    list_file: str | None,
-    *,
-    num_classes: int,
-    class_names: str | ClassNames | None,
-    option: str,
-) -> Dataset:
-    """The images of `data.{option}_root` and `data.{option}_list`, labels checked against `num_classes`.
-
-    With a list file its paths lie under `root`; without one `root` holds a folder for each class.
-    class_names: what `data.class_names` says, or names that are known already. Class folders are matched
-    with them by name, or, where none has a class's name, by the number that is its name; without class names
-    the folders' sorted names are the classes.
-    Raises DataError and ConfigError, with what to put where.
-    """
-    require_source(root, list_file, option)
-    if isinstance(class_names, str):
-        class_names = read_class_names(class_names, num_classes)
-    if list_file is not None:
-        return _read_list(Path(root or "."), Path(list_file), num_classes, class_names, option)
-    return _read_folders(Path(root or "."), num_classes, class_names, option)
-
-
-def require_source(root: str | None, list_file: str | None, option: str) -> None:
-    """Raises DataError or ConfigError, with what to put where, unless there is something to open."""
+def require_split(data: DataConfig, split: Split) -> None:
+    """Raise DataError or ConfigError, with what to do, if there is nothing to open. Quick: reads no image."""
+    root, list_file = _places(data, split)
     if list_file is None and root is None:
         raise ConfigError(
-            f"There is no data: data.{option}_root and data.{option}_list are both empty. Give a list file "
-            f"(-o data.{option}_list=FILE) or a folder with one folder a class (-o data.{option}_root=DIR)."
+            f"There is no data: data.{split}_root and data.{split}_list are both empty. Give a list file "
+            f"(-o data.{split}_list=FILE) or a folder with one folder for each class "
+            f"(-o data.{split}_root=DIR)."
         )
     if list_file is not None and not Path(list_file).is_file():
         raise DataError(
-            f"There is no list file {list_file} (data.{option}_list). Expected: a text file of lines "
-            f"'path label', the images' paths under data.{option}_root ({root}). dataset/README.md says how "
-            f"ImageNet-1k is laid out; other data: -o data.{option}_list=FILE -o data.{option}_root=DIR, or "
-            f"one folder a class: -o data.{option}_list=null -o data.{option}_root=DIR."
+            f"There is no list file {list_file} (data.{split}_list). Expected: a text file of lines "
+            f"'path label', with paths below data.{split}_root ({root}). dataset/README.md describes the "
+            f"layout of ImageNet-1k. For other data: -o data.{split}_list=FILE -o data.{split}_root=DIR, or "
+            f"with one folder for each class: -o data.{split}_list=null -o data.{split}_root=DIR."
         )
     if list_file is None and root is not None and not Path(root).is_dir():
         raise DataError(
-            f"There is no folder {root} (data.{option}_root). Expected: one folder a class, with its images."
+            f"There is no folder {root} (data.{split}_root). Expected: one folder for each class, with its "
+            "images."
         )
 
 
-def _read_list(
-    root: Path, list_file: Path, num_classes: int, class_names: ClassNames | None, option: str
+def open_split(
+    data: DataConfig, split: Split, *, num_classes: int, class_names: str | ClassNames | None
 ) -> Dataset:
+    """Open the images of `data.{split}_root` and `data.{split}_list`, with labels below `num_classes`.
+
+    With a list file, its paths are below the root. Without one, the root holds a folder for each class.
+    class_names: the value of `data.class_names`, or names that are known already. Class folders are matched
+    with them by name. If no folder has a class's name, the folders' names may be the labels' numbers.
+    Without class names the classes are the folders' names, sorted.
+    Raises DataError and ConfigError, with what to do.
+    """
+    require_split(data, split)
+    root, list_file = _places(data, split)
+    if isinstance(class_names, str):
+        class_names = read_class_names(class_names, num_classes)
+    if list_file is not None:
+        dataset = _open_list(Path(list_file), Path(root or "."), num_classes)
+        return replace(dataset, class_names=class_names)
+    folder, option = Path(root or "."), f"data.{split}_root"
+    folders = list_class_folders(folder)
+    if class_names is None:
+        if len(folders) != num_classes:
+            raise ConfigError(
+                f"{folder} ({option}) holds {len(folders)} class folders, but model.num_classes is "
+                f"{num_classes}. Set -o model.num_classes={len(folders)}, or name the classes in a file: "
+                "-o data.class_names=FILE."
+            )
+        class_names = ClassNames.of(folders)
+    dataset = _open_class_folders(folder, _labels_of(folders, class_names, folder), class_names)
+    if not len(dataset):
+        raise DataError(f"{folder} ({option}) holds no image in its {len(folders)} class folders.")
+    return dataset
+
+
+def open_path(path: Path, root: Path | None = None) -> Dataset:
+    """Open a list file, a folder of class folders, or a folder of images without labels, as it is.
+
+    root: the folder of a list's paths; None: the list's own folder. Raises DataError.
+    """
+    if path.is_dir():
+        if list_direct_images(path):  # then folders beside the images are not classes
+            return Dataset.of_files(list_images(path))
+        folders = list_class_folders(path)
+        label_of = {folder: label for label, folder in enumerate(folders)}
+        dataset = _open_class_folders(path, label_of, ClassNames.of(folders))
+        if not len(dataset):
+            raise DataError(f"{path} holds no image.")
+        return dataset
+    if not path.is_file():
+        raise DataError(f"There is no list file or folder {path}.")
+    dataset = _open_list(path, path.parent if root is None else root)
+    if not any(os.path.exists(dataset.name(index)) for index in range(len(dataset))):
+        raise DataError(
+            f"None of the {len(dataset)} files of {path} exists; the first would be {dataset.name(0)}. "
+            "Give the folder of the list's paths: --root DIR."
+        )
+    return dataset
+
+
+def _places(data: DataConfig, split: Split) -> tuple[str | None, str | None]:
+    """Return the split's root and list file."""
+    if split == "train":
+        return data.train_root, data.train_list
+    return data.eval_root, data.eval_list
+
+
+def _open_list(list_file: Path, root: Path, num_classes: int | None = None) -> Dataset:
     paths, labels, lines = [], [], []
     for number, path, label in read_list_lines(list_file):
-        if not 0 <= label < num_classes:
+        if num_classes is not None and label >= num_classes:
             raise DataError(
                 f"{list_file}, line {number}: label {label} is outside 0 to {num_classes - 1}. "
                 f"model.num_classes is {num_classes}; labels count from 0."
@@ -98,79 +188,33 @@ def _read_list(
         labels.append(label)
         lines.append(number)
     if not paths:
-        raise DataError(f"{list_file} (data.{option}_list) names no image. Expected: lines 'path label'.")
-    return Dataset(paths, np.array(labels, np.int64), str(list_file), np.array(lines, np.int64), class_names)
+        raise DataError(f"{list_file} names no image. Expected: lines 'path label'.")
+    source = Files(paths, str(list_file), np.array(lines, np.int64))
+    return Dataset(source, np.array(labels, np.int64))
 
 
-def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
-    """Line number, path and label of each line that is not blank. The label is what follows the last
-    space or tab, so that paths may have spaces; backslashes count as slashes."""
-    try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{list_file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{list_file} is no UTF-8 text: {error}.") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        fields = line.strip().rsplit(None, 1)
-        if not fields:
-            continue
-        label = fields[-1]
-        is_label = label.isdecimal() and label.isascii() and len(label) < 10
-        if len(fields) == 1 or not is_label or "\0" in line:
-            raise DataError(
-                f"{list_file}, line {number}: expected 'path label' with a whole number as the label. "
-                f"Received: {line.strip()[:200]!r}"
-            )
-        yield number, fields[0].replace("\\", "/"), int(label)
+def _open_class_folders(root: Path, label_of: Mapping[str, int], class_names: ClassNames) -> Dataset:
+    paths: list[str] = []
+    labels: list[int] = []
+    for folder, label in label_of.items():
+        images = list_images(root / folder)
+        paths.extend(images)
+        labels.extend([label] * len(images))
+    return Dataset.of_files(paths, np.array(labels, np.int64), class_names)
 
 
-def _read_folders(root: Path, num_classes: int, class_names: ClassNames | None, option: str) -> Dataset:
-    folders = list_class_folders(root)
-    if class_names is None:
-        if len(folders) != num_classes:
-            raise ConfigError(
-                f"{root} (data.{option}_root) holds {len(folders)} class folders, but model.num_classes is "
-                f"{num_classes}. Set -o model.num_classes={len(folders)}, or name the classes in a file: "
-                "-o data.class_names=FILE."
-            )
-        class_names = ClassNames.of(folders)
+def _labels_of(folders: Sequence[str], class_names: ClassNames, root: Path) -> dict[str, int]:
+    """Return each folder's label. Raises DataError for a folder that is not a class."""
     label_of = {folder: label for label, folder in enumerate(class_names.folders)}
     numbers = {str(label): label for label in range(len(class_names))}
     if not label_of.keys() & set(folders) and numbers.keys() >= set(folders):
-        label_of = numbers  # as ImageNet-V2 has them: in the folders' alphabetical order 10 comes before 2
-    paths: list[str] = []
-    labels: list[int] = []
+        label_of = numbers  # as in ImageNet-V2, whose folder 10 comes before 2 in alphabetical order
     for folder in folders:
         if folder not in label_of:
             names = list(label_of)
             hint = suggest(folder, names) if len(names) <= 20 else f"they go from {names[0]} to {names[-1]}."
             raise DataError(
-                f"{root / folder}: none of the {len(names)} classes has this name; {hint} They come from the "
-                "weights, the training data or data.class_names."
+                f"{root / folder}: none of the {len(names)} classes has this name; {hint} The names come "
+                "from the weights, the training data or data.class_names."
             )
-        images = list_images(root / folder)
-        paths.extend(images)
-        labels.extend([label_of[folder]] * len(images))
-    if not paths:
-        raise DataError(f"{root} (data.{option}_root) holds no image in its {len(folders)} class folders.")
-    return Dataset(paths, np.array(labels, np.int64), class_names=class_names)
-
-
-def list_class_folders(root: Path) -> list[str]:
-    """The names of the folders in `root`, but for hidden ones, sorted: the classes in the labels' order."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def list_images(folder: Path) -> list[str]:
-    """The image files below a folder, by their names' endings, sorted. Hidden files and folders are left out:
-    they hold thumbnails and editors' copies."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(
-            os.path.join(parent, name)
-            for name in files
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        )
-    return sorted(found)
+    return {folder: label_of[folder] for folder in folders}

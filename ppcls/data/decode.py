@@ -1,9 +1,9 @@
-"""File bytes to pixels. OpenCV decodes JPEG, where it is fast and agrees with Pillow to the bit (for CMYK
-within a level); Pillow decodes all else.
+"""Decode the bytes of image files to pixels. OpenCV decodes JPEG: it is fast, and agrees with Pillow to the
+bit (for CMYK within one level). Pillow decodes all other formats.
 
-OpenCV's other decoders differ from version to version (4.11 has none for GIF and overlooks a WebP's EXIF
-rotation), mix alpha into a TIFF's colours, and trust damaged files: a PNG can make them take 2 GB or crash,
-a BMP is filled in.
+OpenCV's other decoders are not used. They differ from version to version (4.11 has none for GIF and ignores
+a WebP's EXIF rotation), mix alpha into a TIFF's colours, and trust damaged files: a PNG can make them
+allocate 2 GB or crash, and the missing part of a BMP is filled in.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ppcls.data.opencv import IS_LIMITED, cv2
 from ppcls.errors import DataError
 
-# What Pillow's readers raise for a damaged file.
+# Exceptions that Pillow's readers raise for a damaged file.
 _BROKEN = (
     *(OSError, EOFError, SyntaxError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError),
     *(struct.error, Image.DecompressionBombError),
@@ -23,11 +23,11 @@ _BROKEN = (
 
 
 def decode(data: bytes) -> np.ndarray:
-    """An image file's bytes as uint8 [H, W, 3], red first, turned upright as its EXIF data says.
+    """Decode an image file's bytes to RGB uint8 [H, W, 3], turned upright by its EXIF orientation.
 
-    Of an animation the first frame; of 16 bits the high byte; transparency is dropped. Raises DataError
-    for bytes that are no image, a truncated image, or one of more than MAX_PIXELS pixels. (A JPEG that was
-    cut off and then given an end marker can't be told from a whole one.)
+    Returns the first frame of an animation, and the high byte of 16-bit values. Transparency is dropped.
+    Raises DataError for bytes that are not an image, a truncated image, or more than MAX_PIXELS pixels. (A
+    JPEG that was cut off and then given an end marker cannot be distinguished from a whole one.)
     """
     if not data:
         raise DataError("the file is empty")
@@ -45,24 +45,24 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def _refuse_zeros_for_an_end(jpeg: bytes) -> None:
-    """Raise DataError for a download that broke off in a file of full length: both decoders would take the
-    zeros for grey."""
+    """Raise DataError for a broken download in a file of full length: both decoders would read its zeros as
+    grey."""
     if jpeg[-2:] != b"\0\0":
         return
     scan = 2
     while jpeg[scan : scan + 2] not in (b"\xff\xda", b""):  # over the segments before the pixel data
         scan += 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
     if jpeg.find(b"\xff\xd9", scan) < 0:
-        raise DataError("the image is truncated: zeros stand in place of its end")
+        raise DataError("the image is truncated: it ends in zeros")
 
 
 def _refuse_too_many_pixels(data: bytes) -> None:
-    """Raise DataError by the size that a file's header states, which Pillow checks when it opens one."""
+    """Raise DataError if the file's header states too many pixels. Pillow checks this on opening."""
     try:
         Image.open(io.BytesIO(data)).close()
     except Image.DecompressionBombError as error:
         raise DataError(str(error)) from error
-    except _BROKEN:  # OpenCV may read it nevertheless
+    except _BROKEN:  # OpenCV may still read it
         return
 
 
@@ -74,16 +74,16 @@ def _decode_pillow(data: bytes) -> np.ndarray:
                 raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
             try:
                 upright = ImageOps.exif_transpose(image)
-            except SyntaxError:  # EXIF data that can't be read turn nothing, as OpenCV has it
+            except SyntaxError:  # unreadable EXIF data is ignored, as OpenCV does
                 upright = image
             return _to_rgb(upright)
     except UnidentifiedImageError:
-        raise DataError("this is no image, or of a kind that neither OpenCV nor Pillow can read") from None
+        raise DataError("not an image, or of a format that neither OpenCV nor Pillow can read") from None
     except _BROKEN as error:
         raise DataError(str(error) or type(error).__name__) from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits, whose conversion to RGB would clip
+    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip the values
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return np.asarray(image.convert("RGB"))

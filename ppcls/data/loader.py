@@ -1,5 +1,5 @@
-"""Batches, prepared by threads while the last one is being used. OpenCV and Pillow release Python's
-lock, so threads scale as processes would, and an error in one reaches the caller as it is."""
+"""Load batches. Threads prepare the next batches while one is in use: OpenCV and Pillow release Python's
+lock, so threads scale as processes would, and an error in a thread reaches the caller unchanged."""
 
 import math
 from collections import deque
@@ -10,32 +10,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppcls.config import AugmentConfig
-from ppcls.data.augment import Mixing, RandomErasing, image_operators, mix_images, mix_labels
+from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
-from ppcls.data.transforms import Normalizer, flip, random_resized_crop, resize_short_center_crop
+from ppcls.data.seeding import MIXING, random_state
+from ppcls.data.transforms import Normalizer
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
-Transform = Callable[[np.ndarray, int], np.ndarray]
-Finish = Callable[[np.ndarray, int], None]  # of a slot that is normalised, in place
-BATCHES_AHEAD = 2  # in preparation or ready while one is being used
-ERASING, MIXING = 1, 2  # streams of random numbers beside those of (seed, epoch, index)
+Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 [H, W, 3] and index to uint8 [S, S, 3]
+Finish = Callable[[np.ndarray, int], None]  # changes a normalised image float32 [3, S, S] in place
+BATCHES_AHEAD = 2  # in preparation or ready while one is in use
 
 
 @dataclass(frozen=True, order=True)
 class Unreadable:
+    """Image that could not be read. index: its position in the dataset; name, where: as its Dataset says."""
+
     index: int
-    path: str
+    name: str
     where: str
     reason: str
 
 
 class Batch(NamedTuple):
-    """images: float32 [N, 3, S, S]; indices: int64 [N], positions in the dataset; labels: int64 [N], once
-    mixed the classes' shares float32 [N, C], or None; unreadable: the images left out, always empty with
-    on_error "fail"."""
+    """Batch of images float32 [N, 3, S, S].
+
+    indices: int64 [N], positions in the dataset. labels: int64 [N]; after mixing the classes' shares,
+    float32 [N, C]; or None. unreadable: the images left out; always empty with on_error "fail".
+    """
 
     images: np.ndarray
     indices: np.ndarray
@@ -43,85 +46,38 @@ class Batch(NamedTuple):
     unreadable: list[Unreadable]
 
 
-class EvalTransform:
-    """uint8 [H, W, 3] to uint8 [S, S, 3]: resize the short side, cut from the centre."""
-
-    def __init__(self, spec: Preprocessing) -> None:
-        self.spec = spec
-
-    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
-        return resize_short_center_crop(image, self.spec)
-
-
-class TrainTransform:
-    """uint8 [H, W, 3] to uint8 [S, S, 3]: a crop, flip and what else the options ask for, drawn from
-    (seed, epoch, index) alone."""
-
-    def __init__(self, spec: Preprocessing, augment: AugmentConfig, *, seed: int, epoch: int) -> None:
-        self.spec, self.augment = spec, augment
-        self.seed, self.epoch = seed, epoch
-        self.operators = image_operators(augment, spec)
-        self.erasing = RandomErasing(augment.random_erasing, augment.random_erasing_mode)
-
-    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
-        random = random_state(self.seed, self.epoch, index)
-        if self.augment.center_crop:
-            image = resize_short_center_crop(image, self.spec)
-        else:
-            image = random_resized_crop(
-                image,
-                self.spec.crop_size,
-                self.augment.crop_area,
-                self.augment.crop_ratio,
-                self.spec.interpolation,
-                self.spec.antialias,
-                random,
-            )
-        image = flip(image) if random.uniform() < self.augment.flip else image
-        for operator in self.operators:
-            image = operator(image, random)
-        return image
-
-    def finish(self, out: np.ndarray, index: int) -> None:
-        """Random erasing of the image float32 [3, S, S], once it is normalised."""
-        if self.erasing.probability:
-            self.erasing(out, random_state(self.seed, self.epoch, index, ERASING))
-
-
 def fill_slot(data: bytes, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray) -> None:
-    """An image file's bytes into its slot of a batch, float32 [3, S, S]. Raises DataError."""
+    """Decode, transform and normalise an image's bytes into `out`, its slot of a batch, float32 [3, S, S].
+    Raises DataError for bytes that are not an image."""
     normalize(transform(decode(data), index), out)
 
 
-def empty_batch(count: int, spec: Preprocessing) -> np.ndarray:
-    """float32 [count, 3, S, S], yet to be filled. Raises DataError where memory is too small for it."""
-    shape = (count, 3, spec.crop_size, spec.crop_size)
+def empty_batch(count: int, preprocessing: Preprocessing) -> np.ndarray:
+    """Allocate a batch float32 [count, 3, S, S]. Raises DataError if there is not enough memory."""
+    size = preprocessing.crop_size
+    shape = (count, 3, size, size)
     try:
         return np.empty(shape, np.float32)
     except MemoryError:
         gigabytes = 4 * math.prod(shape) / 1e9
         raise DataError(
-            f"A batch of {count} images of {spec.crop_size} x {spec.crop_size} pixels takes "
-            f"{gigabytes:.1f} GB, more than is free here. Lower the batch size: -o data.batch_size=N."
+            f"A batch of {count} images of {size} x {size} pixels takes {gigabytes:.1f} GB, more than is "
+            "free here. Lower the batch size: -o data.batch_size=N."
         ) from None
 
 
-def random_state(*entropy: int) -> np.random.RandomState:
-    """A generator for one purpose. Of numpy's, only RandomState promises the same stream for ever."""
-    return np.random.RandomState(np.random.SeedSequence(entropy).generate_state(4))
-
-
-def eval_order(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
-    """A rank's batches: every world_size-th image from `rank` on, each image in one rank's share."""
+def eval_batch_indices(count: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[np.ndarray]:
+    """Return the indices of a rank's batches: images rank, rank + world_size, ... Each image is in the
+    batches of exactly one rank."""
     share = np.arange(rank, count, world_size)
     return [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
 
 
-def train_order(
+def train_batch_indices(
     count: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
 ) -> list[np.ndarray]:
-    """A rank's shuffled batches. Of each global batch it takes images rank, rank + world_size, ...; what
-    does not fill a last global batch waits for another epoch's order."""
+    """Return the shuffled indices of a rank's batches. From each global batch the rank takes images rank,
+    rank + world_size, ... An incomplete last global batch is dropped."""
     shuffled = random_state(seed, epoch).permutation(count)
     size = batch_size * world_size
     return [shuffled[start + rank : start + size : world_size] for start in range(0, count - size + 1, size)]
@@ -129,28 +85,28 @@ def train_order(
 
 def load_batches(
     dataset: Dataset,
-    order: Iterable[np.ndarray],
+    batch_indices: Iterable[np.ndarray],
     transform: Transform,
-    spec: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     num_workers: int,
     on_error: str = "fail",
     finish: Finish | None = None,
 ) -> Iterator[Batch]:
-    """Decode, transform and normalise the images of each index array in `order`, in that order.
+    """Yield a batch for each array of indices: its images read, decoded, transformed and normalised.
 
-    num_workers: threads. on_error: "fail" raises DataError for an unreadable image, naming its file, line
-    and reason; "skip" leaves it out of its batch, which may become empty, and reports it there.
+    num_workers: threads. on_error: "fail" raises DataError for an unreadable image, with its name, line and
+    reason; "skip" leaves it out of its batch, which may become empty, and reports it in the batch.
     finish: called with each normalised image float32 [3, S, S] and its index.
     """
-    normalize = Normalizer(spec.mean, spec.std)
-    order = iter(order)
+    normalize = Normalizer(preprocessing.mean, preprocessing.std)
+    remaining = iter(batch_indices)
     pending: deque = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
     try:
         while True:
-            while len(pending) <= BATCHES_AHEAD and (indices := next(order, None)) is not None:
-                images = empty_batch(len(indices), spec)
+            while len(pending) <= BATCHES_AHEAD and (indices := next(remaining, None)) is not None:
+                images = empty_batch(len(indices), preprocessing)
                 jobs = [
                     pool.submit(_load_image, dataset, int(index), transform, normalize, images[slot], finish)
                     for slot, index in enumerate(indices)
@@ -165,11 +121,16 @@ def load_batches(
 
 
 def load_batch(
-    dataset: Dataset, indices: np.ndarray, transform: Transform, spec: Preprocessing, *, on_error: str
+    dataset: Dataset,
+    indices: np.ndarray,
+    transform: Transform,
+    preprocessing: Preprocessing,
+    *,
+    on_error: str,
 ) -> Batch:
-    """One batch as `load_batches` makes it, in the calling thread."""
-    normalize = Normalizer(spec.mean, spec.std)
-    images = empty_batch(len(indices), spec)
+    """Load one batch, as `load_batches` does, but in the calling thread."""
+    normalize = Normalizer(preprocessing.mean, preprocessing.std)
+    images = empty_batch(len(indices), preprocessing)
     failures = [
         _load_image(dataset, int(index), transform, normalize, images[slot])
         for slot, index in enumerate(indices)
@@ -185,18 +146,18 @@ def _load_image(
     out: np.ndarray,
     finish: Finish | None = None,
 ) -> Unreadable | None:
-    path = dataset.paths[index]
+    """Load one image into `out`. Returns why it is unreadable, or None."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-        fill_slot(data, index, transform, normalize, out)
+        fill_slot(dataset.read(index), index, transform, normalize, out)
         if finish is not None:
             finish(out, index)
     except DataError as error:
-        return Unreadable(index, path, dataset.where(index), str(error))
+        reason = str(error)
     except OSError as error:
-        return Unreadable(index, path, dataset.where(index), error.strerror or str(error))
-    return None
+        reason = error.strerror or str(error)
+    else:
+        return None
+    return Unreadable(index, dataset.name(index), dataset.where(index), reason)
 
 
 def _finish_batch(
@@ -206,15 +167,16 @@ def _finish_batch(
     failures: list[Unreadable | None],
     on_error: str,
 ) -> Batch:
-    """What could be read; raises DataError for what could not unless it's to be skipped."""
+    """Return the batch of the readable images. Raises DataError for an unreadable one, unless `on_error` is
+    "skip"."""
     unreadable = [failure for failure in failures if failure is not None]
     if unreadable:
         if on_error == "fail":
             first = unreadable[0]
             raise DataError(
-                f"unreadable image {first.where}: {first.reason}. Repair it or take it out of the data "
-                "(python -m ppcls.data check finds all such files), or leave such images out and have them "
-                "counted: -o data.on_error=skip."
+                f"unreadable image {first.where}: {first.reason}. Repair it or remove it from the data "
+                "(python -m ppcls.data check finds all such images). Or leave such images out, and count "
+                "them: -o data.on_error=skip."
             )
         readable = np.array([failure is None for failure in failures])
         indices, images = indices[readable], images[readable]
@@ -232,11 +194,11 @@ def mix_batches(
     rank: int,
     first: int = 0,
 ) -> Iterator[Batch]:
-    """An epoch's batches from the one numbered `first` on, each mixed within itself, drawn from
-    (seed, epoch, step, rank) alone."""
+    """Mix the images within each batch of an epoch. first: the number of the first batch. All random numbers
+    depend on (seed, epoch, the batch's number, rank) alone."""
     for step, batch in enumerate(batches, first):
         if batch.labels is None:
-            raise ValueError("images without labels can't be mixed")
+            raise ValueError("images without labels cannot be mixed")
         mix = mixing.draw(batch.images.shape[-1], random_state(seed, epoch, step, MIXING, rank))
         mix_images(batch.images, mix)
         yield batch._replace(labels=mix_labels(batch.labels, mix, num_classes))

@@ -1,12 +1,12 @@
-"""OpenCV, checked and set up: every module that needs it takes `cv2` from here."""
+"""OpenCV, checked and configured: every module that needs it imports `cv2` from here."""
 
 import os
 import sys
 
 from ppcls.errors import DataError
 
-# The largest picture that is decoded, the limit at which Pillow too refuses one as a decompression
-# bomb. OpenCV reads its own limit while it is being loaded: too late if others have done that before.
+# The largest image that is decoded. Pillow refuses larger ones too, as decompression bombs. OpenCV reads its
+# limit while it is imported, so setting the limit has no effect if cv2 was imported before.
 MAX_PIXELS = 178_956_970
 IS_LIMITED = "cv2" not in sys.modules
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS))
@@ -23,5 +23,5 @@ if not hasattr(cv2, "IMREAD_COLOR_RGB"):
     raise DataError(
         f"OpenCV 4.11 or newer is needed. Received: {cv2.__version__}; pip install -U 'opencv-python>=4.11'"
     )
-# The loader's threads are the parallelism: OpenCV's own would only oversubscribe the cores.
+# The loader runs its own threads, one for each core: with OpenCV's there would be more threads than cores.
 cv2.setNumThreads(1)

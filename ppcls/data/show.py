@@ -1,4 +1,4 @@
-"""A batch as a picture: what the network sees, under each image its label."""
+"""Draw a batch as a picture: the images as the network sees them, each with its label below."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ MOST_IMAGES = 64
 GAP, LINE, NARROWEST = 4, 14, 112  # pixels: between images, of a line of text, of a column
 
 
-def draw_batch(batch: Batch, spec: Preprocessing, names: Sequence[str] | None) -> Image.Image:
-    """The batch's first MOST_IMAGES images, denormalised and pixel for pixel, in a square grid.
+def draw_batch(batch: Batch, preprocessing: Preprocessing, names: Sequence[str] | None) -> Image.Image:
+    """Draw the batch's first MOST_IMAGES images, denormalised and not resized, in a square grid.
 
-    names: of the classes, in the labels' order; None: they have numbers only. Of a mixed image the two
-    largest shares are told.
+    names: the classes' names, in the labels' order; None: only numbers are shown. For a mixed image the two
+    largest shares are shown.
     """
-    count, size = min(len(batch.images), MOST_IMAGES), spec.crop_size
+    count, size = min(len(batch.images), MOST_IMAGES), preprocessing.crop_size
     lines = 2 if batch.labels is not None and batch.labels.ndim == 2 else 1
     columns = math.ceil(math.sqrt(count))
     width, height = max(size, NARROWEST) + GAP, size + lines * LINE + GAP
@@ -27,7 +27,7 @@ def draw_batch(batch: Batch, spec: Preprocessing, names: Sequence[str] | None) -
     pen, font = ImageDraw.Draw(grid), ImageFont.load_default()
     for number in range(count):
         left, top = number % columns * width, number // columns * height
-        grid.paste(Image.fromarray(denormalize(batch.images[number], spec)), (left, top))
+        grid.paste(Image.fromarray(denormalize(batch.images[number], preprocessing)), (left, top))
         for line, text in enumerate(label_lines(batch, number, names)):
             while text and font.getlength(text) > width - GAP:
                 text = text[:-1]
@@ -35,14 +35,16 @@ def draw_batch(batch: Batch, spec: Preprocessing, names: Sequence[str] | None) -
     return grid
 
 
-def denormalize(image: np.ndarray, spec: Preprocessing) -> np.ndarray:
-    """float32 [3, S, S] to uint8 [S, S, 3], Normalizer's inverse; what is beyond black and white is cut."""
-    pixels = image.transpose(1, 2, 0) * np.asarray(spec.std, np.float32) + np.asarray(spec.mean, np.float32)
+def denormalize(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Invert Normalizer: float32 [3, S, S] to uint8 [S, S, 3]. Values outside 0 to 255 are clipped."""
+    mean, std = np.asarray(preprocessing.mean, np.float32), np.asarray(preprocessing.std, np.float32)
+    pixels = image.transpose(1, 2, 0) * std + mean
     return np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
 
 
 def label_lines(batch: Batch, number: int, names: Sequence[str] | None) -> list[str]:
-    """An image's label, or its largest shares, as far as the built-in font has their letters."""
+    """Return an image's label, or its two largest shares, one on each line. Letters that the built-in font
+    does not have become "?"."""
     if batch.labels is None:
         return []
     label = batch.labels[number]

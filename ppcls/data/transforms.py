@@ -1,4 +1,5 @@
-"""Pixels to the network's input: resizing, cropping, flipping in uint8, then one table look-up."""
+"""Transform pixels to the network's input: resize, crop and flip in uint8, then normalise with one table
+look-up."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ppcls.config import AugmentConfig
+from ppcls.data.augment import RandomErasing, image_operators
 from ppcls.data.opencv import MAX_PIXELS, cv2
+from ppcls.data.seeding import ERASING, random_state
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
-# name: (OpenCV's code, source pixels that it looks at beyond a point's own, Pillow's filter). On some
-# processors OpenCV leaves bicubic to Intel's library, where a part differs from the whole by rounding.
+# name: (OpenCV's code, its reach, Pillow's filter). reach: how many source pixels beside a point's own the
+# code uses; None: a part of an image is not resized to the same values as in the whole, since on some
+# processors OpenCV calls Intel's library for bicubic, which rounds differently.
 _INTERPOLATIONS = {
     "bilinear": (cv2.INTER_LINEAR, 1, Image.Resampling.BILINEAR),
     "bicubic": (cv2.INTER_CUBIC, None, Image.Resampling.BICUBIC),
@@ -21,7 +26,7 @@ _INTERPOLATIONS = {
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str, antialias: bool) -> np.ndarray:
-    """uint8 [H, W, 3] to uint8 [height, width, 3]: OpenCV's resize, with `antialias` Pillow's."""
+    """Resize uint8 [H, W, 3] to uint8 [height, width, 3] with OpenCV, or with Pillow if `antialias`."""
     code, _, pillow_filter = _INTERPOLATIONS[interpolation]
     if antialias:
         return np.asarray(Image.fromarray(image).resize((width, height), pillow_filter))
@@ -29,35 +34,39 @@ def resize(image: np.ndarray, height: int, width: int, interpolation: str, antia
 
 
 def resized_size(height: int, width: int, short: int) -> tuple[int, int]:
-    """Height and width with the short side at `short`: PaddleClas's rounding, halves to even."""
+    """Return the height and width whose short side is `short`, rounded half to even, as PaddleClas does."""
     scale = float(short) / min(height, width)
     return int(round(height * scale)), int(round(width * scale))
 
 
-def resize_short_center_crop(image: np.ndarray, spec: Preprocessing) -> np.ndarray:
-    """uint8 [H, W, 3] to uint8 [crop_size, crop_size, 3]. Crop offsets are rounded down, as PaddleClas's."""
-    size = spec.crop_size
-    height, width = resized_size(image.shape[0], image.shape[1], spec.resize_short)
+def resize_short_center_crop(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """Resize the short side and crop the centre: uint8 [H, W, 3] to uint8 [crop_size, crop_size, 3].
+
+    Crop offsets are rounded down, as PaddleClas does. Raises DataError for an image that would become too
+    large because it is too long and thin.
+    """
+    size, interpolation = preprocessing.crop_size, preprocessing.interpolation
+    height, width = resized_size(image.shape[0], image.shape[1], preprocessing.resize_short)
     if height * width > MAX_PIXELS:
         raise DataError(
             f"{image.shape[1]} x {image.shape[0]} pixels would become {width} x {height}: too long and thin"
         )
     top, left = (height - size) // 2, (width - size) // 2
     if (height, width) != image.shape[:2]:
-        if spec.antialias:
-            image = resize(image, height, width, spec.interpolation, antialias=True)
+        if preprocessing.antialias:
+            image = resize(image, height, width, interpolation, antialias=True)
         else:
-            image = _resize_top_left(image, height, width, top + size, left + size, spec.interpolation)
+            image = _resize_top_left(image, height, width, top + size, left + size, interpolation)
     return image[top : top + size, left : left + size]
 
 
 def _resize_top_left(
     image: np.ndarray, height: int, width: int, need_height: int, need_width: int, interpolation: str
 ) -> np.ndarray:
-    """OpenCV's resize to [height, width], bit for bit, but only its first rows and columns as needed.
+    """Return the same pixels as OpenCV's resize to [height, width], but only the first rows and columns.
 
-    The scale is handed over as a factor, so that it stays that of the whole image, and the part of the
-    image that is resized reaches far enough beyond the needed pixels for its edge not to be seen.
+    The scale is passed as a factor, so that it is the scale of the whole image. The resized part of the
+    image is large enough that its edge does not change the needed pixels.
     """
     code, reach, _ = _INTERPOLATIONS[interpolation]
     if reach is None:
@@ -69,7 +78,7 @@ def _resize_top_left(
 
 
 def _source_extent(source: int, target: int, needed: int, reach: int) -> int:
-    """How many of `source` pixels give the first `needed` of `target` resized ones."""
+    """Return how many of `source` pixels are enough for the first `needed` of `target` resized pixels."""
     step = source / target
     return min(source, math.ceil(needed * step + step) + reach + 1)
 
@@ -83,9 +92,11 @@ def random_resized_crop(
     antialias: bool,
     random: np.random.RandomState,
 ) -> np.ndarray:
-    """uint8 [H, W, 3] to uint8 [size, size, 3]: a crop with a random share of the image's area and a
-    random ratio of width to height (uniform in its logarithm); the largest centred crop within the
-    ratios if ten draws don't fit. Szegedy et al., https://arxiv.org/abs/1409.4842.
+    """Crop at random and resize: uint8 [H, W, 3] to uint8 [size, size, 3].
+
+    The crop's share of the image's area is uniform in `area`, the logarithm of its width / height uniform
+    in `ratio`. If ten draws do not fit into the image, the crop is the largest centred one whose ratio is
+    allowed. Szegedy et al., https://arxiv.org/abs/1409.4842.
     """
     height, width = image.shape[:2]
     for _ in range(10):
@@ -106,14 +117,61 @@ def random_resized_crop(
 
 
 def flip(image: np.ndarray) -> np.ndarray:
-    """Left and right exchanged."""
+    """Exchange left and right."""
     return cv2.flip(image, 1)
 
 
-class Normalizer:
-    """(pixel / 255 - mean) / std of each channel, written into a batch's slot as float32 [3, S, S].
+class EvalTransform:
+    """Evaluation's transform, uint8 [H, W, 3] to uint8 [S, S, 3]: resize the short side, crop the centre."""
 
-    A table for the 256 values of each channel gives the very numbers of the arithmetic in float32.
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        return resize_short_center_crop(image, self.preprocessing)
+
+
+class TrainTransform:
+    """Training's transform, uint8 [H, W, 3] to uint8 [S, S, 3]: crop, flip and the augmentation that the
+    options ask for. All random numbers depend on (seed, epoch, index) alone."""
+
+    def __init__(
+        self, preprocessing: Preprocessing, augment: AugmentConfig, *, seed: int, epoch: int
+    ) -> None:
+        self.preprocessing, self.augment = preprocessing, augment
+        self.seed, self.epoch = seed, epoch
+        self.operators = image_operators(augment, preprocessing)
+        self.erasing = RandomErasing(augment.random_erasing, augment.random_erasing_mode)
+
+    def __call__(self, image: np.ndarray, index: int) -> np.ndarray:
+        random = random_state(self.seed, self.epoch, index)
+        if self.augment.center_crop:
+            image = resize_short_center_crop(image, self.preprocessing)
+        else:
+            image = random_resized_crop(
+                image,
+                self.preprocessing.crop_size,
+                self.augment.crop_area,
+                self.augment.crop_ratio,
+                self.preprocessing.interpolation,
+                self.preprocessing.antialias,
+                random,
+            )
+        image = flip(image) if random.uniform() < self.augment.flip else image
+        for operator in self.operators:
+            image = operator(image, random)
+        return image
+
+    def finish(self, out: np.ndarray, index: int) -> None:
+        """Erase a random part of the image float32 [3, S, S], in place, after it is normalised."""
+        if self.erasing.probability:
+            self.erasing(out, random_state(self.seed, self.epoch, index, ERASING))
+
+
+class Normalizer:
+    """Write (pixel / 255 - mean) / std of each channel into a batch's slot, float32 [3, S, S].
+
+    A table of the 256 values of each channel gives the same bits as the arithmetic in float32.
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -122,7 +180,7 @@ class Normalizer:
         self.tables = np.stack([(pixels - m) / s for m, s in channels])
 
     def __call__(self, image: np.ndarray, out: np.ndarray) -> None:
-        if image.shape[:2] != out.shape[1:]:  # OpenCV would write elsewhere, and leave the slot as it was
-            raise ValueError(f"the image is {image.shape}, but the batch's slot {out.shape}")
+        if image.shape[:2] != out.shape[1:]:  # OpenCV would write to new memory and not fill the slot
+            raise ValueError(f"the image has shape {image.shape}, but the batch's slot has {out.shape}")
         for channel, plane in enumerate(cv2.split(image)):
             cv2.LUT(plane, self.tables[channel], out[channel])

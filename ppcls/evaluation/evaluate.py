@@ -9,7 +9,7 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Unreadable, eval_order
+from ppcls.data.loader import Unreadable, eval_batch_indices
 from ppcls.errors import DataError, PpclsError, Stopped
 from ppcls.evaluation.metrics import (
     MIN_CLASSES_FOR_TOP5,
@@ -82,8 +82,8 @@ def evaluate(
         excluded = np.setdiff1d(np.arange(num_classes), classes)
         num_classes = len(classes)
     rank, world_size = distributed.rank(), distributed.world_size()
-    order = eval_order(len(dataset), batch_size, rank, world_size)
-    steps = len(eval_order(len(dataset), batch_size, 0, world_size))
+    order = eval_batch_indices(len(dataset), batch_size, rank, world_size)
+    steps = len(eval_batch_indices(len(dataset), batch_size, 0, world_size))
     batches = run_batches(engine, dataset, order, spec, num_workers=num_workers, on_error=on_error)
     samples = np.empty(sum(map(len, order)) if keep_samples else 0, sample_type(num_classes))
     filled = 0

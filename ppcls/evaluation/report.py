@@ -111,7 +111,7 @@ def prediction_rows(samples: np.ndarray, dataset: Dataset) -> tuple[list[str], I
     header = ["file", "label", "loss", *(f"class_{n}" for n in places), *(f"probability_{n}" for n in places)]
     columns = (samples[name].tolist() for name in ("index", "label", "loss", "best", "probability"))
     rows = (
-        [dataset.paths[index], label, f"{loss:.6g}", *best, *(f"{p:.6g}" for p in probabilities)]
+        [dataset.name(index), label, f"{loss:.6g}", *best, *(f"{p:.6g}" for p in probabilities)]
         for index, label, loss, best, probabilities in zip(*columns, strict=True)
     )
     return header, rows
@@ -123,10 +123,10 @@ def worst_mistakes(samples: np.ndarray) -> np.ndarray:
     return wrong[np.argsort(-wrong["loss"], kind="stable")[:MOST_MISTAKES]]
 
 
-def thumbnail(path: str, spec: Preprocessing) -> bytes | None:
-    """JPEG of what the network saw of an image file; None where it can't be read any more."""
+def thumbnail(dataset: Dataset, index: int, spec: Preprocessing) -> bytes | None:
+    """Return a JPEG of the crop that the network saw; None if the image cannot be read any more."""
     try:
-        pixels = resize_short_center_crop(decode(Path(path).read_bytes()), spec)
+        pixels = resize_short_center_crop(decode(dataset.read(index)), spec)
     except (OSError, DataError):
         return None
     image = Image.fromarray(pixels)
@@ -159,12 +159,12 @@ def _page(
     worst, short = worst_mistakes(samples), short_names(names)
     mistakes = [
         html.Mistake(
-            file=Path(dataset.paths[row["index"]]).name,
+            file=Path(dataset.name(row["index"])).name,
             true=short[row["label"]],
             true_probability=float(np.exp(-row["loss"])),
             predicted=short[row["best"][0]],
             probability=float(row["probability"][0]),
-            thumbnail=thumbnail(dataset.paths[row["index"]], spec),
+            thumbnail=thumbnail(dataset, row["index"], spec),
         )
         for row in worst
     ]

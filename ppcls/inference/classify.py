@@ -4,14 +4,13 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from glob import glob
-from pathlib import Path
 
 import numpy as np
 
-from ppcls.data.dataset import IMAGE_SUFFIXES, Dataset, list_images
-from ppcls.data.loader import Batch, EvalTransform, eval_order, load_batch, load_batches
-from ppcls.errors import DataError
+from ppcls.data.dataset import Dataset
+from ppcls.data.files import find_images as find_images
+from ppcls.data.loader import Batch, eval_batch_indices, load_batch, load_batches
+from ppcls.data.transforms import EvalTransform
 from ppcls.inference.engines import Engine
 from ppcls.preprocessing import Preprocessing
 
@@ -28,25 +27,6 @@ class Prediction:
     labels: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
-
-
-def find_images(pattern: str) -> list[str]:
-    """The files that a file's path, a folder (with all below it) or a glob pattern names, sorted.
-
-    Raises DataError where there is none.
-    """
-    path = Path(pattern)
-    if path.is_file():
-        return [pattern]
-    if path.is_dir():
-        found = list_images(path)
-        if not found:
-            raise DataError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-        return found
-    found = sorted({name for name in glob(pattern, recursive=True) if Path(name).is_file()})
-    if not found:
-        raise DataError(f"There is no image, folder or match for {pattern!r}.")
-    return found
 
 
 def run_batches(
@@ -105,10 +85,12 @@ def classify(
     num_workers: int,
 ) -> Iterator[Prediction]:
     """A prediction for each file, in their order; for an unreadable one its reason."""
-    order = eval_order(len(files), batch_size)
-    outputs = run_batches(engine, Dataset(files), order, spec, num_workers=num_workers, on_error="skip")
+    order = eval_batch_indices(len(files), batch_size)
+    outputs = run_batches(
+        engine, Dataset.of_files(files), order, spec, num_workers=num_workers, on_error="skip"
+    )
     for indices, (batch, output) in zip(order, outputs, strict=True):
-        found = {item.index: Prediction(item.path, error=item.reason) for item in batch.unreadable}
+        found = {item.index: Prediction(item.name, error=item.reason) for item in batch.unreadable}
         if len(batch.indices):
             probabilities = output if is_softmax_inside else softmax(output)
             for index, row in zip(batch.indices, probabilities, strict=True):

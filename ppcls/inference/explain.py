@@ -12,9 +12,10 @@ from PIL import Image
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import EvalTransform, eval_order, load_batches
+from ppcls.data.loader import eval_batch_indices, load_batches
 from ppcls.data.opencv import cv2
 from ppcls.data.show import denormalize
+from ppcls.data.transforms import EvalTransform
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
 
@@ -74,9 +75,9 @@ def explain(
     """Write a picture of each readable file, its heat over the crop that the network sees, and return how
     many. Each process of a run takes its share. Raises DataError where one can't be written."""
     names = picture_names(files)
-    order = eval_order(len(files), BATCH, distributed.rank(), distributed.world_size())
+    order = eval_batch_indices(len(files), BATCH, distributed.rank(), distributed.world_size())
     batches = load_batches(
-        Dataset(files), order, EvalTransform(spec), spec, num_workers=num_workers, on_error="skip"
+        Dataset.of_files(files), order, EvalTransform(spec), spec, num_workers=num_workers, on_error="skip"
     )
     written = 0
     for batch in batches:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls.data.loader import EvalTransform, empty_batch, fill_slot
-from ppcls.data.transforms import Normalizer
+from ppcls.data.loader import empty_batch, fill_slot
+from ppcls.data.transforms import EvalTransform, Normalizer
 from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError
 from ppcls.inference.artifact import read_artifact

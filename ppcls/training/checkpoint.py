@@ -17,7 +17,6 @@ import yaml
 
 from ppcls import distributed
 from ppcls.config import Config, config_of
-from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.files import write_aside
 from ppcls.processor import MKL_SETTING
@@ -151,8 +150,8 @@ def what_is_trained(trainer: "Trainer") -> dict[str, Any]:
     data = trainer.config.data
     return {
         "processes": trainer.world_size,
-        "training data": digest_of_data(trainer.train_set, data.train_root),
-        "evaluation data": digest_of_data(trainer.eval_set, data.eval_root),
+        "training data": trainer.train_set.digest(data.train_root),
+        "evaluation data": trainer.eval_set.digest(data.eval_root),
         "preprocessing": trainer.spec.to_dict(),
     }
 
@@ -167,14 +166,6 @@ def _bits() -> dict[str, Any]:
         MKL_SETTING: os.environ.get(MKL_SETTING),
         "device": paddle.get_device().partition(":")[0],
     }
-
-
-def digest_of_data(dataset: Dataset, root: str | None) -> str:
-    """Of the files' names below the root, in their order, and the labels; wherever the root is."""
-    prefix = str(Path(root or "."))
-    digest = hashlib.sha256("\n".join(path.removeprefix(prefix) for path in dataset.paths).encode())
-    digest.update(b"" if dataset.labels is None else dataset.labels.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_same_run(trainer: "Trainer", state: State) -> list[str]:

@@ -14,7 +14,8 @@ from ppcls import distributed
 from ppcls.config import Config
 from ppcls.data.augment import Mixing
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch, TrainTransform, load_batches, mix_batches, train_order
+from ppcls.data.loader import Batch, load_batches, mix_batches, train_batch_indices
+from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.inference.engines import EagerEngine
@@ -121,7 +122,7 @@ class Trainer:
         """This rank's share of an epoch, counted from 0, augmented and mixed; from a step on, if wanted."""
         config = self.config
         transform = TrainTransform(self.spec, config.augment, seed=config.seed, epoch=epoch)
-        order = train_order(
+        batch_indices = train_batch_indices(
             len(self.train_set),
             config.data.batch_size,
             seed=config.seed,
@@ -132,7 +133,7 @@ class Trainer:
         first = first_step * config.train.accumulate
         batches = load_batches(
             self.train_set,
-            order[first : self.steps_per_epoch * config.train.accumulate],
+            batch_indices[first : self.steps_per_epoch * config.train.accumulate],
             transform,
             self.spec,
             num_workers=self.num_workers,
