@@ -252,33 +252,33 @@ def test_classes_from_a_file(tmp_path):
     file.write_text("0\n")
     assert read_classes(str(file), 3, names).tolist() == [2]
     for text, words in {
-        "5\n": "line 1: no class",
-        "1\n1\n": "line 2: .* twice",
-        "\n": "names no class",
+        "5\n": "classes.txt, line 1.*'5'",
+        "1\n1\n": "classes.txt, line 2.*'1'",
+        "\n": "classes.txt",
     }.items():
         file.write_text(text)
         with pytest.raises(DataError, match=words):
             read_classes(str(file), 3, None)
-    with pytest.raises(DataError, match="cannot be read.*Expected: imagenet-a or imagenet-r"):
+    with pytest.raises(DataError, match="imagenet-b.*imagenet-a.*imagenet-r"):
         read_classes("imagenet-b", 1000, None)
-    with pytest.raises(ConfigError, match="subset of ImageNet's 1,000 classes. Received: .* 10"):
+    with pytest.raises(ConfigError, match="imagenet-a.*model.num_classes 10"):
         read_classes("imagenet-a", 10, None)
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ('{"b.png": [0]}', "has no labels for .*a.png"),
-        ('{"a.png": [3]}', "labels of a.png must be .* from 0 to 2. Received: \\[3\\]"),
-        ('{"a.png": 1}', "must be a list of whole numbers"),
-        ('{"a.png": []}', "None of the 1 images has a valid label"),
-        ('"a.png"', "must hold a list of lists or an object"),
-        ("[[", "cannot be read: .*JSON"),
+        ('{"b.png": [0]}', "a.png"),
+        ('{"a.png": [3]}', r"a.png.* 2.*\[3\]"),
+        ('{"a.png": 1}', "a.png.*Received: 1"),
+        ('{"a.png": []}', "1 images"),
+        ('"a.png"', "Received: 'a.png'"),
+        ("[[", "JSON"),
     ],
 )
 def test_valid_labels_of_another_kind_are_an_error(tmp_path, values, words):
     (tmp_path / "labels.json").write_text(values)
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=rf"labels\.json.*{words}|{words}.*labels\.json"):
         with_valid_labels(Dataset.of_files(["x/a.png"], np.array([0])), str(tmp_path / "labels.json"), 3)
 
 
@@ -302,7 +302,7 @@ def test_folders_with_numbers_are_classes_by_number(numbered, tmp_path):
     assert numbers == dataset.labels.tolist()
     assert sorted(dataset.labels.tolist()) == [0, 2, 10, 999]
     (tmp_path / "1000").mkdir()
-    with pytest.raises(DataError, match=r"[\\/]1000: .*1000 classes"):
+    with pytest.raises(DataError, match=r"1000 classes.*n01440764"):
         open_split(data, "eval", num_classes=1000, class_names=IMAGENET)
 
 
