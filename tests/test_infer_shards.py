@@ -219,7 +219,7 @@ def require_same(rows, expected):
 def test_each_file_has_its_rows_in_order(whole, folder):
     good = [row for row in whole if not row["error"]]
     (bad,) = (row for row in whole if row["error"])
-    assert bad["file"] == str(folder / "picture 10 broken.png") and "this is no image" in bad["error"]
+    assert bad["file"] == str(folder / "picture 10 broken.png") and "not an image" in bad["error"]
     assert [row["rank"] for row in good] == ["1", "2", "3"] * 40
     names = [row["file"] for row in whole if row["rank"] in ("1", "")]
     assert names == sorted(map(str, folder.iterdir()))
@@ -292,7 +292,7 @@ def test_two_processes_write_what_one_does(options, whole, tmp_path):
     require_same(rows_of(output), whole)
     assert not find_shards(output)
     both = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
-    assert both.count("picture 10 broken.png: this is no image") == 1
+    assert both.count("picture 10 broken.png: not an image") == 1
 
 
 def test_several_processes_and_resume_need_a_file(options, monkeypatch):
@@ -308,7 +308,7 @@ def test_to_the_screen(options, whole, capsys):
     said = capsys.readouterr()
     lines = [line for line in said.out.splitlines() if ": class " in line]
     assert len(lines) == 40 and "picture 10 broken.png: unreadable" in said.out
-    assert "unreadable: " in said.err and "this is no image" in said.err
+    assert "unreadable: " in said.err and "not an image" in said.err
     assert lines[0].split(": ", 1)[1].split()[1] == whole[0]["class_id"]
 
 

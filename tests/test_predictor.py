@@ -128,7 +128,7 @@ def jpeg_of(width, height):
 
 
 BROKEN = {
-    "text.jpg": (b"no image at all", "this is no image"),
+    "text.jpg": (b"no image at all", "not an image"),
     "zero.png": (b"", "the file is empty"),
     "huge.png": (png_header(30_000, 30_000), "900000000 pixels"),
     "huge.jpg": (jpeg_of(30_000, 30_000), "900000000 pixels"),

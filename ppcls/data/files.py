@@ -91,9 +91,7 @@ def find_images(pattern: str) -> list[str]:
         return found
     found = sorted({name for name in glob(pattern, recursive=True) if Path(name).is_file()})
     if not found:
-        raise DataError(
-            f"No image was found. Expected: an image, a folder or a glob pattern. Received: {pattern!r}"
-        )
+        raise DataError(f"There is no image, folder or match for {pattern!r}.")
     return found
 
 
