@@ -283,9 +283,9 @@ def image_operators(config: AugmentConfig, preprocessing: Preprocessing) -> list
 
 
 class Mix(NamedTuple):
-    """How a batch is mixed. share: the part of each image that stays; the previous image in the batch gives
-    the rest. box: None to blend the whole area (mixup); or the top, bottom, left and right of the part that
-    is replaced (cutmix)."""
+    """Parameters of one batch's mix. share: the part of each image that stays; the previous image in the
+    batch gives the rest. box: None to blend the whole area (mixup); or the top, bottom, left and right of the
+    part that is replaced (cutmix)."""
 
     share: float
     box: tuple[int, int, int, int] | None
