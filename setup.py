@@ -29,7 +29,6 @@ setup(
         "ppcls": ["py.typed"],
         "ppcls.configs": ["*.yaml"],
         "ppcls.data": ["imagenet1k_labels.txt"],
-        "ppcls.zoo": ["*.md"],
     },
     install_requires=[
         "filelock>=3.12",

@@ -1,7 +1,6 @@
-"""Counts of operations and parameters, against real passes, paddle.flops and published figures."""
+"""Multiply-adds, against real forward passes and published figures."""
 
 import math
-import re
 
 import numpy as np
 import paddle
@@ -9,7 +8,7 @@ import pytest
 from paddle import nn
 
 from ppcls import MODELS, build_model
-from ppcls.complexity import complexity, multiply_adds
+from ppcls.complexity import multiply_adds
 
 # at the nominal size; torchvision's metadata give the same for B0, B1, B3 to B7 and 32x8d, rounded
 MULTIPLY_ADDS = {
@@ -73,21 +72,6 @@ def test_multiply_adds_are_those_of_an_image_that_runs(name, size):
     assert multiply_adds(model, *size) == expected
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_paddle_flops_is_what_paddle_flops_says(name, capsys, monkeypatch):
-    # Paddle 3.3's own cannot turn an array of one value into an int with numpy 2.4
-    monkeypatch.setattr(paddle.Tensor, "__int__", lambda tensor: int(tensor.item()))
-    model = build_model(name)
-    counts = complexity(model, 65, 96)
-    assert counts.paddle_flops == paddle.flops(model, [1, 3, 65, 96])
-    total = re.search(r"Total Params: *(\d+)", capsys.readouterr().out)
-    assert total is not None
-    assert counts.paddle_params == int(total[1])
-    norms = [layer for layer in model.sublayers() if isinstance(layer, nn.BatchNorm2D)]
-    statistics = sum(2 * math.prod(layer.weight.shape) for layer in norms)
-    assert counts.trainable == counts.paddle_params - statistics
-
-
 def test_counting_leaves_the_network_as_it_was():
     paddle.seed(0)
     model = build_model("EfficientNetB0", num_classes=3, dropout=0.0, drop_connect=0.0)
@@ -95,7 +79,7 @@ def test_counting_leaves_the_network_as_it_was():
     model.eval()
     before, keys = model(x).numpy(), list(model.state_dict())
     model.train()
-    complexity(model, 224, 224)
+    multiply_adds(model, 224, 224)
     assert model.training and model.blocks[0].training
     model.eval()
     np.testing.assert_array_equal(model(x).numpy(), before)

@@ -1,4 +1,4 @@
-"""What was measured here, in one JSON file: accuracy by tools/eval.py, latency by tools/benchmark.py."""
+"""Measurements of this project in one JSON file: accuracy by tools/eval.py, latency by tools/benchmark.py."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from ppcls.architectures import MODELS
 from ppcls.errors import DataError, suggest
 from ppcls.weights.published import PUBLISHED
 
-# Engines of the page, by their names in a benchmark's rows, and what they are called.
+# Engines of the page: names in a benchmark's rows, and column titles.
 ENGINES = {
     "openvino": "OpenVINO",
     "onnxruntime": "ONNX Runtime",
@@ -22,7 +22,7 @@ CLASSES = 1000
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """{"accuracy": {model: ...}, "latency": {model: ...}}, both empty where there is no file."""
+    """Read {"accuracy": {model: ...}, "latency": {model: ...}}. Both are empty if there is no file."""
     measured: dict[str, Any] = {"accuracy": {}, "latency": {}}
     if path.exists():
         measured |= _read_json(path)
@@ -30,15 +30,16 @@ def read_measured(path: Path) -> dict[str, Any]:
 
 
 def to_json(measured: dict[str, Any]) -> str:
-    """The file's text: models and keys in alphabetical order."""
+    """Return the file's text, with models and keys in alphabetical order."""
     return json.dumps(measured, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def merge(measured: dict[str, Any], path: Path, is_busy: bool = False) -> str:
-    """Put a result in, in place of an older one of the same model; what was put where, in words.
+    """Add a result in place of an older one of the same model, and return a sentence about it.
 
     path: a folder that tools/eval.py wrote, or a file of tools/benchmark.py engines --json. is_busy: other
-    programs ran meanwhile, which the page then says of a latency. Raises DataError for anything else.
+    programs ran at the same time, and the page says so beside the latency. Raises DataError for any other
+    file.
     """
     if path.is_dir():
         kind, (model, record) = "accuracy", _accuracy(path)
@@ -64,8 +65,8 @@ def _accuracy(folder: Path) -> tuple[str, dict[str, Any]]:
     _require_model(model, config)
     if classes != CLASSES:
         raise DataError(
-            f"{config} is of {classes} classes. The page is about ImageNet's {CLASSES}: give the results of "
-            "a network of 1,000 classes."
+            f"{config} must be of a network with ImageNet's {CLASSES} classes. Received: {classes} classes. "
+            "Give the results of such a network."
         )
     missing = [key for key in ("top1", "top5", "count") if not isinstance(metrics.get(key), int | float)]
     if missing:
@@ -74,7 +75,7 @@ def _accuracy(folder: Path) -> tuple[str, dict[str, Any]]:
             "Run tools/eval.py again."
         )
     record = {key: metrics[key] for key in ("top1", "top5", "count")}
-    # of a file only the name: where it lies is nobody's business
+    # only the name of a file: its folder may be private
     return model, record | {"weights": variant or (weights and Path(weights).name) or "exported"}
 
 
@@ -97,12 +98,12 @@ def _latency(figures: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
     crop_size = PUBLISHED[model][0].preprocessing.crop_size
     if (size, batch_size) != (crop_size, 1):
         raise DataError(
-            f"{path} must be of {model} at {crop_size} pixels and batch 1, as the page is. Received: {size} "
+            f"{path} must be of {model} at {crop_size} pixels and batch 1, as on the page. Received: {size} "
             f"pixels and batch {batch_size}. Measure again without -o data.crop_size and --batch-size."
         )
     if not record["engines"]:
         raise DataError(
-            f"{path} must have rows of engines, of {', '.join(ENGINES)}. Received: "
+            f"{path} must have rows of engines: {', '.join(ENGINES)}. Received: "
             f"{', '.join(figures['rows'])}. Measure again without --engines."
         )
     return model, record
@@ -110,7 +111,7 @@ def _latency(figures: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
 
 def _require_model(model: Any, path: Path) -> None:
     if model not in MODELS:
-        raise DataError(f"{path} is of an unknown model. Received: {model}; {suggest(str(model), MODELS)}")
+        raise DataError(f"{path} must be of a known model. Received: {model}; {suggest(str(model), MODELS)}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{path} is no valid JSON: {error}. Write it again with the tool it is of."
+            f"{path} is not valid JSON: {error}. Write it again with the tool that made it."
         ) from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object. Received: {type(content).__name__}.")

@@ -1,4 +1,4 @@
-"""The tables in Markdown, in English and Chinese, and the templates that they are put into."""
+"""Tables in Markdown, in English and Chinese, and the templates that hold them."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from string import Template
 from typing import Any
 
 from ppcls.architectures import MODELS, build_model
-from ppcls.complexity import Complexity, complexity
+from ppcls.distributed import import_paddle
 from ppcls.errors import DataError
 from ppcls.weights.published import PUBLISHED
-from ppcls.zoo.measured import ENGINES
-from ppcls.zoo.published import IMAGENET_VALIDATION, ORDER, PADDLECLAS_PAGE, SOURCES
+from zoo.complexity import Complexity, complexity
+from zoo.measured import ENGINES
+from zoo.published import IMAGENET_VALIDATION, ORDER, PADDLECLAS_PAGE, SOURCES
 
 BEGIN, END = "<!-- model table: written by tools/model_zoo.py -->", "<!-- end of the model table -->"
 TEMPLATES = Path(__file__).parent
@@ -19,7 +20,7 @@ TEMPLATES = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Words:
-    """What a language calls the columns, and the sentences made of figures."""
+    """Column titles and sentences of one language."""
 
     accuracy: Sequence[str]
     counts: Sequence[str]
@@ -42,7 +43,7 @@ class Words:
 ENGLISH = Words(
     accuracy=(
         *("model", "top-1", "top-5", "reference<br>top-1", "reference<br>top-5"),
-        *("measured<br>top-1", "measured<br>top-5", "measured<br>images", "weights published by", "licence"),
+        *("measured<br>top-1", "measured<br>top-5", "measured<br>images", "weights published by", "license"),
     ),
     counts=(
         *("model", "input", "multiply-adds", "trainable<br>parameters", "paddle.flops<br>(G)"),
@@ -56,10 +57,10 @@ ENGLISH = Words(
     nothing_measured="Nothing has been measured yet.",
     measured_all="- {model}: weights `{weights}`, all {count:,} images of the validation set.",
     measured_sample="- {model}: weights `{weights}`, {right1:,} of {count:,} top-1, {right5:,} top-5. "
-    "A sample of ImageNet's training and validation images, which the network may have been "
-    "trained on: no benchmark.",
+    "This is a sample of ImageNet's training and validation images. The network may have been "
+    "trained on some of them, so it is not a benchmark.",
     machine="- {models}: {processor}, {threads} threads, {versions}.",
-    busy=" Other programs ran at the same time: these figures are too high, and stand in for better ones.",
+    busy=" Other programs ran at the same time, so these figures are too high and are to be measured again.",
     mismatch="{model}, {what}: documented {documented:.2f}, by the formula {computed:.2f}",
     flops="FLOPs (G)",
     params="parameters (M)",
@@ -96,8 +97,8 @@ CHINESE = Words(
 
 
 def count_all() -> dict[str, Complexity]:
-    """Of each model at its nominal size. Takes some seconds, and no weights are allocated."""
-    import paddle
+    """Count each model at its nominal size. This takes some seconds and allocates no weights."""
+    paddle = import_paddle()
 
     counts = {}
     for name in ORDER:
@@ -108,7 +109,7 @@ def count_all() -> dict[str, Complexity]:
 
 
 def model_page(words: Words, counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> str:
-    """The whole page of a language."""
+    """Return the whole page in one language."""
     template = TEMPLATES / ("page_ch.md" if words is CHINESE else "page.md")
     matched, others = mismatches(counts)
     return Template(template.read_text(encoding="utf-8")).substitute(
@@ -133,11 +134,11 @@ def model_page(words: Words, counts: Mapping[str, Complexity], measured: Mapping
 
 
 def summary_block(words: Words, counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> str:
-    """The README's table and plot."""
+    """Return the README's table and plot."""
     rows = []
     for name in ORDER:
         published, accuracy = PUBLISHED[name][0], measured["accuracy"].get(name)
-        spec = published.preprocessing
+        preprocessing = published.preprocessing
         seen = ""
         if accuracy is not None:
             seen = _fraction(accuracy["top1"])
@@ -146,7 +147,7 @@ def summary_block(words: Words, counts: Mapping[str, Complexity], measured: Mapp
         rows.append(
             (
                 *(name, f"{counts[name].trainable:,}", f"{counts[name].multiply_adds / 1e9:.2f}"),
-                *(f"{spec.crop_size} / {spec.resize_short}", _fraction(published.top1)),
+                *(f"{preprocessing.crop_size} / {preprocessing.resize_short}", _fraction(published.top1)),
                 *(_fraction(published.top5), seen),
             )
         )
@@ -154,11 +155,11 @@ def summary_block(words: Words, counts: Mapping[str, Complexity], measured: Mapp
 
 
 def replace_block(text: str, block: str, where: str) -> str:
-    """The text with another block between the marks. Raises DataError where they are not both there, once."""
+    """Return the text with another block between the marks. Raises DataError unless each is there once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise DataError(
-            f"{where} must have the lines {BEGIN!r} and {END!r} once each, in this order. Put them "
-            "back where the model table belongs."
+            f"{where} must have the lines {BEGIN!r} and {END!r} once each, in this order. Received: "
+            f"{text.count(BEGIN)} and {text.count(END)} of them. Put them back around the model table."
         )
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
@@ -224,8 +225,11 @@ def counts_table(words: Words, counts: Mapping[str, Complexity]) -> str:
 
 
 def mismatches(counts: Mapping[str, Complexity]) -> tuple[int, list[tuple[str, str, float, float]]]:
-    """How many documented figures the formula gives, to two decimals; and each other one: model, "flops" or
-    "params", documented, computed."""
+    """Compare PaddleClas's figures with the formula, to two decimals.
+
+    Returns the number of equal figures, and each other one: (model, "flops" or "params", documented,
+    computed).
+    """
     matched, others = 0, []
     for name, page in PADDLECLAS_PAGE.items():
         pairs = (
@@ -245,19 +249,19 @@ def latency_table(words: Words, measured: Mapping[str, Any]) -> str:
     *first, ceiling = words.latency
     rows = []
     for name in ORDER:
-        spec, page = PUBLISHED[name][0].preprocessing, PADDLECLAS_PAGE.get(name)
+        preprocessing, page = PUBLISHED[name][0].preprocessing, PADDLECLAS_PAGE.get(name)
         seen = measured["latency"].get(name)
         cells = ["", *[""] * len(ENGINES)]
         if seen is not None:
             cells = [f"{seen['ceiling_gflops']:.0f}"]
             cells += [_engine_cell(seen["engines"].get(engine)) for engine in ENGINES]
         v100 = "" if page is None else f"{page.v100_ms:.3f}"
-        rows.append((name, str(spec.crop_size), str(spec.resize_short), v100, *cells))
+        rows.append((name, str(preprocessing.crop_size), str(preprocessing.resize_short), v100, *cells))
     return _table((*first, ceiling, *engines), rows)
 
 
 def latency_notes(words: Words, measured: Mapping[str, Any]) -> str:
-    """Each machine once, with the models measured on it."""
+    """Name each machine once, with the models that were measured on it."""
     machines: dict[tuple[Any, ...], list[str]] = {}
     for name in ORDER:
         seen = measured["latency"].get(name)
@@ -274,7 +278,7 @@ def latency_notes(words: Words, measured: Mapping[str, Any]) -> str:
 
 
 def _engine_cell(row: Mapping[str, Any] | None) -> str:
-    """Median milliseconds, and the share of the ceiling."""
+    """Return the median in milliseconds, and the share of the ceiling in brackets."""
     if row is None:
         return ""
     share = row["share_of_ceiling"]

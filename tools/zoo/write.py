@@ -1,14 +1,14 @@
-"""The files of the model pages: which they are, and writing them."""
+"""Paths of the model pages' files, and functions that write and check them."""
 
 from collections.abc import Mapping
 from html import unescape
 from pathlib import Path
 from typing import Any
 
-from ppcls.complexity import Complexity
-from ppcls.zoo.measured import read_measured
-from ppcls.zoo.pages import CHINESE, ENGLISH, count_all, model_page, replace_block, summary_block
-from ppcls.zoo.plots import draw, panels, plot_data
+from zoo.complexity import Complexity
+from zoo.measured import read_measured
+from zoo.pages import CHINESE, ENGLISH, count_all, model_page, replace_block, summary_block
+from zoo.plots import draw, panels, plot_data
 
 MEASURED = Path("docs/models/measured.json")
 PAGES = {
@@ -20,7 +20,7 @@ PLOTS = Path("docs/images/models")
 
 
 def texts(root: Path, counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> dict[Path, str]:
-    """Each Markdown file below root as it should be."""
+    """Return the text that each Markdown file below root should have."""
     pages = {path: model_page(words, counts, measured) for path, words in PAGES.items()}
     for path, words in READMES.items():
         old = (root / path).read_text(encoding="utf-8")
@@ -29,12 +29,12 @@ def texts(root: Path, counts: Mapping[str, Complexity], measured: Mapping[str, A
 
 
 def plot_paths(name: str) -> tuple[Path, Path]:
-    """PNG and SVG of a plot: flops, params or fp32."""
+    """Return the paths of a plot's PNG and SVG. name: flops, params or fp32."""
     return PLOTS / f"EfficientNet.png.{name}.png", PLOTS / f"EfficientNet.png.{name}.svg"
 
 
 def write_files(root: Path) -> list[Path]:
-    """Write all of them, and say which."""
+    """Write all files, and return their paths."""
     counts, measured = count_all(), read_measured(root / MEASURED)
     written = []
     for path, text in texts(root, counts, measured).items():
@@ -49,7 +49,7 @@ def write_files(root: Path) -> list[Path]:
 
 
 def stale_files(root: Path) -> list[Path]:
-    """Those that are missing, or not what figures and code give now; of plots the data count, not pixels."""
+    """Return the files that are missing or out of date. Plots are compared by their data, not by pixels."""
     counts, measured = count_all(), read_measured(root / MEASURED)
     stale = []
     for path, text in texts(root, counts, measured).items():

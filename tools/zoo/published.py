@@ -1,7 +1,7 @@
-"""What PaddleClas's page of these models states, and where its weights come from. Plain data.
+"""Figures of PaddleClas's page of these models, and the origin of the weights. Plain data.
 
-The page is docs/zh_CN/models/ImageNet1k of PaddleClas, EfficientNet and ResNeXt101_wsl, in its state of 2020
-and 2021. Accuracy of the weights themselves, in four digits, stands in ppcls/weights/published.py.
+The page is EfficientNet and ResNeXt101_wsl in docs/zh_CN/models/ImageNet1k of PaddleClas, as of 2020 and
+2021. The accuracy of the weights themselves, in four digits, is in ppcls/weights/published.py.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,12 @@ IMAGENET_VALIDATION = 50_000  # images
 
 
 class PageRow(NamedTuple):
-    """reference: top-1 and top-5 of the originals, fractions, or None. gflops, mparams: FLOPs / 1e9 and
-    parameters / 1e6 by the formula of `ppcls.complexity.model_stat`. v100_ms: float32, batch 1, on an NVIDIA
-    V100."""
+    """One row of the page.
+
+    reference: top-1 and top-5 of the original, as fractions, or None. gflops, mparams: FLOPs / 1e9 and
+    parameters / 1e6 by the formula of `zoo.complexity.model_stat`. v100_ms: milliseconds in float32 at
+    batch 1 on an NVIDIA V100.
+    """
 
     reference: tuple[float, float] | None
     gflops: float
@@ -36,11 +39,12 @@ PADDLECLAS_PAGE = {
     "EfficientNetB7": PageRow((0.844, 0.971), 72.35, 64.92, 27.817),
     "EfficientNetB0_small": PageRow(None, 0.72, 4.65, 1.692),
 }
-# In the order of the page; Lite0 is none of its models.
+# The order of the page. Lite0 is not on it.
 ORDER = (*PADDLECLAS_PAGE, "EfficientNetLite0")
 
-# Who published the weights that `pretrained` takes, and whose they are. By PaddleClas's
-# docs/en/models/models_intro_en.md of release/2.0: B1 to B7 and WSL are conversions, B0 and B0_small its own.
+# Publisher of the weights that `pretrained` loads, and their origin. Source: PaddleClas's
+# docs/en/models/models_intro_en.md of release/2.0. B1 to B7 and WSL are conversions; B0 and B0_small are
+# PaddleClas's own.
 PADDLECLAS, FACEBOOK, FIXRES, GOOGLE = "PaddleClas", "Facebook WSL", "FixRes", "Google"
 SOURCES = {
     name: (PADDLECLAS, FIXRES if name.startswith("Fix_") else FACEBOOK if "_wsl" in name else GOOGLE)

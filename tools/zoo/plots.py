@@ -1,4 +1,4 @@
-"""Accuracy against what a network costs: PNG for pages, and an SVG twin for print."""
+"""Plots of accuracy against cost: PNG for pages, and the same as SVG for print."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ppcls.complexity import Complexity
 from ppcls.weights.published import PUBLISHED
-from ppcls.zoo.published import ORDER, PADDLECLAS_PAGE
+from zoo.complexity import Complexity
+from zoo.published import ORDER, PADDLECLAS_PAGE
 
-# A line joins the models that differ in scale alone; the others stand apart. Colours and markers hold in
-# grey and for the colour-blind.
+# A line joins the models that differ only in scale; the others are single points. Colours and markers can
+# be told apart in grey and by the colour-blind.
 EFFICIENTNET, RESNEXT = "EfficientNet", "ResNeXt101 WSL"
 LINES = {
     EFFICIENTNET: [f"EfficientNetB{number}" for number in range(8)],
@@ -32,7 +32,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "ppcls",
 }
-# Where a label may stand from its point: direction, and distance in points.
+# Places of a label relative to its point: directions, and distances in points (1/72 inch).
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0), (1, -1), (-1, 1), (1, 1), (-1, -1))
 DISTANCES = (6, 10, 15, 21, 28, 36, 46)
 
@@ -47,7 +47,7 @@ class Panel:
 
 
 def panels(counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> dict[str, list[Panel]]:
-    """What each plot shows, by the last part of its name."""
+    """Return the panels of each plot, by the last part of the plot's name."""
     flops = [(name, counts[name].multiply_adds / 1e9) for name in ORDER]
     params = [(name, counts[name].trainable / 1e6) for name in ORDER]
     v100 = [(name, page.v100_ms) for name, page in PADDLECLAS_PAGE.items()]
@@ -74,7 +74,7 @@ def panels(counts: Mapping[str, Complexity], measured: Mapping[str, Any]) -> dic
 
 
 def plot_data(shown: Sequence[Panel]) -> str:
-    """All points in JSON, as the SVG carries them in its description."""
+    """Return all points as JSON, which the SVG holds in its description."""
     content = [
         {
             "title": panel.title,
@@ -87,7 +87,7 @@ def plot_data(shown: Sequence[Panel]) -> str:
 
 
 def draw(shown: Sequence[Panel], png: Path, svg: Path) -> None:
-    """Panels side by side, in both files."""
+    """Draw the panels side by side, into both files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -102,7 +102,7 @@ def draw(shown: Sequence[Panel], png: Path, svg: Path) -> None:
             _draw_panel(axis, panel)
         axes[0][0].set_ylabel("ImageNet top-1 in percent, as documented")
         axes[0][0].legend(loc="lower right")
-        figure.canvas.draw()  # the layout settles
+        figure.canvas.draw()  # computes the layout, which then stays fixed
         figure.set_layout_engine("none")
         for axis, panel in zip(axes[0], shown, strict=True):
             place_labels(
@@ -115,7 +115,7 @@ def draw(shown: Sequence[Panel], png: Path, svg: Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """As a label: the family is told by the colour."""
+    """Return a model's label. It leaves out the family, which the colour shows."""
     if name.startswith("Fix_"):
         return "Fix 32x48d"
     return (
@@ -124,8 +124,11 @@ def short_name(name: str) -> str:
 
 
 def place_labels(axis: Any, points: Sequence[tuple[str, float, float, str]]) -> list[Any]:
-    """A label beside each point, in the nearest free place: off the points, the lines, the legend, the
-    axes' edge and the other labels. points: (label, x, y, family)."""
+    """Put a label beside each point, in the nearest free place.
+
+    A free place touches no point, line, legend, edge of the axes, or other label. points: (label, x, y,
+    family).
+    """
     figure = axis.figure
     renderer = figure.canvas.get_renderer()
     unit = figure.dpi / 72  # pixels of a point
@@ -142,7 +145,7 @@ def place_labels(axis: Any, points: Sequence[tuple[str, float, float, str]]) -> 
     inside = axis.get_window_extent(renderer)
     labels = []
     for index, ((label, x, y, family), position) in enumerate(zip(points, positions, strict=True)):
-        # further from other points than from its own, so that nobody wonders whose it is
+        # further from other points than from its own, so that it is clear which one it names
         strangers = [_around(other, 11 * unit) for i, other in enumerate(positions) if i != index]
         text = axis.annotate(
             label, (x, y), (0, 0), textcoords="offset points", fontsize=8, color=COLOURS[family], va="center"
@@ -170,7 +173,7 @@ def place_labels(axis: Any, points: Sequence[tuple[str, float, float, str]]) -> 
 
 
 def _around(position: Any, distance: float) -> Any:
-    """The square with this centre, so many pixels to each side."""
+    """Return the square with this centre and this distance to each side, in pixels."""
     from matplotlib.transforms import Bbox
 
     x, y = position
@@ -178,7 +181,7 @@ def _around(position: Any, distance: float) -> Any:
 
 
 def _beside(position: Any, width: float, height: float, direction: tuple[int, int], distance: float) -> Any:
-    """The box of a label that lies from the position in the direction, so far from its nearest edge."""
+    """Return the box of a label: direction and distance are from the position to its nearest edge."""
     from matplotlib.transforms import Bbox
 
     across, up = direction
@@ -206,7 +209,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.margins(x=0.08, y=0.08)
     smallest, largest = min(x_of.values()), max(x_of.values())
-    if largest < 4 * smallest:  # few points: an axis that says something all the same
+    if largest < 4 * smallest:  # few points: widen the axis, so that it has several ticks
         axis.set_xlim(smallest / 3, largest * 3)
     axis.set_xlabel(panel.x_label)
     axis.set_title(panel.title, fontsize=9)
