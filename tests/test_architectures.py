@@ -8,7 +8,8 @@ import paddle.nn.functional as F
 import pytest
 
 from ppcls import MODELS, build_model
-from ppcls.architectures.blocks import ConvBN, convolve_small_depthwise
+from ppcls.architectures.blocks import ConvBN
+from ppcls.architectures.depthwise import convolve_small
 from ppcls.architectures.efficientnet import ACTIVATIONS, MBConv, drop_connect
 from ppcls.errors import ConfigError
 
@@ -100,7 +101,7 @@ def test_small_depthwise_convolutions_equal_paddles(padding, kernel_size, stride
     layer = ConvBN(6, 6, kernel_size, stride, groups=6, padding=padding, bn_epsilon=1e-3, bn_momentum=0.99)
     x = paddle.randn([3, 6, *size])
     results = []
-    for convolve in (layer.conv, lambda x: convolve_small_depthwise(x, layer.conv.weight, stride, padding)):
+    for convolve in (layer.conv, lambda x: convolve_small(x, layer.conv.weight, stride, padding)):
         x.stop_gradient = False
         y = convolve(x)
         (y * paddle.arange(y.size, dtype="float32").reshape(y.shape)).sum().backward()
@@ -116,11 +117,11 @@ def test_a_training_step_takes_the_same_numbers_either_way(monkeypatch):
 
     def counted(*arguments):
         calls.append(arguments)
-        return convolve_small_depthwise(*arguments)
+        return convolve_small(*arguments)
 
-    monkeypatch.setattr("ppcls.architectures.blocks.convolve_small_depthwise", counted)
+    monkeypatch.setattr("ppcls.architectures.depthwise.convolve_small", counted)
     for small in (64, 0):
-        monkeypatch.setattr("ppcls.architectures.blocks.SMALL", small)
+        monkeypatch.setattr("ppcls.architectures.depthwise.MAX_PIXELS", small)
         paddle.seed(0)
         model = build_model("EfficientNetB0", num_classes=3, dropout=0.0, drop_connect=0.0)
         logits = model(paddle.randn([4, 3, 40, 33]))
