@@ -60,18 +60,14 @@ def network(pictures, spec):
     """EfficientNetB0, which pads for the size of its input and has every kind of layer that is hard to
     convert. Its weights are drawn, and its classifier set so that it tells `pictures` from one another."""
     import paddle
-    from golden.seeded import draw
+    from helpers import build_filled
 
-    from ppcls import build_model
     from ppcls.data.dataset import Dataset
     from ppcls.data.loader import load_batch
     from ppcls.data.transforms import EvalTransform
     from ppcls.inference.classify import find_images
 
-    model = build_model("EfficientNetB0", num_classes=40)
-    for key, parameter in model.state_dict().items():
-        parameter.set_value(draw("EfficientNetB0", key, tuple(parameter.shape)))
-    model.eval()
+    model = build_filled("EfficientNetB0", num_classes=40)
     files = find_images(str(pictures))
     batch = load_batch(Dataset.of_files(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
     with paddle.no_grad():

@@ -20,23 +20,16 @@ import tempfile
 import time
 from pathlib import Path
 
-import cv2
-import numpy as np
 import yaml
+from helpers import ROOT, draw_classes
 from safetensors.numpy import load_file
 
-ROOT = Path(__file__).parent.parent
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 def prepare(folder):
     """16 drawn pictures of three classes, and a config that needs all that a state holds."""
-    drawn = np.random.RandomState(0)
-    for index in range(16):
-        place = folder / "pictures" / "abc"[index % 3]
-        place.mkdir(parents=True, exist_ok=True)
-        picture = np.clip(drawn.normal(80 * (index % 3), 40, (32, 32, 3)), 0, 255).astype(np.uint8)
-        cv2.imwrite(str(place / f"{index}.png"), picture)
+    draw_classes(folder / "pictures", 16, 32, 32)
     (folder / "eval.txt").write_text("a/0.png 0\nb/1.png 1\nc/2.png 2\na/3.png 0\n")
     root, half = str(folder / "pictures"), [0.5, 0.5, 0.5]
     tree = {

@@ -4,25 +4,10 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from helpers import ARTIFACT
 
-from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
-from ppcls.inference.artifact import Artifact, read_artifact
-from ppcls.preprocessing import Preprocessing
-
-ARTIFACT = Artifact(
-    model="EfficientNetB0",
-    num_classes=3,
-    output="logits",
-    preprocessing=Preprocessing(36, 32, "bicubic", True, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    class_names=ClassNames(names=("tench, Tinca", "null", "Äsche"), folders=("01", "no", "1e3")),
-    parameters_sha256="ab" * 32,
-    weights="timm; sha256 12",
-    licence=None,
-    versions={"ppcls": "0.1.0"},
-    files={"onnx": {"model.onnx": 5}, "paddle": {"inference.json": 3, "inference.pdiparams": 4}},
-    parity={"onnx": {"32x32": 1.25e-6}, "paddle": {"32x32": 0.0}},
-)
+from ppcls.inference.artifact import read_artifact
 
 
 @pytest.fixture

@@ -1,13 +1,12 @@
 """The command ppcls, ppcls.load and paddle.hub: what those have who installed the package."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from helpers import run_python
 
 import ppcls
 from ppcls import MODELS
@@ -16,17 +15,6 @@ from ppcls.cli.main import COMMANDS
 from ppcls.errors import ExportError
 
 ROOT = Path(__file__).parent.parent
-
-
-def python(*arguments):
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
 
 
 @pytest.fixture
@@ -72,7 +60,7 @@ def test_a_command_gets_its_options_and_ends_with_its_code(call, exported, pictu
 
 
 def test_the_module_is_the_command():
-    run = python("-m", "ppcls", "eval", "--exported", "none")
+    run = run_python("-m", "ppcls", "eval", "--exported", "none")
     assert run.returncode == 2 and run.stderr.startswith("error: There is no folder none"), run.stderr
 
 
@@ -121,7 +109,7 @@ if {engine!r} != "paddle":
 import ppcls
 print(ppcls.load("EfficientNetLite0", {engine!r})({str(pictures / "picture 03.png")!r}).class_ids[:3])
 """
-    run = python("-c", code)
+    run = run_python("-c", code)
     assert run.returncode == 0 and "exporting" not in run.stderr, run.stderr
     assert run.stdout.strip() == str(prediction.class_ids)
 

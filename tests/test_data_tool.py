@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from helpers import run_python
 from PIL import Image
 
 from ppcls.benchmarks.data import measure_data
@@ -31,14 +32,7 @@ SIZES = {"a dog": 30, "bird": 2, "cat": 11, "one": 1}
 
 
 def run_tool(*arguments, cwd=None):
-    return subprocess.run(
-        [sys.executable, "-m", "ppcls.data", *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_python("-m", "ppcls.data", *arguments, cwd=cwd)
 
 
 def write_picture(path, seed, size=(9, 7)):

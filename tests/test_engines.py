@@ -9,12 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
-from golden.seeded import draw, draw_input
-from test_golden import GOLDEN, LIMIT
+from golden.seeded import draw_input
+from helpers import GOLDEN, LIMIT, NETWORK_FILES, build_filled, damage
 
-from ppcls import build_model
 from ppcls.errors import DataError, ExportError
 from ppcls.inference import engines, fastest
 from ppcls.inference.artifact import read_artifact
@@ -122,10 +120,7 @@ def published(name):
 )
 def seeded(request, spec, tmp_path_factory):
     """An export of each network with the golden files' weights."""
-    with paddle.LazyGuard():
-        model = build_model(request.param)
-    for key, parameter in model.state_dict().items():
-        parameter.set_value(draw(request.param, key, tuple(parameter.shape)))
+    model = build_filled(request.param)
     folder = tmp_path_factory.mktemp(request.param) / "model"
     options = {"preprocessing": spec, "class_names": None, "info": None, "threads": 2, "say": lambda _: None}
     export_model(model, folder, formats=writable_formats(model)[0], **options)
@@ -205,20 +200,6 @@ def test_a_format_that_was_not_exported(exported):
         ExportError, match="nothing that onnxruntime reads. Expected: onnx. Received: paddle. Export with"
     ):
         open_engine(exported, only, "onnxruntime", threads=1)
-
-
-NETWORK_FILES = {"onnxruntime": "model.onnx", "openvino": "openvino.xml", "paddle": "inference.pdiparams"}
-
-
-def damage(exported, tmp_path, engine):
-    """A copy in which the file of one engine is junk of the same size."""
-    folder = tmp_path / "damaged"
-    shutil.copytree(exported, folder)
-    file = folder / NETWORK_FILES[engine]
-    if not file.exists():
-        pytest.skip(f"no {file.name} here")
-    file.write_bytes(np.random.RandomState(0).bytes(file.stat().st_size))
-    return folder
 
 
 @pytest.mark.parametrize("name", NETWORK_FILES)

@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from helpers import arrays_of, on_two_ranks, run_tool
 
 from ppcls.cli import eval as cli
 from ppcls.errors import ConfigError, DataError, ExportError
@@ -15,9 +13,6 @@ from ppcls.inference.artifact import read_artifact
 from ppcls.inference.classify import find_images, softmax
 from ppcls.inference.engines import LoadedEngine, candidates, open_engine
 from ppcls.weights import facts_about, write_weights
-
-ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +28,7 @@ def data(pictures, tmp_path_factory):
 def config(network, spec, tmp_path_factory):
     """A config of the plain network, with the images prepared as in `exported`."""
     folder = tmp_path_factory.mktemp("config")
-    arrays = {key: value.numpy() for key, value in network.state_dict().items()}
-    write_weights(folder / "w.safetensors", arrays, facts_about(network))
+    write_weights(folder / "w.safetensors", arrays_of(network), facts_about(network))
     model = {"name": "EfficientNetB0", "num_classes": 40, "weights": str(folder / "w.safetensors")}
     tree = {"model": model, "data": spec.to_dict() | {"batch_size": 8}, "device": "cpu"}
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
@@ -122,9 +116,7 @@ def test_with_softmax_inside_the_loss_is_the_same(evaluate, eager, exported, tmp
 
 def test_two_processes_give_the_result_of_one(eager, exported, data, tmp_path):
     output = ["-o", f"output_dir={tmp_path / 'two'}"]
-    command = [sys.executable, *LAUNCH, "--log_dir", str(tmp_path / "log"), str(ROOT / "tools" / "eval.py")]
-    command += ["--exported", str(exported), *data, *output]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    run = run_tool("eval", "--exported", exported, *data, *output, launch=on_two_ranks(tmp_path / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
     require_same(json.loads((tmp_path / "two" / "metrics.json").read_text()), eager)
 

@@ -1,14 +1,10 @@
 """The scripts of experiments/, as far as they go without training."""
 
 import importlib.util
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
+from helpers import ROOT, run_python
 from PIL import Image
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_a_quarter_of_each_kind_is_held_out(tmp_path, monkeypatch):
@@ -37,9 +33,8 @@ def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
     options = ["data.batch_size=2", "data.class_names=null"]
     for part in ("train", "eval"):
         options += [f"data.{part}_root={tmp_path}", f"data.{part}_list={tmp_path / 'list.txt'}"]
-    command = [sys.executable, str(ROOT / "experiments/shallow_resnext.py"), "--check"]
-    command += ["-c", str(ROOT / "experiments/shallow_resnext.yaml")]
-    command += [part for option in options for part in ("-o", option)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    script = ROOT / "experiments/shallow_resnext.py"
+    arguments = [part for option in options for part in ("-o", option)]
+    run = run_python(script, "--check", "-c", script.with_suffix(".yaml"), *arguments)
     assert run.returncode == 0, run.stderr
     assert "check passed: a batch of [2, 3, 32, 32]" in run.stdout

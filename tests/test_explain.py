@@ -1,30 +1,19 @@
 """Grad-CAM against torch's derivatives on timm's networks, and the pictures that infer.py writes."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import cv2
 import numpy as np
 import paddle
 import pytest
-import yaml
-from golden.seeded import ODD_SIZE, draw, draw_input, name_entry
+from golden.seeded import ODD_SIZE, draw_input, name_entry
+from helpers import ROOT, build_filled, run_tool, write_config
 
 from ppcls import build_model
 from ppcls.inference.explain import grad_cam, last_features, overlay, picture_names
-from ppcls.weights import facts_about, write_weights
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetLite0", "ResNeXt101_32x8d_wsl"])
 def test_heat_equals_torchs(name):
-    with paddle.LazyGuard():
-        model = build_model(name)
-    for key, parameter in model.state_dict().items():
-        parameter.set_value(draw(name, key, tuple(parameter.shape)))
-    model.eval()
+    model = build_filled(name)
     shape = (2, 3, *ODD_SIZE)
     with np.load(ROOT / "tests/golden/explain.npz") as golden:
         expected = golden[name_entry(name, shape)]
@@ -81,32 +70,11 @@ def config(tmp_path_factory):
         image[10 * index : 10 * index + 10, 20:40] = 220
         cv2.imwrite(str(folder / "pictures" / f"square {index}.png"), image)
     (folder / "pictures" / "broken.png").write_text("no image")
-    paddle.seed(3)
-    model = build_model("EfficientNetB0_small", num_classes=4)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
-    write_weights(folder / "weights.safetensors", arrays, facts_about(model))
-    data = {"resize_short": 48, "crop_size": 40, "interpolation": "bilinear", "antialias": False}
-    tree = {
-        "model": {
-            "name": "EfficientNetB0_small",
-            "num_classes": 4,
-            "weights": str(folder / "weights.safetensors"),
-        },
-        "data": data | {"mean": [0.5] * 3, "std": [0.5] * 3},
-        "device": "cpu",
-        "output_dir": str(folder / "output"),
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
-    return folder / "config.yaml"
-
-
-def infer(*arguments, launch=()):
-    command = [sys.executable, *launch, str(ROOT / "tools/infer.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    return write_config(folder, num_classes=4, short=48, crop=40)
 
 
 def test_infer_writes_a_picture_of_each_readable_file(config, tmp_path):
-    run = infer("-c", config, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
+    run = run_tool("infer", "-c", config, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
     assert run.returncode == 1, run.stdout + run.stderr  # of the broken file
     assert "written: 5 pictures" in run.stdout
     written = sorted(path.name for path in (tmp_path / "why").iterdir())
@@ -118,5 +86,5 @@ def test_infer_writes_a_picture_of_each_readable_file(config, tmp_path):
 
 def test_an_export_has_nothing_to_explain_with(config, tmp_path):
     for options in (["--exported", tmp_path], ["-c", config, "--engine", "paddle"]):
-        run = infer(*options, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
+        run = run_tool("infer", *options, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
         assert run.returncode == 2 and "--explain needs the network itself" in run.stderr

@@ -183,7 +183,7 @@ def test_another_first_class_is_an_error_however_near(small, spec, tmp_path, mon
 
 
 def read_artifact_of(model, spec, tmp_path):
-    from test_artifact import ARTIFACT
+    from helpers import ARTIFACT
 
     return replace(ARTIFACT, model=model.model_name, preprocessing=spec)
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_artifact import ARTIFACT
+from helpers import ARTIFACT
 
 from ppcls.errors import ExportError
 from ppcls.inference.cache import KEPT, cached_export

@@ -3,47 +3,16 @@
 `pytest -s tests/test_golden.py` prints each difference.
 """
 
-from pathlib import Path
-
-import numpy as np
 import paddle
 import pytest
-from golden.seeded import ODD_SIZE, draw, draw_input, list_keys, list_stage_starts
+from golden.seeded import ODD_SIZE, list_keys, list_stage_starts
+from helpers import LIMIT, build_filled, read_golden, relative_difference
 
 from ppcls import MODELS, build_model
 
-GOLDEN = Path(__file__).parent / "golden"
-LIMIT = 1e-5  # of ||a - b|| / ||b||, float32: single small logits differ by 1e-3
 EVERY_16TH = slice(None, None, 16)  # the channels of a block's output that the golden file holds
 HUGE = [name for name in MODELS if "wsl" in name and "32x8d" not in name]  # 0.8 to 3.3 GB of weights
 NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in HUGE else name for name in MODELS]
-
-
-def read_golden(file: str, start: str) -> dict[tuple[int, ...], np.ndarray]:
-    """The published outputs by the input's shape, of the entries named `start`/shape."""
-    with np.load(GOLDEN / file) as arrays:
-        entries = [entry.rsplit("/", 1) for entry in arrays.files]
-        shapes = [shape for entry, shape in entries if entry == start]
-        return {tuple(map(int, shape.split("x"))): arrays[f"{start}/{shape}"] for shape in shapes}
-
-
-def build_filled(name: str, prefix: str = "", **options):
-    """The network with drawn weights; only those under `prefix`, the rest is not even allocated."""
-    with paddle.LazyGuard():
-        model = build_model(name, **options)
-    for key, parameter in model.state_dict().items():
-        if key.startswith(prefix):
-            parameter.set_value(draw(name, key, tuple(parameter.shape)))
-    model.eval()
-    return model
-
-
-@paddle.no_grad()
-def relative_difference(layer, shape: tuple[int, ...], expected: np.ndarray, channels=slice(None)) -> float:
-    actual = layer(paddle.to_tensor(draw_input(*shape))).numpy()[:, channels]
-    assert actual.shape == expected.shape
-    difference = actual.astype(np.float64) - expected
-    return float(np.linalg.norm(difference) / np.linalg.norm(expected))
 
 
 def compare(name: str, **options) -> dict[str, float]:

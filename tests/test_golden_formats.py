@@ -15,8 +15,8 @@ import numpy as np
 import paddle
 import pytest
 from golden.seeded import draw
+from helpers import GOLDEN, LIMIT, read_golden, relative_difference
 from safetensors.numpy import save_file
-from test_golden import GOLDEN, LIMIT, read_golden, relative_difference
 
 from ppcls import build_model, load_weights
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map

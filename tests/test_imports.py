@@ -4,14 +4,13 @@ import ast
 import importlib.metadata
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import ROOT, value_from
 
-ROOT = Path(__file__).parent.parent
 HEAVY = ("paddle", "numpy", "cv2", "visualdl", "matplotlib", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
@@ -51,9 +50,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 
 
 def heavy_modules_after(code: str) -> set[str]:
-    report = f"{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])"
-    run = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, cwd=ROOT, check=True)
-    return set(ast.literal_eval(run.stdout.splitlines()[-1]))
+    return set(value_from(f"{code}\nimport sys; print([m for m in {HEAVY} if m in sys.modules])"))
 
 
 def test_importing_ppcls_imports_nothing_heavy():
@@ -66,7 +63,7 @@ def test_importing_ppcls_imports_nothing_heavy():
 def test_help_imports_nothing_heavy(tool):
     code = f"""
 import sys
-sys.path.insert(0, "tools")
+sys.path.insert(0, {str(ROOT / "tools")!r})
 from {tool} import main
 try:
     main(["--help"])

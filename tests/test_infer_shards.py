@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import on_two_ranks
 
 from ppcls.cli import infer
 from ppcls.errors import ConfigError, DataError, ExportError
@@ -27,7 +28,6 @@ from ppcls.inference.shards import (
 )
 
 ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
 FILES = [f"{number:02d}.png" for number in range(20)]
 FACTS = run_facts("ab", 2, FILES, {"crop_size": 32})
 
@@ -260,7 +260,7 @@ def test_a_killed_run_goes_on_where_it_was(options, folder, whole, tmp_path):
     kept = first.read_bytes()
     first.write_text("no image any more")  # it is done, and not read again
     try:
-        run = run_infer(*here, "--resume", launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+        run = run_infer(*here, "--resume", launch=on_two_ranks(tmp_path / "log"))
     finally:
         first.write_bytes(kept)
     assert "going on: 15 of 41 files are done" in run.stdout, run.stdout + run.stderr
@@ -286,7 +286,7 @@ def test_a_finished_run_whose_shards_were_not_yet_removed(options, whole, tmp_pa
 def test_two_processes_write_what_one_does(options, whole, tmp_path):
     output = tmp_path / "x.csv"
     here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
-    run = run_infer(*here, launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+    run = run_infer(*here, launch=on_two_ranks(tmp_path / "log"))
     assert "written: " in run.stdout, run.stdout + run.stderr
     assert run.returncode != 0  # one file is unreadable
     require_same(rows_of(output), whole)

@@ -1,17 +1,13 @@
 """Predictor: images in all forms to classes, the same as the plain network's, without Paddle."""
 
-import ast
-import os
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_engines import damage
+from helpers import damage, value_from
 
 from ppcls import Predictor
 from ppcls.data.dataset import Dataset
@@ -274,20 +270,6 @@ def test_a_named_engine_is_not_replaced(exported, tmp_path):
         Predictor(folder, first)
 
 
-def python(code, **variables):
-    """What a process prints last, which must come to its end."""
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert run.returncode == 0, run.stderr
-    return ast.literal_eval(run.stdout.splitlines()[-1])
-
-
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
 def test_other_engines_run_without_paddle(exported, pictures, name):
     if name not in candidates(read_artifact(exported)):
@@ -300,7 +282,7 @@ predictions = Predictor({str(exported)!r}, {name!r})({str(pictures)!r})
 others = [name for name in ("onnxruntime", "openvino") if name in sys.modules]
 print((len(predictions), predictions[0].error, others))
 """
-    assert python(code) == (40, None, [name])
+    assert value_from(code) == (40, None, [name])
 
 
 def test_a_batch_that_does_not_fit_in_memory(exported):
@@ -320,7 +302,7 @@ except ExportError as error:
     text = str(error)
 print((text, predictor.engine.run(images[:1, :, :64, :64]).shape))
 """
-    text, shape = python(code)
+    text, shape = value_from(code)
     assert f"The engine {name} failed on a batch of [64, 3, 512, 512]" in text
     assert "If memory ran out, lower the batch size" in text
     assert shape == (1, 40)

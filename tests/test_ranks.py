@@ -11,13 +11,12 @@ from pathlib import Path
 import kill_training
 import numpy as np
 import pytest
+from helpers import ROOT, on_two_ranks
 from safetensors.numpy import load_file
-
-ROOT = Path(__file__).parent.parent
 
 
 def start(folder, kind):
-    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(folder / "log")]
+    launch = on_two_ranks(folder / "log")
     command = [sys.executable, *launch, str(ROOT / "tests/two_ranks.py"), str(folder), kind]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(

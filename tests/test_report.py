@@ -2,17 +2,14 @@
 
 import csv
 import json
-import subprocess
-import sys
 import tracemalloc
 from pathlib import Path
 
 import cv2
 import numpy as np
-import paddle
 import pytest
-import yaml
 from golden.make_subsets import COUNT, SETS, draw_logits, draw_places
+from helpers import ROOT, draw_labelled, on_two_ranks, run_tool, write_config
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import (
     balanced_accuracy_score,
@@ -22,7 +19,6 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-from ppcls import build_model
 from ppcls.cli.eval import main
 from ppcls.cli.export import main as export
 from ppcls.config import DataConfig
@@ -47,10 +43,7 @@ from ppcls.evaluation.report import thumbnail, worst_mistakes, write_report
 from ppcls.inference.classify import softmax
 from ppcls.inference.engines import LoadedEngine
 from ppcls.preprocessing import Preprocessing, at_size
-from ppcls.weights import facts_about, write_weights
 
-ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
 SPEC = Preprocessing(8, 8, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IMAGENET = read_class_names("imagenet1k", 1000)
 GOLDEN = json.loads((ROOT / "tests/golden/subsets.json").read_text())
@@ -376,32 +369,7 @@ def test_another_size_keeps_the_ratio():
 def folder(tmp_path_factory):
     """A config, 23 pictures of six classes, and an export."""
     folder = tmp_path_factory.mktemp("report")
-    random = np.random.RandomState(0)
-    lines = []
-    for index in range(23):
-        cv2.imwrite(str(folder / f"{index}.png"), random.randint(0, 255, (40, 50, 3), np.uint8))
-        lines.append(f"{index}.png {index % 6}")
-    (folder / "val_list.txt").write_text("\n".join(lines))
-    (folder / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdef"))
-    paddle.seed(3)
-    model = build_model("EfficientNetB0_small", num_classes=6)
-    model.fc.weight.set_value(model.fc.weight * 20)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
-    write_weights(folder / "weights.safetensors", arrays, facts_about(model))
-    data = {"eval_root": str(folder), "eval_list": str(folder / "val_list.txt"), "batch_size": 4}
-    data |= {"class_names": str(folder / "names.txt"), "mean": [0.5] * 3, "std": [0.5] * 3}
-    data |= {"resize_short": 36, "crop_size": 32, "interpolation": "bilinear", "antialias": False}
-    tree = {
-        "model": {
-            "name": "EfficientNetB0_small",
-            "num_classes": 6,
-            "weights": str(folder / "weights.safetensors"),
-        },
-        "data": data,
-        "device": "cpu",
-        "output_dir": str(folder / "output"),
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    write_config(folder, num_classes=6, short=36, crop=32, gain=20, **draw_labelled(folder, ("png",)))
     return folder
 
 
@@ -447,8 +415,7 @@ def assert_same_reports(one, other):
 
 def test_two_ranks_report_as_one(folder, own_report, tmp_path):
     options = ["-c", folder / "config.yaml", "--engine", "eager", "--report", tmp_path / "two"]
-    command = [sys.executable, *LAUNCH, "--log_dir", tmp_path / "log", ROOT / "tools/eval.py", *options]
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
+    run = run_tool("eval", *options, launch=on_two_ranks(tmp_path / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert_same_reports(own_report, tmp_path / "two")
 

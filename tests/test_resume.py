@@ -9,12 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
+from helpers import draw_classes
 from two_ranks import Normed, are_equal, weights
 
 from ppcls.cli import train
@@ -52,12 +52,7 @@ class Killed(BaseException):
 @pytest.fixture
 def config(tmp_path):
     """24 noisy pictures of three classes, and a config."""
-    random = np.random.RandomState(0)
-    for index in range(24):
-        folder = tmp_path / "pictures" / "abc"[index % 3]
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = random.normal(80 * (index % 3), 40, (36, 40, 3))
-        cv2.imwrite(str(folder / f"{index}.png"), np.clip(picture, 0, 255).astype(np.uint8))
+    draw_classes(tmp_path / "pictures", 24, 36, 40)
     root = str(tmp_path / "pictures")
     tree = {
         "model": {"name": "EfficientNetB0_small", "num_classes": 3, "bn_momentum": 0.9},

@@ -1,35 +1,22 @@
 """What options change of a training step: gathered batches, clipping, recomputed blocks, bad losses."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import paddle
 import pytest
 import two_ranks
+from helpers import ROOT, on_two_ranks, run_python
 from paddle import nn
 from two_ranks import SMALL, Normed, Plain, are_equal, batches, halves, make_trainer, spoil, train, weights
 
 from ppcls.errors import ConfigError, PpclsError
-
-ROOT = Path(__file__).parent.parent
 
 
 def test_two_processes_train_as_one(tmp_path):
     """float64, 6 steps: sync_bn with its statistics, and accumulated gradients. Paddle's own batch norm takes
     its momentum as float32, so statistics differ by 2e-7, the rest by less than 1e-9. Also what must hold
     on each rank: see two_ranks.checks_of_a_rank."""
-    launch = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", str(tmp_path / "log")]
-    run = subprocess.run(
-        [sys.executable, *launch, str(ROOT / "tests/two_ranks.py"), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    launch = on_two_ranks(tmp_path / "log")
+    run = run_python(*launch, ROOT / "tests/two_ranks.py", tmp_path)
     assert run.returncode == 0, (tmp_path / "log/workerlog.0").read_text()[-3000:]
     one, two = two_ranks.whole_batches(tmp_path), np.load(tmp_path / "two.npz")
     assert "sync_bn/first.bn._variance" in one

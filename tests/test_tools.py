@@ -3,74 +3,26 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import cv2
-import numpy as np
 import paddle
 import pytest
 import yaml
-
-from ppcls import build_model
-from ppcls.weights import facts_about, write_weights
-
-ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
-
-
-def tool(name, *arguments, launch=()):
-    command = [sys.executable, *launch, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+from helpers import draw_labelled, on_two_ranks, run_tool, write_config
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A config with weights drawn from a seed, and 23 labelled pictures in files of several kinds."""
     folder = tmp_path_factory.mktemp("tools")
-    random = np.random.RandomState(0)
-    lines = []
-    for index in range(23):
-        name = f"picture {index}.{('png', 'jpg', 'bmp')[index % 3]}"
-        cv2.imwrite(str(folder / name), random.randint(0, 255, (40 + index, 70 - index, 3), np.uint8))
-        lines.append(f"{name} {index % 6}")
-    (folder / "val_list.txt").write_text("\n".join(lines))
-    (folder / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdef"))
-    paddle.seed(3)
-    model = build_model("EfficientNetB0_small", num_classes=6)
-    model.fc.weight.set_value(model.fc.weight * 20)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
-    write_weights(folder / "weights.safetensors", arrays, facts_about(model))
-    tree = {
-        "model": {
-            "name": "EfficientNetB0_small",
-            "num_classes": 6,
-            "weights": str(folder / "weights.safetensors"),
-        },
-        "data": {
-            "eval_root": str(folder),
-            "eval_list": str(folder / "val_list.txt"),
-            "class_names": str(folder / "names.txt"),
-            "batch_size": 4,
-            "resize_short": 36,
-            "crop_size": 32,
-            "interpolation": "bilinear",
-            "antialias": False,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
-        },
-        "device": "cpu",
-        "output_dir": str(folder / "output"),
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+    data = draw_labelled(folder, ("png", "jpg", "bmp"), prefix="picture ")
+    write_config(folder, num_classes=6, short=36, crop=32, gain=20, **data)
     return folder
 
 
 @pytest.fixture(scope="module")
 def metrics(folder):
     """What one process says of the pictures."""
-    run = tool("eval", "-c", folder / "config.yaml")
+    run = run_tool("eval", "-c", folder / "config.yaml")
     assert run.returncode == 0, run.stderr
     return json.loads((folder / "output" / "metrics.json").read_text())
 
@@ -87,9 +39,9 @@ def test_two_ranks_count_as_one(folder, metrics, tmp_path, count):
     (tmp_path / "list.txt").write_text("\n".join(lines))
     options = ["-c", folder / "config.yaml", "-o", f"data.eval_list={tmp_path / 'list.txt'}"]
     results = []
-    for number, launch in enumerate(((), [*LAUNCH, "--log_dir", str(tmp_path / "log")])):
+    for number, launch in enumerate(((), on_two_ranks(tmp_path / "log"))):
         output = tmp_path / str(number)
-        run = tool("eval", *options, "-o", f"output_dir={output}", launch=launch)
+        run = run_tool("eval", *options, "-o", f"output_dir={output}", launch=launch)
         assert run.returncode == 0, run.stdout + run.stderr
         results.append(json.loads((output / "metrics.json").read_text()))
     one, two = results
@@ -103,10 +55,10 @@ def test_the_broken_file_of_a_rank_ends_the_whole_run_with_its_reason(folder, tm
     lines = (folder / "val_list.txt").read_text().splitlines()
     (tmp_path / "list.txt").write_text("\n".join([*lines[:3], "broken.png 1", *lines[3:]]))
     options = ["-c", folder / "config.yaml", "-o", f"data.eval_list={tmp_path / 'list.txt'}"]
-    run = tool("eval", *options, launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+    run = run_tool("eval", *options, launch=on_two_ranks(tmp_path / "log"))
     assert run.returncode != 0
     assert "broken.png" in run.stdout + run.stderr and "line 4" in run.stdout + run.stderr
-    run = tool("eval", *options, "-o", "data.on_error=skip", "-o", f"output_dir={tmp_path / 'out'}")
+    run = run_tool("eval", *options, "-o", "data.on_error=skip", "-o", f"output_dir={tmp_path / 'out'}")
     assert run.returncode == 0 and "left out, unreadable: 1 of 24" in run.stdout
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (result["count"], result["skipped"]) == (23, 1)
@@ -120,14 +72,14 @@ def test_two_ranks_train(folder, tmp_path):
         *("-o", f"data.train_root={folder}", "-o", f"data.train_list={folder / 'val_list.txt'}"),
         *("-o", f"output_dir={tmp_path / 'run'}"),
     ]
-    run = tool("train", *options, launch=[*LAUNCH, "--log_dir", str(tmp_path / "log")])
+    run = run_tool("train", *options, launch=on_two_ranks(tmp_path / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "global batch 8" in run.stdout
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     trained = json.loads(line)
     # one process sees the same weights, batch-norm statistics included
     best = tmp_path / "run" / "checkpoints" / "best" / "model.safetensors"
-    run = tool("eval", "-c", tmp_path / "run" / "train.yaml", "-o", f"model.weights={best}")
+    run = run_tool("eval", "-c", tmp_path / "run" / "train.yaml", "-o", f"model.weights={best}")
     assert run.returncode == 0, run.stderr
     result = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert result["top1"] == trained["eval_top1"]
@@ -141,7 +93,7 @@ def test_infer_a_folder_with_an_unreadable_file(folder, tmp_path):
         shutil.copy(folder / name, pictures)
     (pictures / "a.jpg").write_text("no image")
     for output in ("out.csv", "out.json"):
-        run = tool(
+        run = run_tool(
             *("infer", "-c", folder / "config.yaml", "-i", tmp_path / "pictures"),
             *("--topk", 3, "--output", tmp_path / output),
         )
@@ -161,10 +113,10 @@ def test_infer_a_folder_with_an_unreadable_file(folder, tmp_path):
 
 
 def test_infer_a_file_and_a_glob(folder):
-    run = tool("infer", "-c", folder / "config.yaml", "-i", folder / "picture 0.png", "--topk", 2)
+    run = run_tool("infer", "-c", folder / "config.yaml", "-i", folder / "picture 0.png", "--topk", 2)
     assert run.returncode == 0, run.stderr
     assert "picture 0.png: class " in run.stdout
-    run = tool("infer", "-c", folder / "config.yaml", "-i", folder / "*.jpg", "--topk", 1)
+    run = run_tool("infer", "-c", folder / "config.yaml", "-i", folder / "*.jpg", "--topk", 1)
     assert run.returncode == 0 and run.stdout.count(".jpg: class ") == 8
 
 
@@ -186,7 +138,7 @@ def test_wrong_input_ends_with_a_cure_and_no_traceback(folder, arguments, words)
     if "device=gpu" in arguments and paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count():
         pytest.skip("there is a GPU here")
     name, *rest = arguments
-    run = tool(name, "-c", folder / "config.yaml", *(part.format(folder) for part in rest))
+    run = run_tool(name, "-c", folder / "config.yaml", *(part.format(folder) for part in rest))
     assert run.returncode == 2
     assert any(line.startswith("error: ") and words in line for line in run.stderr.splitlines())
     assert "Traceback" not in run.stderr
@@ -196,6 +148,6 @@ def test_wrong_input_ends_with_a_cure_and_no_traceback(folder, arguments, words)
 def test_check_stops_after_one_batch(folder, name):
     more = ["-i", folder / "picture 0.png"] if name == "infer" else []
     output = folder / "checked"
-    run = tool(name, "-c", folder / "config.yaml", "--check", "-o", f"output_dir={output}", *more)
+    run = run_tool(name, "-c", folder / "config.yaml", "--check", "-o", f"output_dir={output}", *more)
     assert run.returncode == 0, run.stderr
     assert "check passed" in run.stdout and not output.exists()

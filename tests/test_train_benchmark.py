@@ -1,20 +1,15 @@
 """tools/benchmark.py train: on drawn batches, on files, and on two processes."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from helpers import on_two_ranks, run_tool
 from PIL import Image
 
 from ppcls.cli import benchmark
 from ppcls.errors import ConfigError
-
-ROOT = Path(__file__).parent.parent
-LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2"]
 
 
 @pytest.fixture
@@ -66,9 +61,8 @@ def test_files_and_drawn_batches(config, tmp_path, capsys):
 
 def test_two_processes_are_summed(config, tmp_path):
     out = tmp_path / "figures.json"
-    command = [sys.executable, *LAUNCH, "--log_dir", str(tmp_path / "log"), str(ROOT / "tools/benchmark.py")]
-    command += ["train", "-c", str(config), "--synthetic", "--steps", "3", "--json", str(out)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    options = ["train", "-c", config, "--synthetic", "--steps", "3", "--json", out]
+    run = run_tool("benchmark", *options, launch=on_two_ranks(tmp_path / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
     check(json.loads(out.read_text()), ranks=2)
     assert sum(line.startswith(("0  ", "1  ", "all ")) for line in run.stdout.splitlines()) == 3

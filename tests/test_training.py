@@ -8,6 +8,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
+from helpers import arrays_of
 from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
@@ -104,7 +105,7 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_
 
 def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_path):
     model = build_model("EfficientNetB0_small", num_classes=2)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    arrays = arrays_of(model)
     names = (("red", "warm"), ("blue", "cold"))  # not the sorted order, and shown under other names
     write_weights(tmp_path / "w", arrays, facts_about(model, class_names=names))
     run(colours, f"model.weights={tmp_path / 'w'}", "train.epochs=1")
@@ -117,7 +118,7 @@ def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_pa
 
 def test_the_command_named_at_the_end_works(colours, tmp_path, capsys):
     model = build_model("EfficientNetB0_small", num_classes=5)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    arrays = arrays_of(model)
     write_weights(tmp_path / "w", arrays, facts_about(model))
     run(colours, f"model.weights={tmp_path / 'w'}", "model.reset_head=true", "train.epochs=1")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
@@ -126,7 +127,7 @@ def test_the_command_named_at_the_end_works(colours, tmp_path, capsys):
 
 def test_a_checkpoint_is_predicted_under_its_own_names(colours, tmp_path, capsys):
     model = build_model("EfficientNetB0_small", num_classes=2)
-    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    arrays = arrays_of(model)
     facts = facts_about(model, class_names=[("n1", "warm"), ("n2", "cold")])
     write_weights(tmp_path / "w", arrays, facts)
     picture = next((tmp_path / "colours" / "red").iterdir())

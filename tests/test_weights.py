@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import paddle
 import pytest
+from helpers import arrays_of
 
 from ppcls import build_model, load_weights
 from ppcls.errors import WeightsError
@@ -22,10 +23,6 @@ from ppcls.weights.readers import read_file
 def small_model(num_classes=3):
     paddle.seed(1)
     return build_model("EfficientNetB0_small", num_classes=num_classes)
-
-
-def arrays_of(model):
-    return {key: parameter.numpy() for key, parameter in model.state_dict().items()}
 
 
 def read_back(path):
