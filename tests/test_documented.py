@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "dataset/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "dataset/README.md")),
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "docs/models/EfficientNet_and_ResNeXt101_wsl.md",
 ]
@@ -78,6 +78,8 @@ HOW: dict[str, Run | str] = {
     # README.md
     "make quickstart": "a script of its own: four minutes, after the installation",
     "make test": "CI runs it",
+    "make test VENV=.venv-paddle2 PADDLE=gpu": "CI runs it",
+    "make lint": "CI runs it",
     "python3 -m venv .venv && . .venv/bin/activate": "the Makefile does it",
     "pip install -e '.[cpu,onnx,quickstart]'": PIP,
     "python tools/quickstart.py": "make quickstart runs it",
