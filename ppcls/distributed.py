@@ -1,4 +1,4 @@
-"""The processes of one run, as `python -m paddle.distributed.launch` starts them, and their device."""
+"""Processes of one run, started by `python -m paddle.distributed.launch`, and their device."""
 
 import contextlib
 import ctypes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
-STALL_SECONDS = 25  # gloo breaks off a collective after 30
+STALL_SECONDS = 25  # gloo ends a collective with an error after 30
 
 
 def rank() -> int:
@@ -31,24 +31,27 @@ def world_size() -> int:
 
 
 def local_size() -> int:
-    """Processes of this run on this machine."""
+    """Return the number of this run's processes on this machine."""
     return int(os.environ.get("PADDLE_LOCAL_SIZE", "1"))
 
 
 def local_rank() -> int:
-    """This process's number among those of its machine."""
+    """Return this process's number among those of this machine."""
     return int(os.environ.get("PADDLE_RANK_IN_NODE", "0"))
 
 
 def cores() -> int:
-    """Processor cores that each process of this run may use, at least one."""
+    """Return the number of processor cores for each process of this run, at least one."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, allowed // local_size())
 
 
 def import_paddle() -> Any:
-    """Paddle, without the lines that it writes about itself. Raises ConfigError if it isn't there."""
-    os.environ.setdefault("GLOG_minloglevel", "2")  # of the C++ side: errors only
+    """Import Paddle without its start-up messages, and return it.
+
+    Raises ConfigError if it is not installed.
+    """
+    os.environ.setdefault("GLOG_minloglevel", "2")  # C++ messages: errors only
     use_fast_matrix_products()
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()) as noise:
         warnings.filterwarnings("ignore", message="No ccache found")
@@ -60,7 +63,7 @@ def import_paddle() -> Any:
             ) from error
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     for line in noise.getvalue().splitlines():
-        if "OMP_NUM_THREADS" not in line:  # Paddle warns of every number but one
+        if "OMP_NUM_THREADS" not in line:  # Paddle warns of every value but 1
             print(line, file=sys.stderr)
     return paddle
 
@@ -68,8 +71,8 @@ def import_paddle() -> Any:
 def start(device: str) -> str:
     """Import Paddle, choose the device ("auto", "cpu" or "gpu") and join the other processes.
 
-    A single process computes with all its cores, unless OMP_NUM_THREADS says otherwise; Paddle would take
-    one. Returns "cpu" or "gpu". Raises ConfigError for a GPU that is not there.
+    A single process uses all cores, unless OMP_NUM_THREADS is set; Paddle's default is one. Returns "cpu" or
+    "gpu". Raises ConfigError if a GPU is requested and there is none.
     """
     if world_size() == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
@@ -90,7 +93,7 @@ def start(device: str) -> str:
 
 
 def end_with_launcher() -> None:
-    """Have Linux send SIGTERM to this process when the one that started it ends, killed or not."""
+    """Ask Linux to send SIGTERM to this process when its parent ends, killed or not."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
 
@@ -100,8 +103,7 @@ _shows_stalls = False
 
 @contextlib.contextmanager
 def stalls_shown() -> Iterator[None]:
-    """Inside, a process that has not exchanged a sum with the others for 25 seconds writes to its log where
-    it is."""
+    """Inside this context, a process that exchanges no sum for 25 seconds writes its stack to its log."""
     global _shows_stalls
     _shows_stalls = world_size() > 1
     try:
@@ -112,7 +114,7 @@ def stalls_shown() -> Iterator[None]:
 
 
 def sum_over_ranks(values: "np.ndarray") -> "np.ndarray":
-    """float64 of any shape, summed over the processes."""
+    """Sum an array, float64 of any shape, over the processes."""
     if world_size() == 1:
         return values
     import paddle
@@ -125,7 +127,7 @@ def sum_over_ranks(values: "np.ndarray") -> "np.ndarray":
 
 
 def rows_of_ranks(row: "np.ndarray") -> "np.ndarray":
-    """Of one row float64 [N] from each process, all: [processes, N]."""
+    """Stack one row, float64 [N], from each process to [processes, N]."""
     import numpy as np
 
     rows = np.zeros((world_size(), len(row)))
@@ -134,7 +136,7 @@ def rows_of_ranks(row: "np.ndarray") -> "np.ndarray":
 
 
 def gather(item: Any) -> list[Any]:
-    """One small object from each process, in the order of their ranks."""
+    """Collect one small object from each process, in the order of the ranks."""
     if world_size() == 1:
         return [item]
     import paddle
@@ -145,11 +147,13 @@ def gather(item: Any) -> list[Any]:
 
 
 def run_together(work: Callable[[], T]) -> T:
-    """Run `work`, which may take longer here than elsewhere, and return when all processes are done with
-    theirs. What one process raises as a PpclsError, all raise.
+    """Run `work` in each process, and return its result when all processes have finished.
 
-    gloo breaks off a collective after 30 seconds. So a thread works, while the processes ask one another
-    twice a second whether they are done.
+    It may take longer in one process than in another. If it fails in one, all raise an error: that process
+    its own, the others a PpclsError with the same message.
+
+    gloo ends a collective after 30 seconds. So `work` runs in a thread, and the processes check twice a
+    second whether all have finished.
     """
     if world_size() == 1:
         return work()

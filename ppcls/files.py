@@ -1,4 +1,4 @@
-"""Where the project keeps files of its own, how it writes any: whole or not at all, and who may write."""
+"""Cache folder, atomic writes, and the run-folder lock."""
 
 import contextlib
 import os
@@ -17,7 +17,10 @@ except ImportError:  # Windows
 
 
 def cache_dir() -> Path:
-    """PPCLS_HOME, or ppcls in the user's cache folder."""
+    """Return the cache folder: PPCLS_HOME, or ppcls in the user's own cache folder.
+
+    Raises PpclsError if there is no home folder.
+    """
     if home := os.environ.get("PPCLS_HOME"):
         return Path(home).expanduser().absolute()
     if sys.platform == "win32":
@@ -32,7 +35,7 @@ def cache_dir() -> Path:
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """A place to write to, whose file is synced and moved to `path` if nothing goes wrong."""
+    """Give a temporary path beside `path`. Without an error, its file is synced and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -46,7 +49,7 @@ def write_aside(path: Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """So that the new name outlasts a power cut too, where folders can be synced."""
+    """Sync a folder, so that a new name in it survives a power failure. Only where folders can be synced."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -59,8 +62,11 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Inside, no other process can lock the folder, which is made if need be. A lock ends with its process,
-    however that ends. Raises ConfigError where another process has it."""
+    """Lock a folder for this process, and create it if necessary.
+
+    The lock ends with the context or the process, even one that is killed. Raises ConfigError if another
+    process holds it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
     with path.open("a+", encoding="utf-8") as file:

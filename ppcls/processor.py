@@ -1,4 +1,4 @@
-"""The processor of this machine, and what Paddle leaves to be set for it to be fast."""
+"""The machine's processor, and two settings that make Paddle faster on it."""
 
 import ctypes
 import os
@@ -6,22 +6,22 @@ import platform
 import sys
 from pathlib import Path
 
-MKL_SETTING = "MKL_DEBUG_CPU_TYPE"  # of MKL up to 2020.0; Paddle 2.6 and 3.3 bring 2019's
+MKL_SETTING = "MKL_DEBUG_CPU_TYPE"  # read by MKL up to 2020.0; Paddle 2.6 and 3.3 contain that of 2019
 AVX2 = "5"
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # names of mallopt(3)
 CPU_INFO = Path("/proc/cpuinfo")
 
 
 def processor() -> str:
-    """What this machine calls its processor."""
+    """Return the processor's name."""
     return _fields().get("model name") or platform.processor() or platform.machine()
 
 
 def use_fast_matrix_products() -> None:
-    """Have Paddle's MKL multiply with AVX2 on AMD's processors: 3 to 4 times as fast.
+    """Make Paddle's MKL use AVX2 on AMD's processors: matrix products are 3 to 4 times as fast.
 
-    It knows Intel's only, and takes its slowest kernels on all others. To be called before the first product;
-    a setting that is there already stays.
+    By default MKL uses its slowest kernels on all processors but Intel's. Call this before the first product.
+    A setting that the user made stays.
     """
     fields = _fields()
     flags = fields.get("flags", "").split()
@@ -30,10 +30,10 @@ def use_fast_matrix_products() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep the memory that was freed, for the next step to take.
+    """Make the C library keep freed memory, so that the next training step reuses it.
 
-    By default each large tensor is mapped anew and its pages filled with zeros, a tenth of a training step on
-    a CPU. Does nothing where the library isn't glibc.
+    By default the memory of each large tensor is mapped again and filled with zeros, which takes a tenth of a
+    training step on a CPU. Only glibc has this setting: with other libraries nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
 
 
 def _fields() -> dict[str, str]:
-    """Of the first processor."""
+    """Return the fields of the first processor in /proc/cpuinfo; empty if there is no such file."""
     try:
         first = CPU_INFO.read_text(encoding="utf-8").split("\n\n", 1)[0]
     except OSError:

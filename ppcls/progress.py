@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, and a line from time to time elsewhere."""
+"""A progress bar on a terminal; elsewhere, a line from time to time."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class _Lines:
-    """Where there is no terminal, each state of the bar becomes a line of its own."""
+    """Write each state of the bar as a line of its own, for output that is not a terminal."""
 
     def write(self, text: str) -> None:
         line = text.strip("\r\n ")
@@ -24,7 +24,10 @@ class _Lines:
 def progress_bar(
     total: int | None, description: str, seconds: float = 10.0, unit: str = "image", initial: int = 0
 ) -> "tqdm":
-    """A bar over `total` units for rank 0, silent for the others; a line each `seconds` off a terminal."""
+    """Return a progress bar over `total` units. It is silent on all ranks but 0.
+
+    seconds: time between two lines if the output is not a terminal. initial: units that are done already.
+    """
     from tqdm import tqdm
 
     is_terminal = sys.stderr.isatty()

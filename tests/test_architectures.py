@@ -216,7 +216,7 @@ def test_initialisation_as_in_the_original_code():
         ({"name": "ResNeXt101_32x8d_wsl", "drop_connect": 0.1}, "no option 'drop_connect'"),
         ({"name": "EfficientNetB0", "num_classes": 0}, "num_classes must be at least 1"),
         ({"name": "EfficientNetB0", "padding": "valid"}, "padding must be"),
-        ({"name": "EfficientNetB0", "dropout": 1.0}, "dropout must lie in"),
+        ({"name": "EfficientNetB0", "dropout": 1.0}, "dropout must be"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, words):

@@ -1,4 +1,4 @@
-"""The networks: `MODELS` names them, `build_model` makes one."""
+"""The networks: `MODELS` lists them, and `build_model` builds one."""
 
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ OPTIONS = ("bn_epsilon", "bn_momentum", "padding", "dropout", "drop_connect")
 
 
 def get_variant(name: str, **options: Any) -> EfficientNetVariant | ResNeXtVariant:
-    """The published variant with the given options in place of its own values.
+    """Return the published variant, with the given options in place of its own values.
 
     Raises ConfigError for an unknown name, and for an option that the family does not have.
     """
@@ -31,15 +31,15 @@ def get_variant(name: str, **options: Any) -> EfficientNetVariant | ResNeXtVaria
 
 
 def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer":
-    """Build a network with fresh weights, initialised as in the original code.
+    """Build a network with new weights, initialised as in the original code.
 
     Under `paddle.LazyGuard()` nothing is allocated. Options that replace the published values:
-    `bn_epsilon`, `bn_momentum` (share of the old statistics kept at each step) and, for EfficientNet,
-    `padding` ("same" as TensorFlow, or "symmetric"), `dropout`, `drop_connect`.
+    `bn_epsilon`, `bn_momentum` (share of the old statistics that a training step keeps) and, for
+    EfficientNet, `padding` ("same" as in TensorFlow, or "symmetric"), `dropout`, `drop_connect`.
 
-    The network takes float32 [N, 3, H, W], normalised, of any size and returns logits [N, num_classes].
-    It carries `model_name`, `num_classes`, `bn_epsilon` and `padding`.
-    Raises ConfigError for an unknown name, an unknown option or an impossible value.
+    The network takes normalised images of any size, float32 [N, 3, H, W], and returns logits
+    [N, num_classes]. It has the attributes `model_name`, `num_classes`, `bn_epsilon` and `padding`.
+    Raises ConfigError for an unknown name, an unknown option or an invalid value.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes must be at least 1. Received: {num_classes}")

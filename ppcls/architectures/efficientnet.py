@@ -2,9 +2,9 @@
 
 Weights start as in the authors' code (tensorflow/tpu, models/official/efficientnet): convolutions from
 Normal(0, sqrt(2 / fan_out)), a depthwise one with the fan-out of a single channel, the classifier from
-Uniform(-1, 1) / sqrt(num_classes), biases from zero. One departure: below 1,000 classes the classifier
-keeps the range of 1,000. The original's would make a small head's first logits so large (ten classes:
-standard deviation 4) that fine-tuning begins by unlearning them.
+Uniform(-1, 1) / sqrt(num_classes), biases from zero. There is one difference: below 1,000 classes the
+classifier keeps the range of 1,000. The original range would make the first logits of a small classifier so
+large (ten classes: standard deviation 4) that fine-tuning would first have to unlearn them.
 """
 
 import math
@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, Activation] = {"swish": F.swish, "relu6": F.relu6}
 
 
 class SqueezeExcite(nn.Layer):
-    """Scales each channel of [N, C, H, W] by a gate in (0, 1) computed from the channels' means."""
+    """Scale each channel of [N, C, H, W] by a gate in (0, 1), computed from the means of all channels."""
 
     def __init__(self, channels: int, reduced_channels: int, activation: Activation) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ class SqueezeExcite(nn.Layer):
 
 
 def drop_connect(x: Tensor, rate: float) -> Tensor:
-    """Zero whole samples of a block's output with probability `rate`, and scale up the others."""
+    """Set whole samples of a block's output to zero with probability `rate`, and scale up the others."""
     keep = 1.0 - rate
     mask = paddle.floor(paddle.rand([x.shape[0], 1, 1, 1], dtype=x.dtype) + keep)
     return x / keep * mask
 
 
 class MBConv(nn.Layer):
-    """Expand, depthwise, squeeze-excite, project; an identity shortcut where the shapes agree."""
+    """Expand, depthwise, squeeze-excite, project, and an identity shortcut if the shapes are equal."""
 
     def __init__(
         self,
@@ -91,16 +91,16 @@ class MBConv(nn.Layer):
 
 
 class EfficientNet(nn.Layer):
-    """float32 [N, 3, H, W] to logits [N, num_classes].
+    """Network from images, float32 [N, 3, H, W], to logits [N, num_classes].
 
-    Children, the paper's block diagram: stem, blocks.N.{expand, depthwise, se, project}, head, fc.
+    Children, named as in the paper: stem, blocks.N.{expand, depthwise, se, project}, head, fc.
     """
 
     def __init__(self, variant: EfficientNetVariant, num_classes: int) -> None:
         super().__init__()
         for rate in ("dropout", "drop_connect"):
             if not 0 <= getattr(variant, rate) < 1:
-                raise ConfigError(f"{rate} must lie in [0, 1). Received: {getattr(variant, rate)}")
+                raise ConfigError(f"{rate} must be in [0, 1). Received: {getattr(variant, rate)}")
         activation = ACTIVATIONS[variant.activation]
         conv_bn = partial(
             ConvBN,

@@ -1,4 +1,4 @@
-"""ResNeXt101 32x8d to 32x48d of weakly supervised pretraining. Mahajan et al., arXiv:1805.00932.
+"""ResNeXt101 32x8d to 32x48d with weakly supervised pretraining. Mahajan et al., arXiv:1805.00932.
 
 The network is Xie et al.'s ResNeXt (https://arxiv.org/abs/1611.05431) with the stride on the grouped
 convolution. Weights start as in the published code, which builds on torchvision's ResNet: convolutions
@@ -16,7 +16,7 @@ from ppcls.architectures.variants import RESNEXT_GROUPS, RESNEXT_STEM, ResNeXtVa
 
 
 class Bottleneck(nn.Layer):
-    """Reduce 1x1, grouped 3x3, expand 1x1; the shortcut is a convolution where the shapes differ."""
+    """Reduce 1x1, grouped 3x3, expand 1x1. The shortcut is a convolution if the shapes differ."""
 
     def __init__(
         self, in_channels: int, width: int, channels: int, stride: int, conv_bn: "partial[ConvBN]"
@@ -36,7 +36,7 @@ class Bottleneck(nn.Layer):
 
 
 class ResNeXt101(nn.Layer):
-    """float32 [N, 3, H, W] to logits [N, num_classes].
+    """Network from images, float32 [N, 3, H, W], to logits [N, num_classes].
 
     Children: stem, blocks.N.{reduce, grouped, expand, shortcut}, fc.
     """

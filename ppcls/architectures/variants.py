@@ -1,4 +1,4 @@
-"""The fifteen networks as the papers' tables. Plain data: reading it imports no Paddle.
+"""The fifteen networks as plain data, from the papers' tables. Importing this imports no Paddle.
 
 EfficientNet: Tan and Le, https://arxiv.org/abs/1905.11946, with the coefficients of the authors' code.
 EfficientNet-Lite: https://github.com/tensorflow/tpu, models/official/efficientnet/lite.
@@ -21,7 +21,7 @@ class MBConvStage(NamedTuple):
 
 
 class BottleneckStage(NamedTuple):
-    width: int  # channels of the grouped convolution, for one channel a group
+    width: int  # channels of the grouped convolution if each group had one channel
     channels: int
     stride: int
     repeats: int
@@ -50,7 +50,7 @@ RESNEXT_STAGES = (  # Table 1 of the paper, at depth 101
 
 
 def scale_channels(channels: int, width: float) -> int:
-    """The scaled count rounded to a multiple of 8, never more than 10% below it."""
+    """Scale a number of channels, and round it to a multiple of 8 that is at most 10% below the product."""
     scaled = channels * width
     rounded = max(8, int(scaled + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * scaled else rounded + 8
@@ -58,7 +58,7 @@ def scale_channels(channels: int, width: float) -> int:
 
 @dataclass(frozen=True)
 class EfficientNetVariant:
-    """One column of the authors' scaling table, and how the variant departs from the paper's block."""
+    """One row of the authors' scaling table, and the variant's differences from the paper's network."""
 
     width: float
     depth: float
@@ -67,10 +67,10 @@ class EfficientNetVariant:
     drop_connect: float = 0.2
     squeeze_excite: bool = True
     activation: str = "swish"
-    scale_ends: bool = True  # stem and head scaled with the width
+    scale_ends: bool = True  # scale stem and head with the width too
     padding: str = "same"
     bn_epsilon: float = 1e-3
-    bn_momentum: float = 0.99  # the share of the old statistics that a step keeps
+    bn_momentum: float = 0.99  # share of the old statistics that a training step keeps
 
     @property
     def stem_channels(self) -> int:
@@ -93,7 +93,7 @@ class EfficientNetVariant:
 
 @dataclass(frozen=True)
 class ResNeXtVariant:
-    """A ResNeXt101 of 32 groups, named after the channels of each group in the first stage."""
+    """A ResNeXt101 with 32 groups. width_per_group: channels of each group in the first stage."""
 
     width_per_group: int
     image_size: int = 224
