@@ -1,4 +1,4 @@
-"""paddle.hub.load(FOLDER, "EfficientNetB4", source="local", pretrained=True): a function for each network."""
+"""Networks for Paddle's hub: paddle.hub.load(FOLDER, "EfficientNetB4", source="local", pretrained=True)."""
 
 from collections.abc import Callable as _Callable
 from typing import Any as _Any
@@ -17,8 +17,8 @@ def _entry(name: str) -> _Callable[..., _Any]:
 
     build.__name__ = name
     build.__doc__ = (
-        f"{name}: float32 [N, 3, H, W] to logits [N, num_classes]. pretrained: with the published weights, "
-        "which have 1,000 classes. options: see ppcls.build_model."
+        f"Return {name}: float32 [N, 3, H, W] to logits [N, num_classes]. pretrained: load the published "
+        "weights, which have 1,000 classes. options: see ppcls.build_model."
     )
     return build
 

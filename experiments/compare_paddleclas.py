@@ -1,11 +1,11 @@
-"""Training steps of this project's EfficientNetB0 and of PaddleClas's network, taking turns in one process.
+"""Compare training steps of this project's EfficientNetB0 and of PaddleClas's, in turns in one process.
 
 python experiments/compare_paddleclas.py [--rounds N] [--steps N] [--batch-size N]
 
-Both go through this project's trainer with the options of configs/EfficientNetB0.yaml, but for the moving
-average, on the same drawn batch. Processor time, of all threads, says more than seconds do where other work
-shares the machine; with OMP_NUM_THREADS=1 threads do not wait for each other. Needs paddleclas 2.6.0 beside
-ppcls.
+Both networks make this project's training steps with the options of configs/EfficientNetB0.yaml, without the
+moving average, on the same drawn batch. Processor time is that of all threads. It is more reliable than
+seconds if other programs share the machine. With OMP_NUM_THREADS=1 threads do not wait for each other. Needs
+paddleclas 2.6.0 in addition to ppcls.
 """
 
 import argparse
@@ -33,28 +33,26 @@ def main() -> None:
 
     import paddleclas
 
-    from ppcls.benchmarks.train import synthetic_batches
-    from ppcls.training.loop import Trainer
+    from ppcls.benchmarks.train import STEPS_PER_EPOCH, synthetic_batches
+    from ppcls.training.state import TrainState
+    from ppcls.training.step import train_step
 
     networks = {
         "ppcls": build_model("EfficientNetB0"),
         "paddleclas": paddleclas.EfficientNetB0(),
     }
-    spec = config.data.preprocessing(None)
-    batches = synthetic_batches(config, spec)
-    trainers = {
-        name: Trainer(config, network, spec, range(10**6), range(1), 1) for name, network in networks.items()
-    }
+    batches = synthetic_batches(config, config.data.preprocessing.resolve(None))
+    states = {name: TrainState(config, network, STEPS_PER_EPOCH) for name, network in networks.items()}
     clocks = {"seconds": time.perf_counter, "processor seconds": time.process_time}
-    spent: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in trainers} for clock in clocks}
-    for trainer in trainers.values():
-        trainer.network.train()
-        trainer.train_step(batches, 1e-4, 0)
+    spent: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in states} for clock in clocks}
+    for state in states.values():
+        state.train_mode()
+        train_step(state, batches, 1e-4, 0)
     for number in range(args.rounds):
-        for name, trainer in trainers.items():
+        for name, state in states.items():
             starts = {clock: read() for clock, read in clocks.items()}
             for step in range(args.steps):
-                trainer.train_step(batches, 1e-4, number * args.steps + step + 1)
+                train_step(state, batches, 1e-4, number * args.steps + step + 1)
             for clock, read in clocks.items():
                 spent[clock][name].append((read() - starts[clock]) / args.steps)
         print(f"round {number + 1} of {args.rounds}", flush=True)

@@ -1,11 +1,11 @@
-"""tools/train.py with one more model, ShallowResNeXt: the first block of a ResNeXt101's first two stages.
+"""Run tools/train.py with one more model: ShallowResNeXt, the first block of ResNeXt101's first two stages.
 
 python dataset/prepare_digits.py
 python -m paddle.distributed.launch --nproc_per_node 2 experiments/shallow_resnext.py \
     -c experiments/shallow_resnext.yaml
 
-The recipe of the WSL configs is for networks of 89 million parameters and more. This shows on the digits, in
-minutes, that it learns. The model is known to this script alone.
+The recipe of the WSL configs is for networks of 89 million parameters and more. This run shows on the digits,
+in minutes, that the recipe works. Only this script knows the model.
 """
 
 import sys

@@ -1,29 +1,21 @@
-"""Every option, once: its name, type, default, meaning and the values it can have.
+"""All options: names, types, defaults, descriptions and allowed values. Imports no Paddle.
 
-A YAML file has one section for each dataclass here. `load_config` reads it, applies overrides, and refuses
-what is unknown, of the wrong type or impossible. Imports no Paddle.
+A YAML file has one section for each dataclass here. `load_config` reads a file, applies overrides, and raises
+an error for unknown options, wrong types and impossible values.
 """
 
-import types
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
 
 from ppcls.architectures import get_variant
 from ppcls.errors import ConfigError, suggest
+from ppcls.format1 import convert_config, is_config_of_format1
 from ppcls.preprocessing import Interpolation, Preprocessing
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a value must fulfil beyond its type, in words and as a test."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
+from ppcls.typed import Rule, build_section
 
 Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
 NotNegative = Annotated[float, Rule("0 or more", lambda value: value >= 0)]
@@ -46,19 +38,29 @@ Deviation = Annotated[
 ]
 
 
+RUN_CONFIG, CHECKPOINTS, WEIGHTS_FILE = "train.yaml", "checkpoints", "model.safetensors"  # in a run's folder
+# Options of earlier versions, with their present names.
+RENAMED = {
+    "model.reset_head": "train.reset_head",
+    **{
+        f"data.{name}": f"data.preprocessing.{name}"
+        for name in ("resize_short", "crop_size", "interpolation", "antialias", "mean", "std")
+    },
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     name: str
     num_classes: Count = 1000
-    weights: str | None = None  # a file, a URL, "pretrained", or null for fresh weights
-    variant: str | None = None  # which of the published weights, where the file can't tell
-    reset_head: bool = False  # a fresh classifier on the weights' features, as for other classes
-    bn_momentum: Rate | None = None  # share of the old statistics kept; null: the network's own
+    weights: str | None = None  # to evaluate, export and run: a file, a URL, "pretrained", or null
+    variant: str | None = None  # tag of the published weights, if the file does not identify them
+    bn_momentum: Rate | None = None  # weight of the old statistics; null: the network's own
     dropout: Rate | None = None  # null: the network's own
     drop_connect: Rate | None = None  # rate of the last block; null: the network's own
 
     def network_options(self) -> dict[str, Any]:
-        """What replaces the network's own values, for `build_model`."""
+        """Return the options for `build_model` that replace the network's own values."""
         options = {
             "bn_momentum": self.bn_momentum,
             "dropout": self.dropout,
@@ -68,75 +70,95 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    train_root: str | None = None  # folder below which the list's paths lie, or one folder a class
-    train_list: str | None = None  # lines 'path label'; null: train_root holds one folder a class
-    eval_root: str | None = None
-    eval_list: str | None = None
-    class_names: str | None = None  # a file of one class a line, or imagenet1k; null: folders' or weights'
-    batch_size: Count = 32  # images of each process
-    num_workers: Count | None = None  # loading threads of each process; null: one for each core it may use
-    on_error: Literal["fail", "skip"] = "fail"  # an unreadable image ends the run, or is counted and left out
-    resize_short: Count | None = None  # null, here and below: as the weights need it
-    crop_size: Count | None = None
+class PreprocessingConfig:
+    """Preprocessing options. A value that is null, or missing, comes from the weights."""
+
+    resize_short: Count | None = None  # pixels of the short side
+    crop_size: Count | None = None  # pixels
     interpolation: Interpolation | None = None
     antialias: bool | None = None  # false: OpenCV's sampling; true: Pillow's filter over the shrunk area
     mean: tuple[float, float, float] | None = None
     std: Deviation | None = None
 
-    def preprocessing(self, own: Preprocessing | None) -> Preprocessing:
-        """The values given here, and `own`, those that the weights came with, where none is given."""
+    def resolve(self, weights: Preprocessing | None) -> Preprocessing:
+        """Return the values given here, completed by those of the weights.
+
+        Raises ConfigError if a value is missing, or if the crop exceeds the image.
+        """
         given = {item.name: getattr(self, item.name) for item in fields(Preprocessing)}
-        missing = [f"data.{name}" for name, value in given.items() if value is None]
-        if own is not None:
-            spec = replace(own, **{name: value for name, value in given.items() if value is not None})
+        given = {name: value for name, value in given.items() if value is not None}
+        missing = [f"data.preprocessing.{i.name}" for i in fields(Preprocessing) if i.name not in given]
+        if weights is not None:
+            preprocessing = replace(weights, **given)
         elif missing:
-            raise ConfigError(f"{', '.join(missing)} must be given: no weights say what they should be.")
+            raise ConfigError(f"Without weights {', '.join(missing)} must be given. Received: null.")
         else:
-            spec = Preprocessing(**given)
-        require_crop_inside(spec.crop_size, spec.resize_short)
-        return spec
+            preprocessing = Preprocessing(**given)
+        require_crop_inside(preprocessing.crop_size, preprocessing.resize_short)
+        return preprocessing
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    train_root: str | None = None  # folder of the list's paths, or of one folder for each class
+    train_list: str | None = None  # lines 'path label'; null: train_root has one folder for each class
+    eval_root: str | None = None
+    eval_list: str | None = None
+    class_names: str | None = (
+        None  # imagenet1k, or a file with one class on each line; null: from folders or weights
+    )
+    batch_size: Count = 32  # images of each process
+    num_workers: Count | None = None  # loading threads of each process; null: one for each core it may use
+    on_error: Literal["fail", "skip"] = (
+        "fail"  # for an unreadable image: end the run, or count it and go without
+    )
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
 
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    center_crop: bool = False  # the evaluation's resize and crop instead of a random one, as FixRes tunes
+    center_crop: bool = False  # crop as in evaluation, not at random, as FixRes fine-tunes
     crop_area: Area = (0.08, 1.0)  # share of the image's area that a training crop takes
     crop_ratio: Range = (3 / 4, 4 / 3)  # its width over its height
     flip: Share = 0.5  # probability
-    auto_augment: Literal["v0"] | None = None  # the policy that TensorFlow trains EfficientNet with
-    rand_augment: Literal["timm", "tf"] | None = None  # whose operators: tf has Cutout too, and skips none
-    rand_layers: Count = 2  # of rand_augment: operators for each image ...
-    rand_magnitude: Magnitude = 9.0  # ... how strong they are, up to 10 with timm's ...
-    rand_magnitude_std: NotNegative = 0.0  # ... and by how much that varies
+    auto_augment: Literal["v0"] | None = None  # the policy with which TensorFlow trains EfficientNet
+    rand_augment: Literal["timm", "tf"] | None = (
+        None  # source of the operators: tf has Cutout too, and applies each one
+    )
+    rand_layers: Count = 2  # of rand_augment: operators for each image
+    rand_magnitude: Magnitude = 9.0  # strength of the operators, up to 10 with timm's
+    rand_magnitude_std: NotNegative = 0.0  # standard deviation of the strength
     color_jitter: Amounts = (0.0, 0.0, 0.0)  # brightness, contrast, saturation: factors up to 1 +- these
     random_erasing: Share = 0.0  # probability
-    random_erasing_mode: Literal["zero", "pixel"] = "pixel"  # the mean colour, or noise
-    mixup: NotNegative = 0.0  # alpha of the beta distribution, 0: none. With cutmix too each batch has either
+    random_erasing_mode: Literal["zero", "pixel"] = "pixel"  # fill with the mean colour, or with noise
+    mixup: NotNegative = (
+        0.0  # alpha of the beta distribution, 0: off; if cutmix is on too, each batch has one
+    )
     cutmix: NotNegative = 0.0
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count = 100
+    start_from: str | None = None  # pretrained, a model's name, a file, a URL, a run's folder; null: random
+    start_variant: str | None = None  # tag of its published weights, if the file does not identify them
+    reset_head: bool = False  # replace the classifier of train.start_from, as for other classes
     label_smoothing: Rate = 0.0
-    freeze: tuple[str, ...] = ()  # patterns of parameters' names that keep their values, such as "blocks.*"
+    freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"
     ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
-    accumulate: Count = 1  # batches of each process that make one update
-    on_nan: Literal["fail", "skip"] = (
-        "fail"  # a loss that is not finite ends the run, or its update is left out
-    )
-    patience: Count | None = None  # stop after so many epochs without a better one; null: never
+    accumulate: Count = 1  # batches of each process for one update
+    on_nan: Literal["fail", "skip"] = "fail"  # for a loss that is not finite: end the run, or skip the update
+    patience: Count | None = None  # stop after this number of epochs without a better one; null: never
     sync_bn: bool = False  # batch norm over the images of all processes
-    recompute: bool = False  # blocks run again in the backward pass: less memory, more time
+    recompute: bool = False  # compute blocks again in the backward pass: less memory, more time
     amp: Literal["bf16", "fp16"] | None = None  # half precision, on GPUs only
-    amp_level: Literal["O1", "O2"] = "O1"  # where it is safe, or wherever there is a kernel for it
-    keep_last: Count = 2  # newest states to resume from; one is written after each epoch ...
-    keep_best: bool = True  # ... and that of the best epoch is kept as well
-    checkpoint_minutes: Positive | None = 30.0  # a state within an epoch after so long; null: none
-    checkpoint_steps: Count | None = None  # a state after each so many updates; null: none
+    amp_level: Literal["O1", "O2"] = "O1"  # half precision where it is safe, or wherever a kernel exists
+    keep_last: Count = 2  # newest states to resume from; each epoch writes one
+    keep_best: bool = True  # also save the state of the best epoch
+    checkpoint_minutes: Positive | None = 30.0  # write a state after this time within an epoch; null: never
+    checkpoint_steps: Count | None = None  # write a state after this number of updates; null: never
     histograms: bool = False  # of weights and gradients after each epoch, in VisualDL
-    log_seconds: Positive = 10.0  # between progress lines where the output is no terminal
+    log_seconds: Positive = 10.0  # between progress lines if the output is not a terminal
 
 
 @dataclass(frozen=True)
@@ -145,20 +167,18 @@ class OptimConfig:
     lr: Positive = 0.1  # for 256 images; scaled by the global batch
     lr_factors: dict[str, Positive] = field(
         default_factory=dict
-    )  # {"fc.*": 10} for names like this; last wins
-    momentum: Rate = 0.9  # of sgd and rmsprop
-    nesterov: bool = False  # of sgd
-    betas: tuple[Rate, Rate] = (0.9, 0.999)  # of adamw
-    rho: Rate = 0.9  # of rmsprop: share of the old mean square kept
-    epsilon: Positive | None = None  # null: 1e-8 of adamw; 1e-3 of rmsprop, inside the root
-    weight_decay: NotNegative = 1e-4  # not on batch norm
-    clip_norm: Positive | None = None  # largest norm of all gradients together; null: any
+    )  # by patterns of names, {"fc.*": 10}; the last one wins
+    momentum: Rate = 0.9  # for sgd and rmsprop
+    nesterov: bool = False  # for sgd
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # for adamw
+    rho: Rate = 0.9  # for rmsprop: weight of the old mean square
+    epsilon: Positive | None = None  # null: 1e-8 for adamw; 1e-3 for rmsprop, inside the root
+    weight_decay: NotNegative = 1e-4  # not for batch norm
+    clip_norm: Positive | None = None  # largest norm of all gradients together; null: no limit
     schedule: Literal["cosine", "step", "exponential"] = "cosine"
-    warmup_epochs: NotNegative = 0.0  # linear from 0; the schedule counts on meanwhile
-    decay_epochs: Positive | None = (
-        None  # not of cosine: so many epochs a stair; null: step 30, exponential 2.4
-    )
-    decay_factor: Positive | None = None  # what a stair multiplies by; null: step 0.1, exponential 0.97
+    warmup_epochs: NotNegative = 0.0  # linear from 0; these epochs are part of the schedule
+    decay_epochs: Positive | None = None  # epochs of a stair, not for cosine; null: step 30, exponential 2.4
+    decay_factor: Positive | None = None  # factor of a stair; null: step 0.1, exponential 0.97
 
 
 @dataclass(frozen=True)
@@ -168,7 +188,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU where Paddle has one
+    device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if Paddle has one
     seed: Seed = 0
     output_dir: str | None = None  # null: output/ and the model's name
 
@@ -177,28 +197,33 @@ class Config:
         return Path(self.output_dir or f"output/{self.model.name}")
 
     def to_yaml(self) -> str:
+        """Return all options as the text of a YAML file."""
         return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader takes the last of two equal keys without a word; this one refuses them."""
+    """YAML loader that raises an error for two equal keys, of which SafeLoader takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the option {key} stands there twice", node.start_mark
+                    None, None, f"the option {key} is given twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 def find_config(name: str | Path) -> Path:
-    """The file itself, or one of the project's own by its bare name: "EfficientNetB4"."""
-    if Path(name).exists() or Path(name).name != str(name):
-        return Path(name)
+    """Return the path of a YAML file: `name` itself, the train.yaml of a run's folder, or a config of this
+    project by its bare name, such as "EfficientNetB4"."""
+    path = Path(name)
+    if (path / RUN_CONFIG).is_file():
+        return path / RUN_CONFIG
+    if path.is_file() or path.name != str(name):
+        return path
     home = Path(__file__).parent
-    for folder in (home / "configs", home.parent / "configs"):  # of an installed package, of a clone
+    for folder in (home / "configs", home.parent / "configs"):  # in an installed package, in a clone
         own = folder / f"{str(name).removesuffix('.yaml')}.yaml"
         if own.is_file():
             return own
@@ -208,33 +233,55 @@ def find_config(name: str | Path) -> Path:
                 f"There is no config file {name}, and no config of this name comes with ppcls. Received: "
                 f"{name}; {suggest(str(name), known)}"
             )
-    return Path(name)
+    return path
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, or one of the project's own by its bare name, and apply overrides such as
-    "data.batch_size=64", later ones last.
+    """Read a YAML file, a run's folder, or a config of this project by its bare name. Apply overrides such as
+    "data.batch_size=64" in their order.
 
+    The train.yaml of a run stands for that run, even if its folder was moved: model.weights is its best
+    checkpoint and output_dir its folder, unless an override replaces them.
     Raises ConfigError for a file that cannot be read, an unknown option (with the nearest valid name), a
     value of the wrong type, an impossible value, or options that contradict each other.
     """
     path = find_config(name)
+    if path.is_dir():
+        raise ConfigError(f"{path} is not the folder of a training run: it has no {RUN_CONFIG}.")
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no valid YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
-    return config_of(tree, overrides)
+    if is_config_of_format1(tree):
+        tree = convert_config(tree, of_training=path.name == RUN_CONFIG)
+    run = find_run(path) if path.name == RUN_CONFIG else None
+    if run is not None and isinstance(tree.get("model"), dict):
+        tree["model"] |= {"weights": str(best_weights(run)), "variant": None}
+        tree["output_dir"] = str(run)
+    return parse_config(tree, overrides)
 
 
-def config_of(tree: dict, overrides: Sequence[str] = ()) -> Config:
-    """What a YAML file of this content, with overrides, says. Raises ConfigError as load_config does."""
+def find_run(name: str | Path) -> Path | None:
+    """Return the folder of a training run, given as itself or as its train.yaml; None for anything else."""
+    path = Path(name)
+    folder = path.parent if path.name == RUN_CONFIG else path
+    return folder if (folder / RUN_CONFIG).is_file() and (folder / CHECKPOINTS).is_dir() else None
+
+
+def best_weights(run: Path) -> Path:
+    """Return the path of a run's best weights."""
+    return run / CHECKPOINTS / "best" / WEIGHTS_FILE
+
+
+def parse_config(tree: dict, overrides: Sequence[str] = ()) -> Config:
+    """Return the config of a YAML file's content, with overrides. Raises ConfigError as load_config does."""
     for override in overrides:
         _apply(tree, override)
-    config = _build(Config, tree, "")
+    config = build_section(Config, tree, RENAMED)
     _check(config)
     return config
 
@@ -246,7 +293,7 @@ def _apply(tree: dict, override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"The value of {override!r} is no valid YAML: {error}") from error
+        raise ConfigError(f"The value of {override!r} is not valid YAML: {error}") from error
     *sections, name = option.strip().split(".")
     for section in sections:
         inner = tree.setdefault(section, {})
@@ -258,86 +305,18 @@ def _apply(tree: dict, override: str) -> None:
     tree[name] = value
 
 
-def _build(section: type, tree: dict, prefix: str) -> Any:
-    hints = get_type_hints(section, include_extras=True)
-    values = {}
-    for name, value in tree.items():
-        if name not in hints:
-            names = [prefix + known for known in hints]
-            raise ConfigError(f"unknown option {prefix}{name}; {suggest(f'{prefix}{name}', names)}")
-        values[name] = _convert(hints[name], value, prefix + name)
-    for known in fields(section):
-        required = known.default is MISSING and known.default_factory is MISSING
-        if required and known.name not in values:
-            raise ConfigError(f"{prefix}{known.name} is missing.")
-    return section(**values)
-
-
-def _convert(hint: Any, value: Any, option: str) -> Any:
-    """The value as the hint's type; raises ConfigError where it is another or breaks a rule."""
-    if is_dataclass(hint) and isinstance(hint, type):
-        if value is None:
-            value = {}
-        if not isinstance(value, dict):
-            raise ConfigError(f"{option} is a section of options. Received: {value!r}")
-        return _build(hint, value, option + ".")
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, option)
-    if origin is Annotated:
-        value = _convert(arguments[0], value, option)
-        rule = arguments[1]
-        if not rule.holds(value):
-            raise ConfigError(f"{option} must be {rule.words}. Received: {value!r}")
-        return value
-    if origin is Literal:
-        if value not in arguments:
-            raise ConfigError(
-                f"{option} must be one of {', '.join(arguments)}. Received: {value!r}; "
-                f"{suggest(str(value), arguments)}"
-            )
-        return value
-    if origin is tuple:
-        is_open = arguments[-1] is Ellipsis  # of any length
-        if not isinstance(value, (list, tuple)) or not (is_open or len(value) == len(arguments)):
-            words = "a list" if is_open else f"a list of {len(arguments)} numbers"
-            raise ConfigError(f"{option} must be {words}. Received: {value!r}")
-        hints = arguments[:1] * len(value) if is_open else arguments
-        return tuple(_convert(inner, item, option) for inner, item in zip(hints, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise ConfigError(f"{option} must be pairs such as {{name: value}}. Received: {value!r}")
-        key_hint, inner = arguments
-        return {
-            _convert(key_hint, key, f"a name in {option}"): _convert(inner, item, f"{option}[{key}]")
-            for key, item in value.items()
-        }
-    return _convert_scalar(hint, value, option)
-
-
-def _convert_scalar(kind: type, value: Any, option: str) -> Any:
-    if kind is float and isinstance(value, str):  # YAML 1.1 reads 1e-5 as a string
-        try:
-            value = float(value)
-        except ValueError:
-            pass
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value) if abs(value) < 2**63 else float("inf")
-    if kind is float and isinstance(value, float) and value - value != 0:
-        raise ConfigError(f"{option} must be a finite number. Received: {value!r}")
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]
-        raise ConfigError(f"{option} must be {words}. Received: {value!r}")
-    return value
-
-
 def _check(config: Config) -> None:
-    """Rules that tie options together."""
+    """Check options that depend on one another. Raises ConfigError."""
     get_variant(config.model.name, **config.model.network_options())
-    if config.data.crop_size is not None and config.data.resize_short is not None:
-        require_crop_inside(config.data.crop_size, config.data.resize_short)
+    given = config.data.preprocessing
+    if given.crop_size is not None and given.resize_short is not None:
+        require_crop_inside(given.crop_size, given.resize_short)
+    for name in ("start_variant", "reset_head"):
+        if getattr(config.train, name) and config.train.start_from is None:
+            raise ConfigError(
+                f"train.{name} applies to the weights of train.start_from, which is null. Set "
+                f"train.start_from, or leave train.{name} out."
+            )
     augment = config.augment
     if augment.auto_augment is not None and augment.rand_augment is not None:
         raise ConfigError(
@@ -347,7 +326,7 @@ def _check(config: Config) -> None:
     if augment.rand_augment == "timm" and augment.rand_magnitude > 10:
         raise ConfigError(
             f"augment.rand_magnitude must be at most 10 with timm's operators. Received: "
-            f"{augment.rand_magnitude!r}; lower it, or take -o augment.rand_augment=tf."
+            f"{augment.rand_magnitude!r}; lower it, or set augment.rand_augment=tf."
         )
     if (augment.mixup or augment.cutmix) and config.data.batch_size == 1:
         raise ConfigError(
@@ -357,15 +336,16 @@ def _check(config: Config) -> None:
 
 
 def require_crop_inside(crop_size: int, resize_short: int) -> None:
+    """Raise ConfigError if the crop is larger than the short side."""
     if crop_size > resize_short:
         raise ConfigError(
-            f"data.crop_size ({crop_size}) must not exceed data.resize_short ({resize_short}): "
-            "the crop would reach beyond the image."
+            f"data.preprocessing.crop_size ({crop_size}) must not exceed data.preprocessing.resize_short "
+            f"({resize_short}): the crop would reach beyond the image."
         )
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, which YAML writes without tags."""
+    """Return the value with lists in place of tuples, because YAML writes lists without tags."""
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value

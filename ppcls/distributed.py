@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppcls.errors import ConfigError, PpclsError
@@ -68,18 +69,33 @@ def import_paddle() -> Any:
     return paddle
 
 
+def uses_gpu(device: str) -> bool:
+    """Return whether `start` would choose a GPU. Imports Paddle only if its package is made for GPUs."""
+    if device != "auto":
+        return device == "gpu"
+    try:
+        version("paddlepaddle-gpu")
+    except PackageNotFoundError:
+        return False
+    return _has_gpu(import_paddle())
+
+
+def _has_gpu(paddle: Any) -> bool:
+    return paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+
+
 def start(device: str) -> str:
     """Import Paddle, choose the device ("auto", "cpu" or "gpu") and join the other processes.
 
-    A single process uses all cores, unless OMP_NUM_THREADS is set; Paddle's default is one. Returns "cpu" or
-    "gpu". Raises ConfigError if a GPU is requested and there is none.
+    A single process uses all cores, unless OMP_NUM_THREADS is set; Paddle's default is one. May be called
+    twice. Returns "cpu" or "gpu". Raises ConfigError if a GPU is requested and there is none.
     """
     if world_size() == 1:
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
     if "PADDLE_TRAINER_ID" in os.environ:
         end_with_launcher()
     paddle = import_paddle()
-    has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
+    has_gpu = _has_gpu(paddle)
     if device == "gpu" and not has_gpu:
         raise ConfigError(
             f"device is gpu, but Paddle {paddle.__version__} has none here. Use -o device=cpu, or install a "
@@ -87,7 +103,7 @@ def start(device: str) -> str:
         )
     chosen = "gpu" if device != "cpu" and has_gpu else "cpu"
     paddle.set_device(chosen)
-    if world_size() > 1:
+    if world_size() > 1 and not paddle.distributed.is_initialized():
         paddle.distributed.init_parallel_env()
     return chosen
 

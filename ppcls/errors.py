@@ -40,3 +40,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {by_lower[close[0]]}?"
     return f"choose from {', '.join(choices)}."
+
+
+def first_line(error: BaseException) -> str:
+    """Return the line of another library's error that tells most, with a full stop at its end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if "Error" in line or "error" in line or "fail" in line.lower()]
+    text = (telling or lines or [type(error).__name__])[0][:300]
+    return text if text.endswith(".") else text + "."

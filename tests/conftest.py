@@ -49,27 +49,29 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def spec():
+def preprocessing():
     from ppcls.preprocessing import Preprocessing
 
     return Preprocessing(72, 64, "bilinear", False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 @pytest.fixture(scope="session")
-def network(pictures, spec):
+def network(pictures, preprocessing):
     """EfficientNetB0, which pads for the size of its input and has every kind of layer that is hard to
     convert. Its weights are drawn, and its classifier set so that it tells `pictures` from one another."""
     import paddle
     from helpers import build_filled
 
     from ppcls.data.dataset import Dataset
+    from ppcls.data.files import find_images
     from ppcls.data.loader import load_batch
     from ppcls.data.transforms import EvalTransform
-    from ppcls.inference.classify import find_images
 
     model = build_filled("EfficientNetB0", num_classes=40)
     files = find_images(str(pictures))
-    batch = load_batch(Dataset.of_files(files), np.arange(40), EvalTransform(spec), spec, on_error="fail")
+    batch = load_batch(
+        Dataset.of_files(files), np.arange(40), EvalTransform(preprocessing), preprocessing, on_error="fail"
+    )
     with paddle.no_grad():
         logits = model(paddle.to_tensor(batch.images))
         gain = 1 / float(logits.std(axis=0).mean())
@@ -79,22 +81,21 @@ def network(pictures, spec):
 
 
 @pytest.fixture(scope="session")
-def exported(network, spec, tmp_path_factory) -> Path:
+def exported(network, preprocessing, tmp_path_factory) -> Path:
     """`network`, exported in each format that can be written here. Copy it before changing it."""
     from ppcls.data.class_names import ClassNames
     from ppcls.inference.export import export_model
     from ppcls.inference.formats import writable_formats
+    from ppcls.inference.predictor import describe
 
-    names = tuple(f"class {number}" for number in range(40))
+    names = ClassNames.of_pairs((f"n{number}", f"class {number}") for number in range(40))
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_model(
         network,
         folder,
-        preprocessing=spec,
-        class_names=ClassNames(names=names, folders=tuple(f"n{number}" for number in range(40))),
-        info=None,
+        describe(network, preprocessing, names),
         formats=writable_formats(network)[0],
         threads=2,
-        say=lambda line: None,
+        log=lambda line: None,
     )
     return folder

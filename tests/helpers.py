@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from golden.seeded import draw, draw_input
 
 from ppcls.data.class_names import ClassNames
 from ppcls.inference.artifact import Artifact
+from ppcls.inference.engines.engine import LoadedEngine, RunBatch
+from ppcls.inference.predictor import Predictor
 from ppcls.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parent.parent
@@ -28,7 +31,7 @@ ARTIFACT = Artifact(
     class_names=ClassNames(names=("tench, Tinca", "null", "Äsche"), folders=("01", "no", "1e3")),
     parameters_sha256="ab" * 32,
     weights="timm; sha256 12",
-    licence=None,
+    license=None,
     versions={"ppcls": "0.1.0"},
     files={"onnx": {"model.onnx": 5}, "paddle": {"inference.json": 3, "inference.pdiparams": 4}},
     parity={"onnx": {"32x32": 1.25e-6}, "paddle": {"32x32": 0.0}},
@@ -114,17 +117,18 @@ def write_config(folder: Path, num_classes: int, short: int, crop: int, gain: fl
     import paddle
 
     from ppcls import build_model
-    from ppcls.weights import facts_about, write_weights
+    from ppcls.weights import metadata_of, write_weights
 
     paddle.seed(3)
     model = build_model("EfficientNetB0_small", num_classes=num_classes)
     model.fc.weight.set_value(model.fc.weight * gain)
     weights = folder / "weights.safetensors"
-    write_weights(weights, arrays_of(model), facts_about(model))
-    data |= {"resize_short": short, "crop_size": crop, "interpolation": "bilinear", "antialias": False}
+    write_weights(weights, arrays_of(model), metadata_of(model))
+    preprocessing = {"resize_short": short, "crop_size": crop, "interpolation": "bilinear"}
+    preprocessing |= {"antialias": False, "mean": [0.5] * 3, "std": [0.5] * 3}
     tree = {
         "model": {"name": "EfficientNetB0_small", "num_classes": num_classes, "weights": str(weights)},
-        "data": data | {"mean": [0.5] * 3, "std": [0.5] * 3},
+        "data": data | {"preprocessing": preprocessing},
         "device": "cpu",
         "output_dir": str(folder / "output"),
     }
@@ -172,6 +176,20 @@ def relative_difference(layer, shape: tuple[int, ...], expected: np.ndarray, cha
     assert actual.shape == expected.shape
     difference = actual.astype(np.float64) - expected
     return float(np.linalg.norm(difference) / np.linalg.norm(expected))
+
+
+def predictor_of(
+    *functions: RunBatch, preprocessing: Preprocessing, num_classes: int, **options
+) -> Predictor:
+    """Return a Predictor over functions in place of a network, one for each stream.
+
+    options: `output` is "logits" or "probabilities"; all others are the Predictor's.
+    """
+    own = {"preprocessing": preprocessing, "num_classes": num_classes, "class_names": None}
+    description = replace(ARTIFACT, **own, output=options.pop("output", "logits"))
+    engine = LoadedEngine("test", functions)
+    options = {"batch_size": 5, "num_workers": 2} | options
+    return Predictor(description, lambda streams: engine, streams=len(functions), **options)
 
 
 # Exports

@@ -1,5 +1,5 @@
-"""Kill a real training run at random moments, go on with --resume auto each time, and compare the end with an
-uninterrupted run's, bit for bit.
+"""Kill a real training run at random moments, resume it with --resume auto each time, and compare the end
+with an uninterrupted run's, bit for bit.
 
     python tests/kill_training.py --kills 50 --ranks 2
 
@@ -40,8 +40,9 @@ def prepare(folder):
         "optim": {"lr": 0.1},
         "device": "cpu",
     }
-    tree["data"] |= {"resize_short": 64, "crop_size": 64, "interpolation": "bilinear", "antialias": False}
-    tree["data"] |= {"mean": half, "std": half, "eval_list": str(folder / "eval.txt")}
+    sizes = {"resize_short": 64, "crop_size": 64, "interpolation": "bilinear", "antialias": False}
+    tree["data"]["preprocessing"] = sizes | {"mean": half, "std": half}
+    tree["data"]["eval_list"] = str(folder / "eval.txt")
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
 

@@ -1,4 +1,4 @@
-"""inference.yml: what is read is what was written, and what is wrong with a folder is said."""
+"""inference.yml: reading returns what was written, and names what is wrong with a folder."""
 
 from dataclasses import replace
 
@@ -30,30 +30,36 @@ def test_what_is_read_is_what_was_written(folder):
     bare = replace(ARTIFACT, class_names=None, output="probabilities", weights=None)
     bare.write(folder)
     assert read_artifact(folder) == bare
+    noted = replace(ARTIFACT, notes=("of another crop", "Äsche: yes"))
+    noted.write(folder)
+    assert read_artifact(folder) == noted
+
+
+def test_preprocessing_that_the_weights_do_not_say_stays_unknown(folder):
+    unknown = replace(ARTIFACT, preprocessing=None)
+    unknown.write(folder)
+    assert read_artifact(folder) == unknown
+    assert (ARTIFACT.crop_size, unknown.crop_size) == (32, 224)  # then the size the network was published for
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "inference.json", "inference.pdiparams"])
 def test_a_file_that_is_missing_or_cut_off(folder, name):
     size = (folder / name).stat().st_size
     (folder / name).write_bytes(b"x")
-    with pytest.raises(
-        ExportError, match=rf"{name} is not whole: expected {size} bytes. Received: 1. Copy it again"
-    ):
+    with pytest.raises(ExportError, match=rf"{name} .*\b{size} bytes.*Received: 1\b"):
         read_artifact(folder)
     (folder / name).unlink()
-    with pytest.raises(ExportError, match=rf"is not whole: {name} is missing. Copy it in full"):
+    with pytest.raises(ExportError, match=f"{name} is missing"):
         read_artifact(folder)
 
 
-def test_a_folder_that_is_none_or_no_export(folder):
-    with pytest.raises(ExportError, match="There is no folder .*none. Expected: a folder that tools/export"):
+def test_a_folder_that_is_missing_or_not_an_export(folder):
+    with pytest.raises(ExportError, match="no folder .*none.*tools/export_model.py"):
         read_artifact(folder / "none")
-    with pytest.raises(ExportError, match="There is no folder .*model.onnx"):
+    with pytest.raises(ExportError, match="no folder .*model.onnx"):
         read_artifact(folder / "model.onnx")
     (folder / "inference.yml").unlink()
-    with pytest.raises(
-        ExportError, match="is no exported model: inference.yml cannot be read.*Export it again"
-    ):
+    with pytest.raises(ExportError, match="inference.yml cannot be read.*tools/export_model.py"):
         read_artifact(folder)
     (folder / "inference.yml").write_bytes(b"\xff\xfe\x00junk")
     with pytest.raises(ExportError, match="inference.yml cannot be read"):
@@ -64,7 +70,7 @@ def test_a_folder_that_is_none_or_no_export(folder):
 @pytest.mark.parametrize("end", ["", "\n...\n"])
 def test_yaml_that_is_damaged(folder, text, end):
     (folder / "inference.yml").write_text(text + end)
-    with pytest.raises(ExportError, match="inference.yml is damaged .*Export it again"):
+    with pytest.raises(ExportError, match="inference.yml is damaged .*tools/export_model.py"):
         read_artifact(folder)
 
 
@@ -103,7 +109,7 @@ def test_values_that_cannot_be(folder, values):
 
 def test_a_newer_format_is_told_from_a_damaged_one(folder):
     edit(folder, format_version=2, output="tokens")
-    with pytest.raises(ExportError, match="has format version 2, this ppcls reads up to 1. Upgrade ppcls"):
+    with pytest.raises(ExportError, match="version 2, .* up to 1"):
         read_artifact(folder)
 
 

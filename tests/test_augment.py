@@ -38,8 +38,8 @@ from ppcls.data.seeding import random_state
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
-from ppcls.training import loop
-from ppcls.training.loop import cross_entropy
+from ppcls.training import batches as training_batches
+from ppcls.training.step import cross_entropy
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -554,8 +554,9 @@ def config(noise, tmp_path):
         f"""
 model: {{name: EfficientNetB0_small, num_classes: 8}}
 data: {{train_root: {root}, train_list: {listed}, eval_root: {root}, eval_list: {listed}, batch_size: 4,
-       class_names: {tmp_path / "names.txt"}, resize_short: 32, crop_size: 32, interpolation: bilinear,
-       antialias: false, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], num_workers: 2}}
+       class_names: {tmp_path / "names.txt"}, num_workers: 2, preprocessing: {{resize_short: 32,
+       crop_size: 32, interpolation: bilinear, antialias: false, mean: [0.5, 0.5, 0.5],
+       std: [0.5, 0.5, 0.5]}}}}
 augment: {{rand_augment: timm, random_erasing: 0.5, mixup: 0.2, cutmix: 1.0}}
 train: {{epochs: 1, label_smoothing: 0.1}}
 output_dir: {tmp_path / "run"}
@@ -606,11 +607,14 @@ def test_training_batches_are_erased(config, tmp_path, monkeypatch):
 
 
 def test_each_rank_mixes_on_its_own(config, monkeypatch):
-    seen, mix = [], loop.mix_batches
-    monkeypatch.setattr(
-        loop, "mix_batches", lambda *args, **options: seen.append(options) or mix(*args, **options)
-    )
-    monkeypatch.setattr(loop.distributed, "rank", lambda: 3)
+    seen, mix = [], training_batches.mix_batches
+
+    def mix_batches(*args, **options):
+        seen.append(options)
+        return mix(*args, **options)
+
+    monkeypatch.setattr(training_batches, "mix_batches", mix_batches)
+    monkeypatch.setattr(training_batches.distributed, "rank", lambda: 3)
     assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
     assert seen == [{"seed": 7, "epoch": 0, "rank": 3, "first": 0}]
 

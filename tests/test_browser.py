@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppcls.data.class_names import read_class_names
+from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.data.dataset import Dataset
 from ppcls.evaluation.evaluate import Evaluation
 from ppcls.evaluation.metrics import batch_sums, fill_samples, sample_type
@@ -19,7 +19,7 @@ from ppcls.evaluation.report import write_report
 from ppcls.preprocessing import Preprocessing
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SPEC = Preprocessing(32, 28, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+PREPROCESSING = Preprocessing(32, 28, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LIMIT = 60  # seconds for any answer
 
 
@@ -163,15 +163,15 @@ def report(request, tmp_path_factory):
     if num_classes == 1000:
         names = list(read_class_names("imagenet1k", 1000).names)
     names[3] = "</script><img src=x onerror=alert(1)>&\"'"
+    dataset = Dataset.of_files([paths[index % 20] for index in range(count)], labels, ClassNames.of(names))
     write_report(
         folder,
         Evaluation(top1, top5, loss, count, [], 1.0, samples),
-        Dataset.of_files([paths[index % 20] for index in range(count)], labels),
-        SPEC,
+        dataset,
+        PREPROCESSING,
         title="Drawn pictures",
         num_classes=num_classes,
         classes=None,
-        names=names,
         about={"weights": "<b>none</b>"},
     )
     return folder / "index.html", num_classes, names

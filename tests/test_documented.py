@@ -1,7 +1,7 @@
-"""Every command and every Python block that the documents show is run here, or HOW says why it is not.
+"""Every command and every Python block in the documents is run here, or HOW says why it is not.
 
 A command is run as it is written, in a copy of the project with a few drawn images. Words in capitals stand
-for files of that copy, and `append` is put behind what would take too long.
+for files of that copy. If a command takes too long, the options of `append` shorten it.
 """
 
 import os
@@ -28,13 +28,14 @@ PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl) \S|ppcls [a-z])"
 
 
 class Run(NamedTuple):
-    """append: options put behind. after: commands to be run before. words: what replaces parts of it, before
-    WORDS does. quick: run without --slow too."""
+    """append: more options. after: commands to run before it. words: replace parts of it, before WORDS does.
+    quick: run without --slow too. code: the exit code."""
 
     append: str = ""
     after: tuple[str, ...] = ()
     words: dict[str, str] = {}
     quick: bool = False
+    code: int = 0
 
 
 CHECK = Run("--check")
@@ -48,14 +49,15 @@ OTHERS = "of PaddleClas or timm, shown for comparison"
 SPLIT_PHOTOS = "python -m ppcls.data split photos"
 SPLIT_FOLDER = "python -m ppcls.data split FOLDER"
 DIGITS = "python dataset/prepare_digits.py"
-LITE0 = "configs/EfficientNetLite0.yaml -o model.weights=pretrained"
+LITE0 = "configs/EfficientNetLite0.yaml"
 EXPORT = f"python tools/export_model.py -c {LITE0} --output lite0"
 LAUNCH = "python -m paddle.distributed.launch"
 LAUNCH_2 = f"{LAUNCH} --nproc_per_node 2"
 TRAIN = "python tools/train.py -c CONFIG --resume auto"
-B0 = "python tools/eval.py -c configs/EfficientNetB0.yaml -o model.weights=pretrained"
+B0 = "python tools/eval.py -c configs/EfficientNetB0.yaml"
 ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
+PHOTOS = {"output/photos": "RUN"}
 IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
 
 WORDS = {
@@ -90,16 +92,19 @@ HOW: dict[str, Run | str] = {
     "pip install -e '.[cpu]'": PIP,
     f"python tools/eval.py -c {LITE0}": Run(),
     B0.replace("B0", "B4"): Run("--check --engine eager -o data.batch_size=2"),
+    "python tools/eval.py -c EfficientNetB44": Run(quick=True, code=2),
     "python tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
-    f"{LAUNCH} tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
+    f"{LAUNCH_2} tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
     SPLIT_PHOTOS: Run(quick=True),
     "python tools/train.py -c configs/EfficientNetB0.yaml -o model.num_classes=3 "
-    "-o model.weights=pretrained -o model.reset_head=true "
+    "-o train.start_from=pretrained -o train.reset_head=true "
     "-o data.train_root=photos -o data.train_list=photos/train_list.txt "
     "-o data.eval_root=photos -o data.eval_list=photos/val_list.txt "
     "-o data.class_names=photos/class_names.txt -o output_dir=output/photos "
     "-o train.epochs=10 -o train.ema_decay=null -o augment.auto_augment=null -o model.bn_momentum=0.9 "
     "-o 'optim={name: sgd, lr: 0.16, nesterov: true, warmup_epochs: 1}'": Run("--check", (SPLIT_PHOTOS,)),
+    "python tools/eval.py -c output/photos": Run(after=(TRAIN,), words=PHOTOS),
+    "python tools/infer.py -c output/photos -i cat.jpg": Run(after=(TRAIN,), words=PHOTOS),
     f"python tools/infer.py -c {LITE0} -i cat.jpg": Run(),
     f"python tools/infer.py -c {LITE0} -i photos --output x.csv": Run(),
     EXPORT: Run(),
@@ -108,10 +113,12 @@ HOW: dict[str, Run | str] = {
         f"ppcls {name}": HELP._replace(quick=name == "data")
         for name in ("train", "eval", "infer", "export", "convert", "benchmark", "data")
     },
-    'import ppcls\n\npredictor = ppcls.load("EfficientNetLite0")\nprint(predictor("cat.jpg"))': Run(),
+    "import ppcls\n\n"
+    "predictor = ppcls.load(\"EfficientNetLite0\")  # or a YAML file, a run's folder, an export's folder\n"
+    'print(predictor("cat.jpg"))': Run(),
     "import ppcls\n\n"
     'model = ppcls.build_model("EfficientNetLite0")\n'
-    'info = ppcls.load_weights(model, "pretrained")  # strict; says source, hash, licence, preprocessing\n'
+    'info = ppcls.load_weights(model, "pretrained")  # strict; returns source, hash, license, preprocessing\n'
     "model.eval()  # float32 [N, 3, H, W] -> logits [N, 1000]": Run(),
     "python tools/model_zoo.py": Run(),
     # dataset/README.md
@@ -127,12 +134,18 @@ HOW: dict[str, Run | str] = {
     ),
     "pip install 'ppcls[onnx]'": PIP,
     "import ppcls\n\n"
-    'predictor = ppcls.load("EfficientNetLite0")  # a published model, or a folder of export_model.py\n'
+    'predictor = ppcls.load("EfficientNetLite0")\n'
     'best = predictor("cat.jpg")  # labels, probabilities, class_ids, the likeliest first': Run(),
+    "from pathlib import Path\n\nimport ppcls\n"
+    "from ppcls.data.dataset import open_path\n"
+    "from ppcls.evaluation.evaluate import evaluate\n\n"
+    'predictor = ppcls.load("EfficientNetLite0")\n'
+    "result = evaluate(predictor, open_path(Path(\"LIST\")))  # a list file with lines 'path label'\n"
+    "print(result.top1, result.loss, result.count)": Run(),
     "import paddle\n\n"
     'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
     "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
-    f"{LAUNCH} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
+    f"{LAUNCH_2} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
     ENGINES: Run(FEW_ROUNDS),
     "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(FEW_ROUNDS),
     # docs/migration.md
@@ -143,15 +156,21 @@ HOW: dict[str, Run | str] = {
     "python tools/eval.py -c ... -o model.weights=FILE.pdparams": Run(
         "--check --engine eager", (), {"...": "configs/EfficientNetB0.yaml", "FILE.pdparams": "INPUT"}
     ),
+    "python tools/eval.py -c ... -o Arch.pretrained=True": OTHERS,
+    "python tools/eval.py -c ...": Run(words={"...": LITE0}),
+    "python tools/train.py -c ... -o Arch.pretrained=True": OTHERS,
+    "python tools/train.py -c ... -o train.start_from=pretrained": Run(
+        "--check", words={"...": "configs/EfficientNetB0.yaml"}
+    ),
     "python tools/infer.py -c ... -o Infer.infer_imgs=cat.jpg": OTHERS,
     "python tools/infer.py -c ... -i cat.jpg": Run(words={"...": LITE0}),
     "python tools/export_model.py -c ... -o Global.save_inference_dir=DIR": OTHERS,
     "python tools/export_model.py -c ... --output DIR": Run("--check", words={"...": LITE0, "DIR": "other"}),
     "python python/predict_cls.py -c configs/inference_cls.yaml": OTHERS,
     "python tools/infer.py --exported DIR -i FOLDER": Run(after=(EXPORT,)),
-    "ppcls infer -c EfficientNetB0 -o model.weights=pretrained -i cat.jpg": Run(),
+    "ppcls infer -c EfficientNetB0 -i cat.jpg": Run(),
     "python validate.py DIR --model NAME --pretrained": OTHERS,
-    "python tools/eval.py -c ... -o model.weights=pretrained -o model.variant=timm/NAME "
+    "python tools/eval.py -c ... -o model.variant=timm/NAME -o data.preprocessing=null "
     "-o data.eval_list=null -o data.eval_root=DIR": NETWORK,
     "python inference.py --data-dir DIR --model NAME": OTHERS,
     "python tools/infer.py -c ... -i DIR --output x.csv": Run(words={"...": LITE0, "DIR": "photos"}),
@@ -180,26 +199,29 @@ HOW: dict[str, Run | str] = {
     "python -m ppcls.data check LIST ...": Run(words={" ...": ""}),
     "python tools/benchmark.py data LIST_OR_FOLDER": Run(),
     "visualdl --logdir DIR": "a server: it runs until it is stopped",
+    "python tools/eval.py -c RUN": Run(after=(TRAIN,)),
+    "python tools/infer.py -c RUN -i FOLDER": Run(after=(TRAIN,)),
+    "python tools/export_model.py -c RUN --output DIR": Run(after=(TRAIN,), words={"DIR": "run_exported"}),
     TRAIN: Run(after=(SPLIT_PHOTOS,)),
+    "python tools/train.py -c RUN --resume auto": Run(after=(TRAIN,)),
     "python tools/train.py -c CONFIG --resume RUN/checkpoints/state-000001200.safetensors "
     "-o output_dir=NEW": Run(after=(TRAIN,), words={"000001200": "*"}),
     "python tools/train.py -c CONFIG -o augment.auto_augment=v0 --show-batch batch.png": Run(
         after=(SPLIT_PHOTOS,)
     ),
     f"{LAUNCH_2} tools/train.py -c configs/digits.yaml": Run("--check", (DIGITS,)),
-    f"{LAUNCH_2} tools/eval.py -c CONFIG -o model.weights=FILE": Run("--engine eager", (TRAIN,)),
+    f"{LAUNCH_2} tools/eval.py -c RUN": Run("--engine eager", (TRAIN,)),
     "python tools/benchmark.py train -c CONFIG [--synthetic] [--steps N] [--json FILE]": Run(
         after=(SPLIT_PHOTOS,), words={"[": "", "]": "", " N": " 1", "FILE": "speed.json"}
     ),
-    "python tools/eval.py -c CONFIG -o model.weights=FILE --report report": Run(after=(TRAIN,)),
+    "python tools/eval.py -c RUN --report report": Run(after=(TRAIN,)),
     "python tools/eval.py --exported DIR -o data.eval_root=ROOT -o data.eval_list=LIST --report report": Run(
         after=(EXPORT,)
     ),
-    "python tools/eval.py -c CONFIG -o model.weights=FILE --sizes 224 256 288 320": Run(after=(TRAIN,)),
-    "python tools/infer.py -c CONFIG -o model.weights=FILE -i photos --explain why": Run(after=(TRAIN,)),
+    "python tools/eval.py -c RUN --sizes 224 256 288 320": Run(after=(TRAIN,)),
+    "python tools/infer.py -c RUN -i photos --explain why": Run(after=(TRAIN,)),
     # docs/weights.md
-    f"{B0} -o model.variant=lukemelas/aa -o data.resize_short=null -o data.crop_size=null "
-    "-o data.interpolation=null -o data.antialias=null -o data.mean=null -o data.std=null": NETWORK,
+    f"{B0} -o model.variant=lukemelas/aa -o data.preprocessing=null": NETWORK,
     "python tools/convert_weights.py INPUT OUTPUT -m MODEL [--to ppcls|paddleclas|torchvision|timm] "
     "[--variant TAG]": Run(words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG]": "--to timm"}),
     # docs/models
@@ -255,8 +277,9 @@ def sandbox(tmp_path_factory):
             draw(imagenet / name)
         lines = [f"{name} {number * 41 % 1000}\n" for number, name in enumerate(names)]
         (imagenet / f"{kind}_list.txt").write_text("".join(lines))
-    data = {"class_names": "photos/class_names.txt", "batch_size": 4, "resize_short": 36, "crop_size": 32}
-    data |= {"interpolation": "bilinear", "antialias": False, "mean": [0.5] * 3, "std": [0.5] * 3}
+    preprocessing = {"resize_short": 36, "crop_size": 32, "interpolation": "bilinear", "antialias": False}
+    preprocessing |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    data = {"class_names": "photos/class_names.txt", "batch_size": 4, "preprocessing": preprocessing}
     for part, name in (("train", "train"), ("eval", "val")):
         data |= {f"{part}_root": "photos", f"{part}_list": f"photos/{name}_list.txt"}
     tree = {"model": {"name": "EfficientNetB0_small", "num_classes": 3}, "data": data}
@@ -268,19 +291,19 @@ def sandbox(tmp_path_factory):
 def publish(sandbox):
     """Put drawn weights into the cache, in PaddleClas's format and under its names."""
     from ppcls import build_model
-    from ppcls.weights import facts_about, write_weights
+    from ppcls.weights import metadata_of, write_weights
     from ppcls.weights.convert import convert
 
     own = sandbox / "own.safetensors"
     for name in ("EfficientNetB0", "EfficientNetB4"):
         model = build_model(name)
-        write_weights(own, {k: v.numpy() for k, v in model.state_dict().items()}, facts_about(model))
+        write_weights(own, {k: v.numpy() for k, v in model.state_dict().items()}, metadata_of(model))
         convert(own, sandbox / "home" / f"{name}_pretrained.pdparams", name, "paddleclas")
 
 
 @pytest.fixture(scope="module")
 def call(sandbox):
-    """Runs a command and, once, what has to be run before it."""
+    """A function that runs a command, after the commands that it needs; each runs once."""
     done = set()
 
     def run(command):
@@ -293,11 +316,11 @@ def call(sandbox):
         for word, stands_for in how.words.items():
             line = line.replace(word, stands_for)
         line = re.sub(rf"\b(?:{'|'.join(WORDS)})\b", lambda found: WORDS[found[0]], line)
-        if line.startswith("import "):
+        if line.startswith(("import ", "from ")):
             line = f"python -c {shlex.quote(line)}"
         line = re.sub(r"^ppcls ", "python -m ppcls ", line)
         line = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", line)
-        if "EfficientNetB" in line and not any((sandbox / "home").glob("*.pdparams")):
+        if "EfficientNetB" in line and not how.code and not any((sandbox / "home").glob("*.pdparams")):
             publish(sandbox)
         environment = {"PYTHONPATH": str(sandbox), "PPCLS_HOME": str(sandbox / "home")}
         ended = subprocess.run(
@@ -309,7 +332,7 @@ def call(sandbox):
             timeout=500,
             check=False,
         )
-        assert ended.returncode == 0, f"{line}\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}"
+        assert ended.returncode == how.code, f"{line}\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}"
         done.add(command)
 
     return run

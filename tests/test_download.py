@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -30,7 +31,7 @@ OTHER = random.Random(2).randbytes(300_000)
 
 @dataclass
 class Reply:
-    """What the server does with one request; by itself it sends the file, or the range asked for."""
+    """The server's reply to one request; by default it sends the file, or the requested range."""
 
     status: int | None = None
     headers: dict = field(default_factory=dict)
@@ -45,7 +46,7 @@ class Reply:
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """plans: the replies to come, by path. asked: the path and the Range of each request."""
+    """plans: the next replies, by path. asked: the path and the Range of each request."""
 
     daemon_threads = True
 
@@ -123,7 +124,7 @@ def site():
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
-    """A cache of its own, pauses of no length, and no proxy."""
+    """Set a separate cache, very short pauses, and no proxy."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -147,11 +148,11 @@ def names(cache):
 
 def test_a_file_is_fetched_once_and_checked_once(site, cache, monkeypatch, capfd):
     url = site.plan("/w.pth")
-    path = fetch([url], sha256=SHA256[:8].upper(), size=None, licence="CC-BY-NC-4.0, not for commercial use")
+    path = fetch([url], sha256=SHA256[:8].upper(), size=None, license="CC-BY-NC-4.0, not for commercial use")
     assert path == cache / "w.pth" and path.read_bytes() == BODY
     assert names(cache) == ["w.pth", "w.pth.json", "w.pth.lock"]
     shown = capfd.readouterr().err
-    assert f"Fetching {url} to {path} (licence of the weights: CC-BY-NC-4.0, not for commerc" in shown
+    assert all(text in shown for text in (url, str(path), "CC-BY-NC-4.0, not for commercial use"))
     assert "w.pth: 100%" in shown
     monkeypatch.setattr(download, "_sha256", None)
     assert fetch_body(url) == path
@@ -171,7 +172,7 @@ def test_a_cut_connection_is_resumed(site):
 def test_a_part_of_an_earlier_run_is_resumed(site, cache, monkeypatch):
     monkeypatch.setattr(download, "TRIES", 1)
     url = site.plan("/w.pth", Reply(cut=100_000))
-    with pytest.raises(WeightsError, match=r"ended after 100,000 of 300,000 bytes"):
+    with pytest.raises(WeightsError, match=r"100,000 of 300,000"):
         fetch_body(url)
     assert "w.pth.part" in names(cache) and "w.pth" not in names(cache)
     assert fetch_body(url).read_bytes() == BODY
@@ -209,24 +210,24 @@ def test_tries_are_counted_only_while_they_bring_nothing(site, monkeypatch):
     url = site.plan("/w.pth", *[Reply(cut=40_000)] * 6)
     assert fetch_body(url).read_bytes() == BODY
     url = site.plan("/x.pth", Reply(cut=40_000), then=Reply(cut=1_000))
-    with pytest.raises(WeightsError, match="3 tries brought nothing new; the last: the connection ended"):
+    with pytest.raises(WeightsError, match="3 attempts.*,000 of 300,000"):
         fetch_body(url)
     assert len([1 for path, _ in site.asked if path == "/x.pth"]) == 3
     url = site.plan("/y.pth", then=Reply(cut=100_000, ranges=False))  # never gets further
-    with pytest.raises(WeightsError, match="3 tries"):
+    with pytest.raises(WeightsError, match="3 attempts"):
         fetch_body(url)
 
 
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Reply(body=BODY[:-1]), "the file there has 299,999 bytes, expected 300,000"),
-        (Reply(body=BODY + b"x"), "the file there has 300,001 bytes, expected 300,000"),
-        (Reply(length="300000", body=BODY[:-1]), "5 tries brought nothing new; .*299,999 of 300,000"),
-        (Reply(length=None, body=BODY[:-1], etag=None), "5 tries brought nothing new; .*299,999 of 300,000"),
-        (Reply(length=None, body=BODY + b"x"), "more than the 300,000 bytes of the file came"),
-        (Reply(headers={"Content-Type": "text/html; charset=utf-8"}), "a web page came instead"),
-        (Reply(status=403), "HTTP 403 Forbidden"),
+        (Reply(body=BODY[:-1]), "299,999.*300,000"),
+        (Reply(body=BODY + b"x"), "300,001.*300,000"),
+        (Reply(length="300000", body=BODY[:-1]), "5 attempts.*299,999.*300,000"),
+        (Reply(length=None, body=BODY[:-1], etag=None), "5 attempts.*299,999.*300,000"),
+        (Reply(length=None, body=BODY + b"x"), "more than the 300,000"),
+        (Reply(headers={"Content-Type": "text/html; charset=utf-8"}), "web page"),
+        (Reply(status=403), "HTTP 403"),
     ],
 )
 def test_wrong_answers_are_refused(site, cache, reply, words):
@@ -237,7 +238,7 @@ def test_wrong_answers_are_refused(site, cache, reply, words):
 
 
 def test_what_nothing_can_check_is_refused(site):
-    with pytest.raises(WeightsError, match="does not tell the file's length"):
+    with pytest.raises(WeightsError, match="length"):
         fetch([site.plan("/w.pth", then=Reply(length=None))], sha256=None, size=None)
 
 
@@ -246,9 +247,11 @@ def test_a_wrong_hash_is_refused_with_both_and_the_part_removed(site, cache):
     with pytest.raises(WeightsError) as error:
         fetch_body(url, sha256=SHA256[:8])
     for words in (
-        f"SHA-256 is {hashlib.sha256(OTHER).hexdigest()}, expected one that begins with {SHA256[:8]}",
+        hashlib.sha256(OTHER).hexdigest(),
+        SHA256[:8],
         url,
-        f"put it at {cache / 'w.pth'} (expected: 300,000 bytes, SHA-256 one that begins with {SHA256[:8]})",
+        str(cache / "w.pth"),
+        "300,000 bytes",
     ):
         assert words in str(error.value)
     assert names(cache) == ["w.pth.json", "w.pth.lock"]
@@ -298,7 +301,7 @@ def test_the_next_name_is_tried_after_404(site, cache):
     with pytest.raises(WeightsError) as error:
         fetch([gone, other], sha256=None, size=None, file_name="c")
     assert f"{gone}: HTTP 404 Not Found\n  {other}: HTTP 410 Gone\n" in str(error.value)
-    assert f"put it at {cache / 'c'}." in str(error.value)
+    assert str(cache / "c") in str(error.value)
 
 
 def test_a_mirror_starts_over(site, monkeypatch):
@@ -343,8 +346,8 @@ def test_offline_the_error_says_where_to_put_the_file(cache):
         url = f"http://127.0.0.1:{free.getsockname()[1]}/w.pth"
         with pytest.raises(WeightsError) as error:
             fetch_body(url)
-    assert f"{url}: 5 tries brought nothing new; the last: ConnectionRefusedError" in str(error.value)
-    assert f"get the file elsewhere and put it at {cache / 'w.pth'} (expected: 300,000" in str(error.value)
+    for words in (f"{url}: 5 ", "ConnectionRefusedError", str(cache / "w.pth"), "300,000"):
+        assert words in str(error.value)
 
 
 def test_a_url_that_is_none(cache):
@@ -371,9 +374,7 @@ def test_a_file_put_in_by_hand_is_checked_and_used(site, cache, monkeypatch):
 def test_a_wrong_file_put_in_by_hand_is_refused_and_left(cache):
     cache.mkdir()
     (cache / "w.pth").write_bytes(OTHER)
-    with pytest.raises(
-        WeightsError, match=rf"w.pth is not the published file: its SHA-256 .* {SHA256}.*Remove"
-    ):
+    with pytest.raises(WeightsError, match=rf"w.pth .*SHA-256 .* {SHA256}"):
         fetch_body("http://127.0.0.1:9/w.pth")
     assert (cache / "w.pth").read_bytes() == OTHER
 
@@ -381,14 +382,14 @@ def test_a_wrong_file_put_in_by_hand_is_refused_and_left(cache):
 def test_a_file_that_changed_after_its_check_is_refused(site, cache):
     path = fetch_body(site.plan("/w.pth"))
     path.write_bytes(BODY[:-1])
-    with pytest.raises(WeightsError, match="it has 299,999 bytes, expected 300,000"):
+    with pytest.raises(WeightsError, match="299,999.*300,000"):
         fetch_body(site.plan("/w.pth"))
 
 
 def test_a_cache_that_cannot_be_written(site, tmp_path, cache, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "file" / "cache"))
-    with pytest.raises(WeightsError, match="w.pth cannot be fetched: .*or set PPCLS_HOME to a folder"):
+    with pytest.raises(WeightsError, match="w.pth .*PPCLS_HOME"):
         fetch_body(site.plan("/w.pth"))
 
     def refuse(self, **options):
@@ -396,12 +397,12 @@ def test_a_cache_that_cannot_be_written(site, tmp_path, cache, monkeypatch):
 
     monkeypatch.setattr(download.FileLock, "acquire", refuse)
     monkeypatch.setenv("PPCLS_HOME", str(cache))
-    with pytest.raises(WeightsError, match="Permission denied.*or set PPCLS_HOME"):
+    with pytest.raises(WeightsError, match="Permission denied.*PPCLS_HOME"):
         fetch_body(site.plan("/w.pth"))
     (cache / "w.pth").write_bytes(BODY)  # others have filled it
     assert fetch_body(site.plan("/w.pth")) == cache / "w.pth"
     (cache / "w.pth").write_bytes(OTHER)
-    with pytest.raises(WeightsError, match="is not the published file"):
+    with pytest.raises(WeightsError, match="w.pth .*SHA-256"):
         fetch_body(site.plan("/w.pth"))
 
 
@@ -411,7 +412,7 @@ def test_a_full_disk(site, cache, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(download, "_copy", fill)
-    with pytest.raises(WeightsError, match="the disk is full; .*or set PPCLS_HOME to a folder"):
+    with pytest.raises(WeightsError, match="w.pth .*disk is full.*PPCLS_HOME"):
         fetch_body(site.plan("/w.pth"))
     monkeypatch.undo()
     monkeypatch.setenv("PPCLS_HOME", str(cache))
@@ -438,7 +439,7 @@ def test_the_cache_folder(monkeypatch, environment, folder):
 
 @pytest.mark.parametrize("sha256", ["1234567", "no hex digits"])
 def test_a_hash_must_be_one(sha256):
-    with pytest.raises(ValueError, match="eight hexadecimal digits"):
+    with pytest.raises(ValueError, match="sha256"):
         fetch(["http://127.0.0.1:9/w"], sha256=sha256, size=None)
 
 
@@ -528,7 +529,7 @@ def first_half_sent(site, cache):
 def test_of_two_processes_one_fetches(site, cache, askers):
     pair = askers(site.plan("/w.pth", then=Reply(hold=100_000)), 2)
     first_half_sent(site, cache)
-    wait_for(lambda: all("Fetching" in asker.said() for asker in pair))
+    wait_for(lambda: all("w.pth" in asker.said() for asker in pair))
     site.gate.set()
     assert [asker.result() for asker in pair] == [str(cache / "w.pth")] * 2
     assert site.ranges() == [None]
@@ -551,12 +552,12 @@ def test_those_who_wait_share_the_failure(site, cache, askers):
     (first,) = askers(url)
     wait_for(lambda: site.asked)
     others = askers(url, 2)
-    wait_for(lambda: all("Fetching" in asker.said() for asker in others))
+    wait_for(lambda: all("w.pth" in asker.said() for asker in others))
     time.sleep(0.5)
     site.gate.set()
     for asker in (first, *others):
         asker.result()
-        assert f"refused: w.pth could not be fetched:\n  {url}: HTTP 404 Not Found" in asker.said()
+        assert re.search(rf"refused: w.pth .*\n *{re.escape(url)}: HTTP 404", asker.said())
     assert len(site.asked) == 1
     site.plan("/w.pth")  # a later call does not care
     assert fetch_body(url) == cache / "w.pth"
@@ -569,7 +570,7 @@ def test_nobody_waits_for_ever_for_a_process_that_hangs(site, cache, askers):
     first_half_sent(site, cache)
     first.process.send_signal(signal.SIGSTOP)
     (second,) = askers(url)
-    assert f"fetched by process {first.process.pid} on {socket.gethostname()}, which has" in second.result()
+    assert f"process {first.process.pid} on {socket.gethostname()}" in second.result()
 
 
 RANKS = f"""
@@ -579,12 +580,12 @@ from ppcls import distributed
 from ppcls.weights.download import fetch, fetch_on_all_ranks
 distributed.start("cpu")
 url, home = sys.argv[1:]
-wanted = dict(sha256="{SHA256}", size={len(BODY)})
-fetch([url + "/shared"], **wanted)
+requested = dict(sha256="{SHA256}", size={len(BODY)})
+fetch([url + "/shared"], **requested)
 assert distributed.sum_over_ranks(np.ones(1)) == 2
 os.environ["PPCLS_HOME"] = f"{{home}}{{distributed.rank()}}"  # as on two machines
 for name in ("two", "three"):
-    fetch_on_all_ranks([f"{{url}}/{{name}}"], **wanted)
+    fetch_on_all_ranks([f"{{url}}/{{name}}"], **requested)
     assert distributed.sum_over_ranks(np.ones(1)) == 2
     print("this rank has", name, flush=True)
 """
@@ -615,9 +616,8 @@ def test_the_ranks_of_a_run_fetch_once_on_each_machine_and_fail_together(site, c
     assert all("this rank has two" in log and "this rank has three" not in log for log in logs)
     assert sorted(path for path, _ in site.asked) == ["/shared", "/three", "/two", "/two"]
     assert run.returncode != 0
-    words = "home0/three is not the published file: its SHA-256 is"
-    assert words in run.stdout + run.stderr
-    assert all(words in log for log in logs)
+    for text in (run.stdout + run.stderr, *logs):
+        assert re.search(f"home0/three .*SHA-256.* {hashlib.sha256(OTHER).hexdigest()}", text), text
 
 
 @pytest.mark.slow
@@ -625,5 +625,5 @@ def test_a_failed_fetch_ends_the_run_with_the_reason(site, cache, tmp_path):
     site.plan("/shared", then=Reply(status=404))
     run, logs = launch(site, tmp_path)
     assert run.returncode != 0
-    assert "shared: HTTP 404 Not Found" in run.stdout + run.stderr
+    assert "shared: HTTP 404" in run.stdout + run.stderr
     assert not any("this rank has" in log for log in logs)

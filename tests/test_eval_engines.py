@@ -5,14 +5,16 @@ import shutil
 
 import pytest
 import yaml
-from helpers import arrays_of, on_two_ranks, run_tool
+from helpers import ROOT, arrays_of, on_two_ranks, run_python, run_tool
 
 from ppcls.cli import eval as cli
+from ppcls.data.files import find_images
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
-from ppcls.inference.classify import find_images, softmax
-from ppcls.inference.engines import LoadedEngine, candidates, open_engine
-from ppcls.weights import facts_about, write_weights
+from ppcls.inference.engines import installed_engines, open_engine
+from ppcls.inference.engines.engine import LoadedEngine
+from ppcls.inference.predictions import softmax
+from ppcls.weights import metadata_of, write_weights
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +27,23 @@ def data(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config(network, spec, tmp_path_factory):
-    """A config of the plain network, with the images prepared as in `exported`."""
+def config(network, preprocessing, tmp_path_factory):
+    """A config of the eager network, with the images prepared as in `exported`."""
     folder = tmp_path_factory.mktemp("config")
-    write_weights(folder / "w.safetensors", arrays_of(network), facts_about(network))
+    write_weights(folder / "w.safetensors", arrays_of(network), metadata_of(network))
     model = {"name": "EfficientNetB0", "num_classes": 40, "weights": str(folder / "w.safetensors")}
-    tree = {"model": model, "data": spec.to_dict() | {"batch_size": 8}, "device": "cpu"}
+    tree = {
+        "device": "cpu",
+        "model": model,
+        "data": {"preprocessing": preprocessing.to_dict(), "batch_size": 8},
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
     return ["-c", str(folder / "config.yaml")]
 
 
 @pytest.fixture
 def evaluate(data, tmp_path, capsys):
-    """Runs eval.py here: what it measured, and what it said."""
+    """A function that runs eval.py here, and returns its metrics and its output."""
 
     def run(*arguments):
         assert cli.main([*arguments, *data, "-o", f"output_dir={tmp_path / 'run'}"]) == 0
@@ -48,7 +54,7 @@ def evaluate(data, tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def eager(config, data, tmp_path_factory):
-    """What the plain network gives."""
+    """Metrics of the eager network."""
     folder = tmp_path_factory.mktemp("eager")
     assert cli.main([*config, "--engine", "eager", *data, "-o", f"output_dir={folder}"]) == 0
     return json.loads((folder / "metrics.json").read_text())
@@ -60,12 +66,12 @@ def require_same(metrics, expected):
     assert metrics["loss"] == pytest.approx(expected["loss"], rel=1e-5)  # see NEAR in test_engines
 
 
-def test_all_engines_give_the_plain_networks_result(evaluate, eager, config, exported):
+def test_all_engines_give_the_eager_networks_result(evaluate, eager, config, exported):
     assert eager["count"] == 39 and 0 < eager["top5"] < 1
-    for name in candidates(read_artifact(exported)):
+    for name in installed_engines(read_artifact(exported)):
         metrics, said = evaluate("--exported", str(exported), "--engine", name)
         require_same(metrics, eager)
-        assert f"engine: {name}, as asked for" in said and "licence: not stated" in said
+        assert f"engine: {name}" in said and "license: not stated" in said
     metrics, said = evaluate("--exported", str(exported))
     require_same(metrics, eager)
     assert "engine: " in said
@@ -77,10 +83,11 @@ def test_without_an_engine_the_network_is_exported_to_the_cache_once(
     monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "home"))
     metrics, said = evaluate(*config)
     require_same(metrics, eager)
-    assert "engine: exporting the network to the cache, once" in said and "difference to the network" in said
+    assert "exporting" in said and " at 199x153" in said
     metrics, said = evaluate(*config)
     require_same(metrics, eager)
     assert "exporting" not in said and "measuring" not in said
+    assert str(tmp_path / "home" / "exported") in said and "license of the weights: not stated" in said
 
 
 def test_a_network_that_cannot_be_exported_is_evaluated_as_it_is(
@@ -101,16 +108,16 @@ def test_a_network_that_cannot_be_exported_is_evaluated_as_it_is(
 
 def test_with_softmax_inside_the_loss_is_the_same(evaluate, eager, exported, tmp_path, monkeypatch):
     shutil.copytree(exported, tmp_path / "soft")
-    spec = tmp_path / "soft" / "inference.yml"
-    spec.write_text(spec.read_text().replace("output: logits", "output: probabilities"))
-    (name, *_) = candidates(read_artifact(exported))
+    description = tmp_path / "soft" / "inference.yml"
+    description.write_text(description.read_text().replace("output: logits", "output: probabilities"))
+    (name, *_) = installed_engines(read_artifact(exported))
 
     def with_softmax(*arguments, **options):
         engine = open_engine(*arguments, **options)
         run = engine.run
         return LoadedEngine(name, [lambda images: softmax(run(images)).astype("float32")] * engine.streams)
 
-    monkeypatch.setattr("ppcls.inference.engines.open_engine", with_softmax)
+    monkeypatch.setattr("ppcls.inference.load.open_engine", with_softmax)
     require_same(evaluate("--exported", str(tmp_path / "soft"), "--engine", name)[0], eager)
 
 
@@ -121,34 +128,43 @@ def test_two_processes_give_the_result_of_one(eager, exported, data, tmp_path):
     require_same(json.loads((tmp_path / "two" / "metrics.json").read_text()), eager)
 
 
+def test_two_processes_export_once(eager, config, data, tmp_path):
+    output = ["-o", f"output_dir={tmp_path / 'two'}"]
+    script = [*on_two_ranks(tmp_path / "log"), ROOT / "tools" / "eval.py"]
+    run = run_python(*script, *config, *data, *output, PPCLS_HOME=str(tmp_path / "home"))
+    assert run.returncode == 0, run.stdout + run.stderr
+    require_same(json.loads((tmp_path / "two" / "metrics.json").read_text()), eager)
+    logs = "".join(path.read_text() for path in (tmp_path / "log").glob("workerlog.*"))
+    assert logs.count("exporting") == 1
+    assert len([path for path in (tmp_path / "home" / "exported").iterdir() if path.is_dir()]) == 1
+
+
 def test_check_reads_one_batch(exported, data, tmp_path, capsys):
-    engine = candidates(read_artifact(exported))[0]
+    engine = installed_engines(read_artifact(exported))[0]
     options = ["--exported", str(exported), "--engine", engine, "-o", f"output_dir={tmp_path / 'run'}"]
     assert cli.main([*options, *data, "--check"]) == 0
-    assert "check passed: of 39 images a batch of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "check passed" in said and "39" in said
     assert not (tmp_path / "run").exists()
 
 
-def test_other_preprocessing_and_names_are_told(evaluate, exported, pictures, tmp_path):
+def test_other_preprocessing_and_names_are_reported(evaluate, exported, pictures, tmp_path):
     (tmp_path / "names.txt").write_text("\n".join(f"other {number}" for number in range(40)))
-    engine = candidates(read_artifact(exported))[0]
-    options = ["-o", "data.resize_short=70", "-o", f"data.class_names={tmp_path / 'names.txt'}"]
+    engine = installed_engines(read_artifact(exported))[0]
+    options = ["-o", "data.preprocessing.resize_short=70", "-o", f"data.class_names={tmp_path / 'names.txt'}"]
     _, said = evaluate("--exported", str(exported), "--engine", engine, *options)
-    assert "note: data.resize_short is 70; the weights were made for 72" in said
-    assert "note: data.class_names differ from the names that the weights carry, and are used" in said
+    (note,) = (line for line in said.splitlines() if "data.preprocessing." in line)
+    assert note.startswith("note: data.preprocessing.resize_short is 70") and "72" in note
+    assert "note: data.class_names" in said
 
 
 @pytest.mark.parametrize(
     ("more", "error", "words"),
     [
-        (
-            ["--engine", "eager"],
-            ConfigError,
-            "--engine eager runs the plain network",
-        ),
-        (["-o", "model.num_classes=7"], ConfigError, "model.num_classes is 7, but .* holds 40"),
+        (["--engine", "eager"], ConfigError, "--engine eager .*--exported"),
+        (["-o", "model.num_classes=7"], ConfigError, r"model.num_classes is 7\b.* 40\b"),
         (["-o", "data.eval_list=null", "-o", "data.eval_root=null"], DataError, "eval"),
-        (["--exported", "none"], ExportError, "There is no folder none"),
+        (["--exported", "none"], ExportError, "no folder none"),
     ],
 )
 def test_what_goes_wrong_with_an_exported_model(exported, data, more, error, words):

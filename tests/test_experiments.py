@@ -37,4 +37,4 @@ def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
     arguments = [part for option in options for part in ("-o", option)]
     run = run_python(script, "--check", "-c", script.with_suffix(".yaml"), *arguments)
     assert run.returncode == 0, run.stderr
-    assert "check passed: a batch of [2, 3, 32, 32]" in run.stdout
+    assert "[2, 3, 32, 32]" in run.stdout

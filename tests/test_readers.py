@@ -1,10 +1,11 @@
-"""Files of weights from elsewhere: read as their writers meant, refused when broken, never run."""
+"""Files of weights from other projects: read in full, refused if broken, never run."""
 
 import builtins
 import io
 import os
 import pickle
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -45,16 +46,18 @@ def same(entry, expected):
 
 @pytest.fixture
 def refused(tmp_path):
-    """Writes the bytes, and returns the message with which they are refused."""
+    """Write the bytes, check the message with which they are refused, and return it."""
 
     def check(data: bytes, words: str | None = None) -> str:
         path = tmp_path / "file"
         path.unlink(missing_ok=True)  # to overwrite a file is much slower
         path.write_bytes(data)
-        with pytest.raises(WeightsError, match=words) as error:
+        with pytest.raises(WeightsError) as error:
             read_file(path)
-        assert str(error.value).startswith(f"{path} cannot be read as weights: ")
-        return str(error.value)
+        message = str(error.value)
+        assert message.startswith(f"{path} ")
+        assert re.search(words or "", message.removeprefix(str(path))), message
+        return message
 
     return check
 
@@ -66,42 +69,42 @@ def refused(tmp_path):
 def test_all_values_come_back(kind, name, tmp_path):
     anything = tmp_path / "no ending tells"
     anything.write_bytes((GOLDEN / name).read_bytes())
-    read_kind, entries, facts = read_file(anything)
+    read_kind, entries, metadata = read_file(anything)
     assert read_kind == kind
     assert list(entries) == list(EXPECTED) or kind == "safetensors"
     assert set(entries) == set(EXPECTED)
     for key, expected in EXPECTED.items():
         same(entries[key], expected)
     if kind == "safetensors":
-        assert facts == {"model": "any", "licence": "none"}
+        assert metadata == {"model": "any", "licence": "none"}
     else:
-        assert facts == {"under": None, "prefix": "", "others": []}
+        assert metadata == {"under": None, "prefix": "", "others": []}
 
 
 @pytest.mark.parametrize("name", ["nested.zip.pth", "nested.stream.pth"])
 def test_weights_under_model_lose_their_prefix(name):
-    _, entries, facts = read_file(GOLDEN / name)
+    _, entries, metadata = read_file(GOLDEN / name)
     same(entries["0.weight"], EXPECTED["weight"])
     same(entries["0.bias"], EXPECTED["bias"])
     same(entries["1.num_batches_tracked"], np.array(1))
     assert len(entries) == 7
     others = ["epoch", "accuracy", "arch", "optimizer", "lr_scheduler", "args", "shape"]
-    assert facts == {"under": "model", "prefix": "module.", "others": others}
+    assert metadata == {"under": "model", "prefix": "module.", "others": others}
 
 
 @pytest.mark.parametrize("paddle", [2, 3])
 @pytest.mark.parametrize("protocol", [2, 4])
 def test_tensors_that_paddle_names_come_back(paddle, protocol):
-    _, entries, facts = read_file(GOLDEN / f"mixed.paddle{paddle}.{protocol}.pdparams")
+    _, entries, metadata = read_file(GOLDEN / f"mixed.paddle{paddle}.{protocol}.pdparams")
     assert set(entries) == {"weight", "bias", "transposed"}
     for key, entry in entries.items():
         same(entry, EXPECTED[key])
-    assert facts == {"under": None, "prefix": "", "others": ["epoch", "note"]}
+    assert metadata == {"under": None, "prefix": "", "others": ["epoch", "note"]}
 
 
 @pytest.mark.parametrize("name", ["optimizer.paddle2.pdopt", "optimizer.paddle3.pdopt"])
 def test_an_optimizers_state_is_told_apart(name, refused):
-    refused((GOLDEN / name).read_bytes(), "looks like an optimizer's state.* linear_0.w_0_moment1_0")
+    refused((GOLDEN / name).read_bytes(), "optimizer.* linear_0.w_0_moment1_0")
 
 
 @pytest.mark.parametrize("name", ["plain.zip.pth", "state.paddle3.4.pdparams", "state.paddle3.2.pdparams"])
@@ -139,7 +142,7 @@ def test_every_part_from_the_beginning_is_refused(name, tmp_path):
     path.write_bytes((GOLDEN / name).read_bytes())
     for size in reversed(range(path.stat().st_size)):
         os.truncate(path, size)
-        with pytest.raises(WeightsError, match="cannot be read as weights"):
+        with pytest.raises(WeightsError, match=re.escape(str(path))):
             read_file(path)
 
 
@@ -172,17 +175,17 @@ def test_a_changed_byte_gives_arrays_or_a_refusal(name, tmp_path):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "it is empty. Download"),
-        (b"\n <!DOCTYPE html><html>", "a web page.*Download the file itself"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS pointer.*git lfs pull"),
-        (b"\x1f\x8b\x08\0", "gzip archive. Unpack it"),
-        (b"a" * 257 + b"ustar\0", "tar archive. Unpack it"),
-        (b"\x08\x07\x12\x07pytorch", "ONNX network"),
+        (b"", "empty"),
+        (b"\n <!DOCTYPE html><html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:", "Git LFS.*git lfs pull"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"a" * 257 + b"ustar\0", "tar"),
+        (b"\x08\x07\x12\x07pytorch", "ONNX"),
         (b"\x89HDF\r\n", "HDF5"),
         (b'{"base_code": 1}', "JSON"),
         (bytes(40), "pdiparams"),
-        (b"\x80\x05\x95", "protocol 5, this reads 2 to 4"),
-        (b"GIF89a and more", "neither safetensors.*begins with b'GIF89a and more'"),
+        (b"\x80\x05\x95", "protocol 5.* 2 to 4"),
+        (b"GIF89a and more", "b'GIF89a and more'"),
     ],
 )
 def test_other_files_are_named_with_a_cure(data, words, refused):
@@ -191,7 +194,7 @@ def test_other_files_are_named_with_a_cure(data, words, refused):
 
 def test_no_file_and_a_folder_are_refused(tmp_path):
     for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(WeightsError, match="There is no file"):
+        with pytest.raises(WeightsError, match=re.escape(str(path))):
             read_file(path)
 
 
@@ -317,7 +320,7 @@ def test_hostile_pickles_run_nothing(hostile, protocol, refused, tmp_path):
     mark = tmp_path / "mark"
     pickled = pickle.dumps({"weight": hostile(str(mark))}, protocol)
     for data in (pickled, torch_zip(pickled), torch_stream(pickled)):
-        refused(data, "it asks for .* no use for. Nothing of it was run")
+        refused(data, "refers to ")
     assert not mark.exists()
     try:
         pickle.loads(pickled)
@@ -339,76 +342,76 @@ TUPLE = name("builtins", "tuple")
     ("value", "words"),
     [
         (b"(ios\nsystem\n", "has b'i'"),  # INST
-        (b"(cos\nsystem\no", "asks for os.system"),
+        (b"(cos\nsystem\no", "os.system"),
         (b"(" + NAMESPACE + b"o", "has b'o'"),  # OBJ
         (NAMESPACE + b")}\x92", r"has b'\\x92'"),  # NEWOBJ_EX
-        (NDARRAY + b")\x81", "calls something"),  # NEWOBJ
-        (ENCODE + b")\x81", "new object of _codecs.encode"),
-        (ORDERED + b")\x81", "new object of collections.OrderedDict"),
+        (NDARRAY + b")\x81", "calls"),  # NEWOBJ
+        (ENCODE + b")\x81", "_codecs.encode"),
+        (ORDERED + b")\x81", "collections.OrderedDict"),
         (b"\x82\x01", r"has b'\\x82'"),  # EXT1
         (b"\x83\x01\0", r"has b'\\x83'"),
         (b"\x84\x01\0\0\0", r"has b'\\x84'"),
         (b"Pthe id\n", "has b'P'"),  # PERSID
-        (text("storage") + b"Q", "outside itself"),  # BINPERSID
-        (text("os") + text("system") + b"\x93", "asks for os.system"),
-        (b"]K\x01\x93", "has no name"),
-        (text("numpy") + text("ndarray.tofile") + b"\x93", "asks for numpy.ndarray.tofile"),
-        (b"c" + b"a" * 300 + b"\nb\n", "name, or has one that is too long"),
+        (text("storage") + b"Q", "outside"),  # BINPERSID
+        (text("os") + text("system") + b"\x93", "os.system"),
+        (b"]K\x01\x93", "name"),
+        (text("numpy") + text("ndarray.tofile") + b"\x93", "numpy.ndarray.tofile"),
+        (b"c" + b"a" * 300 + b"\nb\n", "name"),
         (b"\x8b\xff\xff\xff\x7f", r"has b'\\x8b'"),  # LONG4
-        (b"\x8a\xff" + bytes(255), "integer of 255 bytes"),
+        (b"\x8a\xff" + bytes(255), "integer of 255"),
         (b"L" + b"9" * 10_000 + b"L\n", "has b'L'"),
-        (b"h\x07", "not there"),
-        (b"j\xff\xff\xff\xff", "not there"),
-        (b"t", "not there"),
+        (b"h\x07", "a value that does not exist"),
+        (b"j\xff\xff\xff\xff", "a value that does not exist"),
+        (b"t", "a value that does not exist"),
         (b"(0", "has b'0'"),
-        (b"NNNNN" + b"s", "sets an item of something"),
-        (b"]K\x01K\x02s", "sets an item of something"),
-        (b"}K\x01a", "no list"),
-        (b"}(K\x01u", "without a value"),
-        (b"})Ns", "key of type tuple"),
-        (b"}" + TUPLE + b"Ns", "key of type Name"),
-        (b"}(K\x01NK\x01Nu", "same key twice"),
-        (b"K\x01)R", "calls something"),
-        (array() + b")R", "calls something"),
-        (ENCODE + b"]R", "calls something"),
-        (ORDERED + text("x") + b"b", "sets the state"),
-        (TUPLE + b"}b", "sets the state"),
-        (b"]}b", "sets the state"),
-        (b"}" + text("x") + b"b", "sets the state"),
-        (ORDERED + b")R" + SETATTR + b"b", "asks for os.system"),
-        (ORDERED + b"]]a\x85R", "something else than pairs"),
-        (ORDERED + b"}\x85R", "something else than pairs"),
-        (ENCODE + text("a") + text("rot13") + b"\x86R", "another codec"),
-        (ENCODE + text("\u20ac") + text("latin1") + b"\x86R", "no bytes"),
-        (ENCODE + text("\u20ac" * 3000) + text("latin1") + b"\x86R", "no bytes"),
-        (ENCODE + b"K\x01" + text("latin1") + b"\x86R", "no text"),
-        (TUPLE + text("abc") + b"\x85R", "a tuple of something else"),
-        (name("__builtin__", "bytes") + number(2**40) + b"\x85R", "bytes of something"),
-        (b"X\x02\0\0\0\xff\xfe", "not UTF-8"),
-        (b"X\xff\xff\xff\xff", "ends in the middle"),
-        (b"\x8d" + b"\xff" * 8, "ends in the middle"),
-        (b"\x8e" + b"\xff" * 8, "ends in the middle"),
-        (name("numpy.core.multiarray", "_reconstruct") + b")R", "another class"),
-        (name("numpy.core.multiarray", "_reconstruct") + TUPLE + b"K\0\x85C\x01b\x87R", "another class"),
-        (name("numpy.core.multiarray", "scalar"), "asks for numpy.core.multiarray.scalar"),
-        (name("numpy", "load"), "asks for numpy.load"),
-        (NEW_ARRAY, "no content"),
-        (array() + state() + b"b", "an array's description"),
+        (b"NNNNN" + b"s", "not a dictionary"),
+        (b"]K\x01K\x02s", "not a dictionary"),
+        (b"}K\x01a", "not a list"),
+        (b"}(K\x01u", "key without"),
+        (b"})Ns", "type tuple"),
+        (b"}" + TUPLE + b"Ns", "type Name"),
+        (b"}(K\x01NK\x01Nu", "twice"),
+        (b"K\x01)R", "calls"),
+        (array() + b")R", "calls"),
+        (ENCODE + b"]R", "calls"),
+        (ORDERED + text("x") + b"b", "state"),
+        (TUPLE + b"}b", "state"),
+        (b"]}b", "state"),
+        (b"}" + text("x") + b"b", "state"),
+        (ORDERED + b")R" + SETATTR + b"b", "os.system"),
+        (ORDERED + b"]]a\x85R", "OrderedDict.*pairs"),
+        (ORDERED + b"}\x85R", "OrderedDict.*pairs"),
+        (ENCODE + text("a") + text("rot13") + b"\x86R", "codec.*latin1"),
+        (ENCODE + text("\u20ac") + text("latin1") + b"\x86R", "bytes"),
+        (ENCODE + text("\u20ac" * 3000) + text("latin1") + b"\x86R", "bytes"),
+        (ENCODE + b"K\x01" + text("latin1") + b"\x86R", "not text"),
+        (TUPLE + text("abc") + b"\x85R", "not a tuple"),
+        (name("__builtin__", "bytes") + number(2**40) + b"\x85R", "bytes"),
+        (b"X\x02\0\0\0\xff\xfe", "UTF-8"),
+        (b"X\xff\xff\xff\xff", "cut off"),
+        (b"\x8d" + b"\xff" * 8, "cut off"),
+        (b"\x8e" + b"\xff" * 8, "cut off"),
+        (name("numpy.core.multiarray", "_reconstruct") + b")R", "numpy.ndarray"),
+        (name("numpy.core.multiarray", "_reconstruct") + TUPLE + b"K\0\x85C\x01b\x87R", "numpy.ndarray"),
+        (name("numpy.core.multiarray", "scalar"), "numpy.core.multiarray.scalar"),
+        (name("numpy", "load"), "numpy.load"),
+        (NEW_ARRAY, "array"),
+        (array() + state() + b"b", "of an array"),
         (array(kind=dtype("O8")), "dtype O8"),
         (array(kind=dtype("V8")), "dtype V8"),
         (array(kind=dtype("U2")), "dtype U2"),
         (array(kind=dtype("f4,f4")), "dtype f4,f4"),
         (array(kind=dtype(order=">")), "byte order '>'"),
-        (array(kind=dtype(names=text("x") + b"\x85")), "with fields"),
-        (array(kind=text("f4")), "an array's description"),
-        (array(order=b"K\x01"), "an array's description"),
-        (array(data=b"]"), "an array's description"),
-        (array(shape=(3,)), "8 bytes, which is not"),
-        (array(shape=(1,)), "8 bytes, which is not"),
-        (array(shape=(-2,)), "an array's description"),
-        (array(shape=(2**62, 4)), "8 bytes, which is not"),
-        (array(shape=(2**33, 2**31)), "8 bytes, which is not"),
-        (array(shape=(0, 2**40), data=b"C\0"), "beyond its storage"),
+        (array(kind=dtype(names=text("x") + b"\x85")), "fields"),
+        (array(kind=text("f4")), "of an array"),
+        (array(order=b"K\x01"), "of an array"),
+        (array(data=b"]"), "of an array"),
+        (array(shape=(3,)), "8 bytes"),
+        (array(shape=(1,)), "8 bytes"),
+        (array(shape=(-2,)), "of an array"),
+        (array(shape=(2**62, 4)), "8 bytes"),
+        (array(shape=(2**33, 2**31)), "8 bytes"),
+        (array(shape=(0, 2**40), data=b"C\0"), "storage"),
         (array(shape=(1,) * 16 + (2,)), "17 sizes"),
     ],
 )
@@ -439,46 +442,46 @@ def test_pickles_of_something_else_are_refused(pickled, refused):
 
 def test_a_pickle_leaves_one_value(refused):
     for before in (b"N", b"(", b"(N"):
-        refused(b"\x80\x03" + before + dictionary(w=array()) + b".", "leaves values behind")
+        refused(b"\x80\x03" + before + dictionary(w=array()) + b".", "values")
 
 
 def test_a_pickle_has_an_end(refused, monkeypatch):
     monkeypatch.setattr(pickles, "_MAX_OPCODES", 10_000)
-    refused(b"\x80\x03" + b"N" * 20_000 + b".", "more than 10,000 operations")
+    refused(b"\x80\x03" + b"N" * 20_000 + b".", "10,000")
 
 
 @pytest.mark.parametrize(
     ("view", "words"),
     [
-        (tensor(count=5), "storage 0 .* 20|storage 0 has 4 elements, its tensors expect 5|needs 20 bytes"),
-        (tensor(count=2**62), "expect|needs"),
-        (tensor(count=-4), "a storage's description"),
-        (tensor(kind="HalfStorage"), "expect 8|bytes follow"),
-        (tensor(kind="UntypedStorage"), "asks for torch.UntypedStorage"),
-        (tensor(kind="ComplexFloatStorage"), "asks for torch.ComplexFloatStorage"),
-        (tensor(key="1"), "storage 1 is missing|names others"),
-        (tensor(key="../0"), "is missing|names others"),
-        (tensor(shape=(5,)), "beyond its storage of 4 elements"),
-        (tensor(shape=(2,), strides=(4,)), "beyond its storage"),
-        (tensor(offset=1), "beyond its storage"),
-        (tensor(offset=2**63), "beyond its storage"),
-        (tensor(offset=-1), "a tensor's description"),
-        (tensor(strides=(-1,)), "a tensor's description"),
-        (tensor(shape=(-4,)), "a tensor's description"),
-        (tensor(shape=(2**40,), strides=(0,)), "beyond its storage"),  # 4 TB out of 4 bytes
-        (tensor(shape=(2**32, 2**32), strides=(0, 0)), "beyond its storage"),  # 0 in 64 bits
-        (tensor(shape=(0, 2**62), strides=(1, 1)), "beyond its storage"),
-        (tensor(shape=(0,), offset=5), "beyond its storage"),
-        (tensor(shape=(4,), strides=()), "1 sizes and 0 strides"),
+        (tensor(count=5), "storage 0 .*20|storage 0 .* 4 .*5"),
+        (tensor(count=2**62), f"{2**64}|{2**62}"),
+        (tensor(count=-4), "of a storage"),
+        (tensor(kind="HalfStorage"), "expect 8|8 bytes"),
+        (tensor(kind="UntypedStorage"), "torch.UntypedStorage"),
+        (tensor(kind="ComplexFloatStorage"), "torch.ComplexFloatStorage"),
+        (tensor(key="1"), "storage 1|list of storages"),
+        (tensor(key="../0"), "storage ../0|list of storages"),
+        (tensor(shape=(5,)), "storage of 4 elements"),
+        (tensor(shape=(2,), strides=(4,)), "storage"),
+        (tensor(offset=1), "storage"),
+        (tensor(offset=2**63), "storage"),
+        (tensor(offset=-1), "of a tensor"),
+        (tensor(strides=(-1,)), "of a tensor"),
+        (tensor(shape=(-4,)), "of a tensor"),
+        (tensor(shape=(2**40,), strides=(0,)), "storage"),  # 4 TB out of 4 bytes
+        (tensor(shape=(2**32, 2**32), strides=(0, 0)), "storage"),  # 0 in 64 bits
+        (tensor(shape=(0, 2**62), strides=(1, 1)), "storage"),
+        (tensor(shape=(0,), offset=5), "storage"),
+        (tensor(shape=(4,), strides=()), "1 .*0 "),
         (tensor(shape=(1,) * 17, strides=(1,) * 17), "17 sizes"),
-        (name("torch._utils", "_rebuild_tensor_v2") + b")R", "a tensor's description"),
-        (name("torch._utils", "_rebuild_tensor_v2") + b"(NK\0))\x89NtR", "a tensor's description"),
-        (name("torch._utils", "_rebuild_parameter") + b"}\x88}\x87R", "a parameter's description"),
-        (name("torch._utils", "_rebuild_tensor_v3"), "asks for torch._utils._rebuild_tensor_v3"),
-        (name("torch", "load"), "asks for torch.load"),
-        (name("torch", "Size") + text("x") + b"\x85R", "a torch.Size"),
-        (text("x") + b"Q", "a storage's description"),
-        (tensor() + b"s" + text("v") + tensor(count=3, shape=(3,)), "described in two ways"),
+        (name("torch._utils", "_rebuild_tensor_v2") + b")R", "of a tensor"),
+        (name("torch._utils", "_rebuild_tensor_v2") + b"(NK\0))\x89NtR", "of a tensor"),
+        (name("torch._utils", "_rebuild_parameter") + b"}\x88}\x87R", "of a parameter"),
+        (name("torch._utils", "_rebuild_tensor_v3"), "torch._utils._rebuild_tensor_v3"),
+        (name("torch", "load"), "torch.load"),
+        (name("torch", "Size") + text("x") + b"\x85R", "torch.Size"),
+        (text("x") + b"Q", "of a storage"),
+        (tensor() + b"s" + text("v") + tensor(count=3, shape=(3,)), "storage 0"),
     ],
 )
 def test_views_stay_inside_their_storage(view, words, refused):
@@ -493,11 +496,11 @@ def test_the_stride_of_a_single_row_does_not_matter(tmp_path):
 
 
 def test_the_storages_of_a_stream_are_those_of_its_tensors(refused):
-    refused(torch_stream(one(tensor()), keys=("0", "0")), "the list of storages makes no sense")
-    refused(torch_stream(one(tensor()), keys=("0", "1")), "names others")
-    refused(torch_stream(one(tensor()), keys=()), "names others")
-    refused(torch_stream(one(tensor()), storages=struct.pack("<q", 3) + bytes(12)), "ends in the middle")
-    refused(torch_stream(one(tensor()), storages=struct.pack("<q", -1) + bytes(16)), "has -1 elements")
+    refused(torch_stream(one(tensor()), keys=("0", "0")), "list of storages")
+    refused(torch_stream(one(tensor()), keys=("0", "1")), "list of storages")
+    refused(torch_stream(one(tensor()), keys=()), "list of storages")
+    refused(torch_stream(one(tensor()), storages=struct.pack("<q", 3) + bytes(12)), "cut off")
+    refused(torch_stream(one(tensor()), storages=struct.pack("<q", -1) + bytes(16)), "-1 elements")
 
 
 # Which dictionary is the weights
@@ -525,23 +528,23 @@ WEIGHTS = dictionary(w=array())
 def test_the_weights_are_found(values, under, tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"\x80\x03" + dictionary(**values) + b".")
-    _, entries, facts = read_file(path)
-    assert list(entries) == ["w"] and facts["under"] == under
-    assert facts["others"] == [key for key in values if key not in (under, "w")]
+    _, entries, metadata = read_file(path)
+    assert list(entries) == ["w"] and metadata["under"] == under
+    assert metadata["others"] == [key for key in values if key not in (under, "w")]
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"ema": WEIGHTS, "teacher": WEIGHTS}, "some lie under ema, teacher, and neither under model nor"),
-        ({"state_dict_ema": WEIGHTS}, "some lie under state_dict_ema"),
-        ({"a": array(), "b": WEIGHTS}, "some lie under b"),
-        ({"deep": dictionary(er=WEIGHTS), "epoch": b"N"}, "holds no tensors, only deep, epoch"),
-        ({"LR_Scheduler": dictionary(last_epoch=b"K\x03")}, "an optimizer's state.*LR_Scheduler"),
-        ({"master_weights": WEIGHTS}, "an optimizer's state.*master_weights"),
-        ({"conv2d_0.w_0_velocity_0": array()}, "an optimizer's state.*velocity_0"),
-        ({"state": dictionary(), "param_groups": b"]"}, "an optimizer's state.*param_groups"),
-        ({"w@@.0": array(), "UnpackBigParamInfor@@": b"}"}, "cut into slices.*protocol=4"),
+        ({"ema": WEIGHTS, "teacher": WEIGHTS}, "ema, teacher.* model .*state_dict"),
+        ({"state_dict_ema": WEIGHTS}, "under state_dict_ema"),
+        ({"a": array(), "b": WEIGHTS}, "under b,"),
+        ({"deep": dictionary(er=WEIGHTS), "epoch": b"N"}, "deep, epoch"),
+        ({"LR_Scheduler": dictionary(last_epoch=b"K\x03")}, "optimizer.*LR_Scheduler"),
+        ({"master_weights": WEIGHTS}, "optimizer.*master_weights"),
+        ({"conv2d_0.w_0_velocity_0": array()}, "optimizer.*velocity_0"),
+        ({"state": dictionary(), "param_groups": b"]"}, "optimizer.*param_groups"),
+        ({"w@@.0": array(), "UnpackBigParamInfor@@": b"}"}, "protocol=4"),
     ],
 )
 def test_unclear_weights_are_refused(values, words, refused):
@@ -562,30 +565,30 @@ def test_a_prefix_stays_unless_all_keys_have_it(tmp_path):
 def test_zip_archives_of_others_are_refused(refused):
     file = io.BytesIO()
     np.savez(file, a=np.zeros(3))
-    refused(file.getvalue(), "member named 'a.npy'")
+    refused(file.getvalue(), "'a.npy'")
     refused(torch_zip(one(tensor()), **{"constants.pkl": b"."}), "TorchScript")
     refused(torch_zip(one(tensor()), byteorder=b"big"), "big-endian")
-    refused(torch_zip(one(tensor())).replace(b"data.pkl", b"data.pkk"), "data.pkl is missing")
+    refused(torch_zip(one(tensor())).replace(b"data.pkl", b"data.pkk"), "data.pkl")
 
 
 def test_bytes_behind_the_pickle_of_a_zip_are_refused(refused):
-    refused(torch_zip(one(tensor()) + b"."), "1 bytes follow the end of data.pkl")
+    refused(torch_zip(one(tensor()) + b"."), "1 bytes.*data.pkl")
 
 
 @pytest.mark.parametrize("member", ["../x", "a/../../x", "/x", "x//y", "a\\b", "./x", "", "x/"])
 def test_members_that_point_elsewhere_are_refused(member, refused):
-    refused(torch_zip(one(tensor()), **{member: b"x"}), "has a member named")
+    refused(torch_zip(one(tensor()), **{member: b"x"}), "zip.*member")
 
 
 def test_a_second_folder_is_refused(refused):
     data = torch_zip(one(tensor()), version=b"3")
-    refused(data.replace(b"archive/version", b"anotherOversion".replace(b"O", b"/")), "more than one folder")
+    refused(data.replace(b"archive/version", b"anotherOversion".replace(b"O", b"/")), "folder")
 
 
 def test_members_with_the_same_name_are_refused(refused):
     with pytest.warns(UserWarning, match="Duplicate"):
         data = torch_zip(one(tensor()), **{"data/0": bytes(16)})
-    refused(data, "has 'data/0' twice")
+    refused(data, "'data/0'")
 
 
 def test_compressed_members_are_refused(refused):
@@ -593,7 +596,7 @@ def test_compressed_members_are_refused(refused):
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", one(tensor()))
         archive.writestr("archive/data/0", bytes(16))
-    refused(file.getvalue(), "compressed or encrypted")
+    refused(file.getvalue(), "compressed")
 
 
 @pytest.mark.parametrize(
@@ -607,7 +610,7 @@ def test_a_header_that_differs_from_the_directory_is_refused(offset, form, value
     refused_before = bytes(data)
     struct.pack_into(form, data, start + offset, value)
     assert data != refused_before
-    refused(bytes(data), "two headers that differ")
+    refused(bytes(data), "headers")
 
 
 @pytest.mark.parametrize(("offset", "value"), [(20, 2**31), (42, 2**31), (42, 0)])
@@ -629,7 +632,7 @@ def test_overlapping_members_are_refused(refused):
     size = len(one(tensor())) + 40
     struct.pack_into("<II", data, 18, size, size)
     struct.pack_into("<II", data, data.index(b"PK\x01\x02") + 20, size, size)
-    refused(bytes(data), "overlaps another part")
+    refused(bytes(data), "overlaps")
 
 
 # Memory

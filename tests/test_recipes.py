@@ -11,8 +11,9 @@ from ppcls.architectures.resnext101_wsl import ResNeXt101
 from ppcls.architectures.variants import EfficientNetVariant, ResNeXtVariant
 from ppcls.config import load_config
 from ppcls.data.loader import Batch
-from ppcls.training.loop import Trainer
 from ppcls.training.schedule import learning_rate
+from ppcls.training.state import TrainState
+from ppcls.training.step import train_step
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 EFFICIENTNETS = [name for name, variant in MODELS.items() if isinstance(variant, EfficientNetVariant)]
@@ -46,7 +47,6 @@ PUBLISHED = {  # tensorflow/tpu, models/official/efficientnet: main.py, utils.py
         "mixup": 0.0,
         "cutmix": 0.0,
     },
-    "data": {"interpolation": "bicubic"},
 }
 SIZES_AND_DROPOUT = {  # efficientnet_builder.py; drop connect is 0.2 and batch norm keeps 0.99 in all
     "EfficientNetB0": (224, 0.2),
@@ -72,9 +72,11 @@ def test_the_efficientnets_have_the_published_numbers(name):
     for section, options in PUBLISHED.items():
         found = {option: getattr(getattr(config, section), option) for option in options}
         assert found == options
+    preprocessing = config.data.preprocessing
+    assert preprocessing.interpolation == "bicubic"
     variant = MODELS[name]
     assert config.model.network_options() == {}  # so the variant's own hold
-    assert (config.data.crop_size, variant.dropout) == SIZES_AND_DROPOUT[name]
+    assert (preprocessing.crop_size, variant.dropout) == SIZES_AND_DROPOUT[name]
     assert (variant.drop_connect, variant.bn_momentum, variant.bn_epsilon) == (0.2, 0.99, 1e-3)
 
 
@@ -102,7 +104,7 @@ def test_fixres_has_the_authors_numbers():
     assert (optim.schedule, optim.decay_epochs, optim.warmup_epochs) == ("step", 30, 0)
     assert (train.epochs, train.label_smoothing) == (1, 0)
     assert config.augment.center_crop and config.augment.flip == 0
-    assert (config.data.crop_size, config.data.batch_size) == (320, 8)
+    assert (config.data.preprocessing.crop_size, config.data.batch_size) == (320, 8)
 
 
 def test_fixres_moves_the_classifier_and_the_last_statistics_alone():
@@ -110,10 +112,8 @@ def test_fixres_moves_the_classifier_and_the_last_statistics_alone():
     config = load_config(CONFIGS / f"{FIX}.yaml", ["model.num_classes=5", "data.batch_size=4"])
     paddle.seed(0)
     model = ResNeXt101(ResNeXtVariant(width_per_group=1), 5)
-    trainer = Trainer(config, model, None, range(8), range(8), 1)
-    trainer.network.train()
-    for layer in trainer.frozen:
-        layer.eval()
+    state = TrainState(config, model, steps_per_epoch=2)
+    state.train_mode()
     start = {key: tensor.numpy().copy() for key, tensor in model.state_dict().items()}
     kept = []
     for block in model.blocks:
@@ -121,7 +121,8 @@ def test_fixres_moves_the_classifier_and_the_last_statistics_alone():
     random = np.random.RandomState(0)
     for step in range(3):
         images = random.normal(size=(4, 3, 64, 64)).astype(np.float32)
-        trainer.train_step(iter([Batch(images, np.arange(4), random.randint(0, 5, 4), [])]), 0.1, step)
+        batch = Batch(images, np.arange(4), random.randint(0, 5, 4), [])
+        train_step(state, iter([batch]), 0.1, step)
     changed = {key for key, tensor in model.state_dict().items() if (tensor.numpy() != start[key]).any()}
     last = "blocks.32.expand.bn"
     assert changed == {"fc.weight", "fc.bias", f"{last}._mean", f"{last}._variance"}

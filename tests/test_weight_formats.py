@@ -84,13 +84,13 @@ def test_what_stays_ambiguous_is_refused_with_the_choices(tmp_path, drawn, sourc
         load(path)
     assert all(tag in str(error.value) for tag in tags)
     assert "model.variant" in str(error.value)
-    with pytest.raises(WeightsError, match="none of the weights .* did you mean"):
+    with pytest.raises(WeightsError, match=r"model\.variant.*x\b"):
         load(path, f"{tags[0]}x")
 
 
 def test_a_left_out_tag_is_refused_where_it_matters(tmp_path, drawn):
     path = write(tmp_path / "file", drawn, "timm")
-    with pytest.raises(WeightsError, match="can be any of .*ap_in1k"):
+    with pytest.raises(WeightsError, match=r"ap_in1k.*model\.variant"):
         load(path, "timm/tf_efficientnet_b1")
 
 
@@ -104,7 +104,9 @@ def test_timms_config_beside_the_file_decides(tmp_path, drawn):
     assert (model.bn_epsilon, model.padding) == (1e-5, "symmetric")
     assert (info.preprocessing.resize_short, info.preprocessing.crop_size) == (256, 256)
     assert "timm/efficientnet_b1.ft_in1k" in info.source
-    with pytest.raises(WeightsError, match="says timm/efficientnet_b1.ft_in1k, but model.variant says"):
+    with pytest.raises(
+        WeightsError, match=r"timm/efficientnet_b1\.ft_in1k.*timm/tf_efficientnet_b1\.ap_in1k"
+    ):
         load(path, "timm/tf_efficientnet_b1.ap_in1k")
     config["architecture"] = "tf_efficientnet_b1"
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -117,7 +119,7 @@ def test_the_hash_of_a_published_file_decides(tmp_path, drawn, monkeypatch):
     monkeypatch.setattr("ppcls.weights.load.sha256_of", lambda path: row.sha256 + "0" * 56)
     _, info = load(path)
     assert info.source == "lukemelas/advprop, by its hash"
-    with pytest.raises(WeightsError, match="is lukemelas/advprop by its hash, but model.variant says"):
+    with pytest.raises(WeightsError, match="lukemelas/advprop.*lukemelas/aa"):
         load(path, "lukemelas/aa")
 
 
@@ -125,7 +127,7 @@ def test_weights_of_another_network_say_what_is_wrong(tmp_path, drawn):
     path = write(tmp_path / "file", drawn, "paddleclas")
     with paddle.LazyGuard():
         model = build_model("EfficientNetB0")
-    with pytest.raises(WeightsError, match="unexpected: .* another network"):
+    with pytest.raises(WeightsError, match="EfficientNetB0.*unexpected: "):
         load_weights(model, str(path))
 
 
@@ -157,15 +159,15 @@ def test_converted_weights_keep_their_facts(tmp_path, drawn, capsys):
     assert (model.bn_epsilon, model.padding) == (1e-5, "symmetric")
     assert info.preprocessing == PUBLISHED_TORCHVISION.preprocessing
     convert_main([str(origin), str(tmp_path / "pc.safetensors"), "-m", NAME, "--to", "paddleclas"])
-    assert "gives other results with them" in capsys.readouterr().out
+    assert "note: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["x", "out.txt", "-m", NAME], "must end in .safetensors or .pdparams"),
-        (["x", "out.pdparams", "-m", "EfficientNetB9"], "Unknown model"),
-        (["none", "out.pdparams", "-m", NAME], "There is no file none"),
+        (["x", "out.txt", "-m", NAME], r"\.safetensors.*\.pdparams.*Received: out\.txt"),
+        (["x", "out.pdparams", "-m", "EfficientNetB9"], "Received: EfficientNetB9"),
+        (["none", "out.pdparams", "-m", NAME], "file none"),
     ],
 )
 def test_wrong_conversions_are_refused(arguments, words):
@@ -174,7 +176,7 @@ def test_wrong_conversions_are_refused(arguments, words):
 
 
 def test_nothing_is_converted_to_where_no_network_is(tmp_path):
-    with pytest.raises(WeightsError, match="torchvision has no EfficientNetLite0"):
+    with pytest.raises(WeightsError, match="torchvision.*EfficientNetLite0"):
         convert_main(["x", str(tmp_path / "y.pdparams"), "-m", "EfficientNetLite0", "--to", "torchvision"])
 
 
@@ -185,7 +187,7 @@ def test_a_file_of_keys_that_were_never_published_is_refused(tmp_path):
     arrays = {names[key]: p.numpy() for key, p in small.state_dict().items()}
     arrays["classifier.weight"] = arrays["classifier.weight"].T.copy()
     save_file(arrays, tmp_path / "file")
-    with pytest.raises(WeightsError, match="has published no EfficientNetB0_small"):
+    with pytest.raises(WeightsError, match="timm.*EfficientNetB0_small"):
         load_weights(small, str(tmp_path / "file"))
 
 
@@ -194,7 +196,10 @@ def test_twins_without_metadata_must_be_named(tmp_path):
         model = build_model("EfficientNetLite0")
     small = build_model("EfficientNetB0_small")
     paddle.save(small.state_dict(), str(tmp_path / "twin"))
-    with pytest.raises(WeightsError, match="can be of either of EfficientNetB0_small and EfficientNetLite0"):
+    with pytest.raises(
+        WeightsError,
+        match=r"EfficientNetB0_small.*EfficientNetLite0.*model\.variant=ppcls/EfficientNetLite0",
+    ):
         load_weights(model, str(tmp_path / "twin"))
     load_weights(model, str(tmp_path / "twin"), "ppcls/EfficientNetLite0")
 

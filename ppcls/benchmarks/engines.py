@@ -1,4 +1,4 @@
-"""How long an image takes: the engines side by side, with what the machine could do at best."""
+"""Time of an image on each engine, compared with the peak speed of the machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,26 +6,33 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppcls.complexity import multiply_adds
+from ppcls.distributed import cores
 from ppcls.errors import ExportError
-from ppcls.inference.artifact import Artifact
-from ppcls.inference.engines import Engine, candidates, load_paddle_program, open_engine
-from ppcls.inference.fastest import Say
+from ppcls.inference.artifact import Artifact, read_artifact
+from ppcls.inference.engines import installed_engines, open_engine
+from ppcls.inference.engines.eager import EagerEngine
+from ppcls.inference.engines.engine import Engine
+from ppcls.inference.engines.paddle import PADDLE, PADDLE_WITHOUT_ONEDNN
 from ppcls.inference.predictor import Predictor
 from ppcls.inference.timing import time_in_blocks
+
+if TYPE_CHECKING:
+    from paddle import nn
 
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds a batch in each round. share: of the machine's float32 ceiling. difference: of the outputs to
-    the plain network's, ||a - b|| / ||b||."""
+    """The figures of an engine. seconds: of a batch, in each round. share: of the machine's float32 peak.
+    difference: between its outputs and those of the eager network, ||a - b|| / ||b||."""
 
     name: str
     seconds: list[float]
-    share: float | None
+    share: float
     difference: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -36,51 +43,46 @@ class Row:
 
 def measure_engines(
     folder: Path,
-    artifact: Artifact,
-    eager: Engine | None,
+    model: "nn.Layer",
+    predictor: Predictor,
     *,
-    wanted: Sequence[str] | None,
+    requested: Sequence[str] | None,
     beside: Sequence[Path],
+    with_eager: bool,
     batch_size: int,
-    threads: int,
     rounds: int,
-    multiply_adds: int | None,
-    say: Say,
 ) -> dict[str, Any]:
-    """wanted: engines, or None for all that are installed. eager: the plain network, too, if it is given.
-    beside: folders with Paddle programs of other projects, run by the same engine. multiply_adds: of an
-    image."""
-    size = artifact.preprocessing.crop_size
+    """Measure engines on an exported network, which take turns, and with `with_eager` the network itself.
+
+    model: the network that was exported to `folder`. predictor: over the export, with the engine that "auto"
+    takes; its preprocessing decides the size. requested: engines, or None for all that are installed.
+    beside: folders with Paddle programs of other projects, for the same engine.
+    """
+    artifact, threads = read_artifact(folder), cores()
+    size = predictor.preprocessing.crop_size
     images = np.random.RandomState(0).normal(size=(batch_size, 3, size, size)).astype(np.float32)
-    opener = partial(open_engine, folder, artifact, threads=threads)
-    engines: dict[str, Engine] = {name: opener(name) for name in wanted or candidates(artifact)}
-    predictor = Predictor(folder, threads=threads, say=say)
-    if "paddle" in engines:
-        engines["paddle without oneDNN"] = opener("paddle", onednn=False)
-    for other in beside:
-        engines[f"paddle, {other}"] = open_program(other, threads)
-    if eager is not None:
-        engines["eager"] = eager
+    engines = _open_engines(folder, artifact, requested, beside, threads)
+    if with_eager:
+        engines["eager"] = EagerEngine(model)
     engines[f"auto ({predictor.engine.name})"] = predictor.engine
     runs: dict[str, Callable[[], object]] = {
         name: partial(engine.run, images) for name, engine in engines.items()
     }
     if batch_size == 1:
-        side = artifact.preprocessing.resize_short
+        side = predictor.preprocessing.resize_short
         picture = np.random.RandomState(0).randint(0, 256, (side, side, 3), np.uint8)
         runs["predictor, of a picture in memory"] = lambda: predictor(picture)
     ceiling = float32_ceiling()
+    operations = multiply_adds(model, size, size)
     seconds = time_in_blocks(runs, rounds=rounds)
-    reference = eager.run(images) if eager is not None else None
+    reference = engines["eager"].run(images) if with_eager else None
     rows = []
     for name, times in seconds.items():
-        share = difference = None
-        if multiply_adds is not None:
-            share = 2 * multiply_adds * batch_size / median(times) / ceiling
-        if reference is not None and name in engines and name != "eager":
-            output = engines[name].run(images)
-            if output.shape == reference.shape and not name.startswith("paddle, "):
-                difference = float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
+        share = 2 * operations * batch_size / median(times) / ceiling
+        is_ours = name in engines and name != "eager" and not name.startswith("paddle, ")
+        difference = None
+        if reference is not None and is_ours:
+            difference = relative_difference(engines[name].run(images), reference)
         rows.append(Row(name, times, share, difference))
     return {
         "model": artifact.model,
@@ -88,23 +90,44 @@ def measure_engines(
         "batch_size": batch_size,
         "threads": threads,
         "rounds": rounds,
-        "multiply_adds": multiply_adds,
+        "multiply_adds": operations,
         "ceiling_gflops": ceiling / 1e9,
         "rows": {row.name: row.to_dict() for row in rows},
     }
 
 
+def _open_engines(
+    folder: Path, artifact: Artifact, requested: Sequence[str] | None, beside: Sequence[Path], threads: int
+) -> dict[str, Engine]:
+    """Return the requested engines on the export, Paddle's also without oneDNN, and on the other programs."""
+    engines: dict[str, Engine] = {
+        name: open_engine(folder, artifact, name, threads=threads)
+        for name in requested or installed_engines(artifact)
+    }
+    if "paddle" in engines:
+        program = folder / next(f for f in artifact.files["paddle"] if f.endswith(PADDLE.reads))
+        engines["paddle without oneDNN"] = PADDLE_WITHOUT_ONEDNN.load(program, threads, streams=1)
+    for other in beside:
+        engines[f"paddle, {other}"] = open_program(other, threads)
+    return engines
+
+
+def relative_difference(output: np.ndarray, reference: np.ndarray) -> float:
+    """Return ||output - reference|| / ||reference||."""
+    return float(np.linalg.norm(output - reference) / np.linalg.norm(reference))
+
+
 def open_program(folder: Path, threads: int) -> Engine:
-    """A Paddle program of another project: inference.json or inference.pdmodel with its parameters."""
+    """Load another project's Paddle program: inference.json or inference.pdmodel with its parameters."""
     found = [path for ending in (".json", ".pdmodel") for path in folder.glob(f"*{ending}")]
     if not found:
-        raise ExportError(f"{folder} holds no Paddle program (inference.json or inference.pdmodel).")
-    return load_paddle_program(found[0], threads)
+        raise ExportError(f"{folder} holds no Paddle program. Expected: inference.json or inference.pdmodel.")
+    return PADDLE.load(found[0], threads, streams=1)
 
 
 def float32_ceiling(seconds: float = 1.0) -> float:
-    """Floating-point operations a second of a large float32 matrix product on all threads: the faster of
-    numpy's and Paddle's libraries."""
+    """Return the floating-point operations per second of a large float32 matrix product on all threads, with
+    the faster of numpy's and Paddle's libraries."""
     import paddle
 
     size = 2048

@@ -1,51 +1,48 @@
-"""Training steps: images a second, what of a step takes how long, and the memory of it all."""
+"""Training steps: images a second, the seconds of each stage, and the peak of memory."""
 
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import chain, count
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ppcls import distributed
+from ppcls.build import Network
 from ppcls.config import Config
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch
 from ppcls.preprocessing import Preprocessing
-from ppcls.training.loop import Timed, Trainer
-from ppcls.training.precision import Precision
-from ppcls.training.schedule import learning_rate
-
-if TYPE_CHECKING:
-    from paddle import Tensor, nn
+from ppcls.training.batches import count_steps, train_batches
+from ppcls.training.state import TrainState
+from ppcls.training.step import train_step
 
 WARM_UP = 2  # steps that are not counted
-PARTS = ("data", "forward", "backward", "update")
+STAGES = ("data", "forward", "backward", "update")
+STEPS_PER_EPOCH = 1000  # of drawn batches; a step's learning rate depends on it, its time does not
 
 
 class Clock:
-    """Seconds by names, since they were last taken."""
+    """The seconds of each stage of a step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
+        self.stage: str | None = None
+        self.since = 0.0
 
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        start = now()
-        yield
-        self.seconds[name] += now() - start
-
-    def take(self) -> dict[str, float]:
-        taken, self.seconds = self.seconds, defaultdict(float)
-        return taken
+    def enter(self, stage: str | None) -> None:
+        """End the running stage and begin the next one, if any."""
+        end = now()
+        if self.stage is not None:
+            self.seconds[self.stage] += end - self.since
+        self.stage, self.since = stage, end
 
 
 def now() -> float:
-    """Seconds, once what a GPU was given to do is done."""
+    """Return seconds, once a GPU has finished its work."""
     import paddle
 
     if paddle.get_device().startswith("gpu"):
@@ -53,31 +50,9 @@ def now() -> float:
     return time.perf_counter()
 
 
-class TimedPrecision(Precision):
-    clock: Clock
-
-    def backward(self, loss: "Tensor") -> None:
-        with self.clock.part("backward"):
-            super().backward(loss)
-
-
-class TimedTrainer(Trainer):
-    """The trainer itself, its forward and backward passes timed."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.clock = Clock()
-        self.precision = TimedPrecision(self.config.train)
-        self.precision.clock = self.clock
-
-    def _add_gradients(self, batch: Batch) -> float:
-        with self.clock.part("both passes"):
-            return super()._add_gradients(batch)
-
-
-def synthetic_batches(config: Config, spec: Preprocessing) -> Iterator[Batch]:
-    """The same drawn batch again and again: nothing is read."""
-    size, side = config.data.batch_size, spec.crop_size
+def synthetic_batches(config: Config, preprocessing: Preprocessing) -> Iterator[Batch]:
+    """Yield the same drawn batch again and again: nothing is read."""
+    size, side = config.data.batch_size, preprocessing.crop_size
     random = np.random.RandomState(distributed.rank())
     images = random.normal(size=(size, 3, side, side)).astype(np.float32)
     labels = random.randint(0, config.model.num_classes, size)
@@ -86,50 +61,41 @@ def synthetic_batches(config: Config, spec: Preprocessing) -> Iterator[Batch]:
 
 
 def measure_training(
-    config: Config,
-    model: "nn.Layer",
-    spec: Preprocessing,
-    train_set: Dataset | None,
-    num_workers: int,
-    steps: int,
+    config: Config, network: Network, train_set: Dataset | None, num_workers: int, steps: int
 ) -> dict[str, Any]:
-    """This process's images a second over `steps` steps, behind two that warm up, and the median seconds of
-    a step's parts. train_set: None for drawn batches."""
-    global_batch = config.data.batch_size * distributed.world_size() * config.train.accumulate
-    data = Dataset.of_files([""] * (1000 * global_batch)) if train_set is None else train_set
-    trainer = TimedTrainer(config, model, spec, data, data, num_workers)
+    """Measure `steps` steps, after two that warm up. train_set: None for drawn batches.
+
+    Returns this process's images a second, the median seconds of each stage of a step, and its peak memory.
+    """
+    preprocessing = network.preprocessing
     if train_set is None:
-        batches = Timed(synthetic_batches(config, spec))
+        steps_per_epoch, batches = STEPS_PER_EPOCH, synthetic_batches(config, preprocessing)
     else:
-        batches = Timed(chain.from_iterable(trainer.batches(epoch) for epoch in count()))
-    trainer.network.train()
-    for layer in trainer.frozen:
-        layer.eval()
-    parts: list[dict[str, float]] = []
-    for step in range(WARM_UP + steps):
-        batches.seconds = 0.0
-        trainer.clock.take()
-        rate = learning_rate(
-            config.optim, trainer.peak_lr, step, trainer.steps_per_epoch, config.train.epochs
+        steps_per_epoch = count_steps(config, len(train_set))
+        batches = chain.from_iterable(
+            train_batches(config, preprocessing, train_set, epoch=epoch, num_workers=num_workers)
+            for epoch in count()
         )
-        start = now()
-        trainer.train_step(batches, rate, step)
-        seconds = now() - start
-        passes = trainer.clock.take()
-        forward, backward = passes["both passes"] - passes["backward"], passes["backward"]
-        rest = seconds - batches.seconds - forward - backward
-        if step >= WARM_UP:
-            parts.append(dict(zip(PARTS, (batches.seconds, forward, backward, rest), strict=True)))
-    total = sum(sum(part.values()) for part in parts)
+    state = TrainState(config, network.model, steps_per_epoch)
+    state.train_mode()
+    measured: list[dict[str, float]] = []
+    for step in range(WARM_UP + steps):
+        clock = Clock()
+        clock.enter("update")  # a step begins by clearing the gradients of the last one
+        train_step(state, batches, state.learning_rate(step), step, enter=clock.enter)
+        clock.enter(None)
+        measured.append(clock.seconds)
+    measured = measured[WARM_UP:]
+    images = config.data.batch_size * config.train.accumulate * steps
     return {
-        "images_per_second": trainer.global_batch / trainer.world_size * steps / total,
-        "seconds": {name: median(part[name] for part in parts) for name in PARTS},
+        "images_per_second": images / sum(sum(seconds.values()) for seconds in measured),
+        "seconds": {stage: median(seconds[stage] for seconds in measured) for stage in STAGES},
         "peak_memory_bytes": peak_memory(),
     }
 
 
 def peak_memory() -> int:
-    """Bytes of this process that were resident at once."""
+    """Return the largest number of bytes of this process that were resident at once."""
     import resource  # not on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,36 +1,43 @@
-"""What the tools share: options, errors without tracebacks, and the way from a config to a network."""
+"""Parts that the tools share: options, errors without tracebacks, and output by one process."""
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import fields
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ppcls import distributed
-from ppcls.architectures import MODELS
-from ppcls.config import Config
-from ppcls.errors import ConfigError, PpclsError, Stopped, WeightsError
+from ppcls.config import Config, load_config
+from ppcls.errors import ConfigError, PpclsError, Stopped, suggest
+from ppcls.files import write_aside
 
 if TYPE_CHECKING:
-    from paddle import nn
-
-    from ppcls.data.class_names import ClassNames
-    from ppcls.preprocessing import Preprocessing
-    from ppcls.weights import WeightsInfo
+    from ppcls.inference.predictor import Predictor
 
 WRONG_INPUT = 2
 
 
 def config_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
+    add_config_options(parser, needs_config)
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="resolve the options, build the network, read one batch, and stop",
+    )
+    return parser
+
+
+def add_config_options(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
     parser.add_argument(
         "-c",
         "--config",
         required=needs_config,
-        help="YAML file, such as configs/EfficientNetB0.yaml, or the bare name of one that comes with ppcls",
+        help="YAML file, such as configs/EfficientNetB0.yaml; the bare name of one that comes with ppcls; or "
+        "the folder of a training run",
     )
     parser.add_argument(
         "-o",
@@ -40,17 +47,77 @@ def config_parser(description: str, needs_config: bool = True) -> argparse.Argum
         metavar="OPTION=VALUE",
         help="replace an option, such as data.batch_size=64; repeatable",
     )
+
+
+def add_engine_options(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--check",
-        action="store_true",
-        help="resolve the options, build the network, read one batch, and stop",
+        "--exported",
+        metavar="DIR",
+        help="run an exported model, a folder that tools/export_model.py has written",
     )
-    return parser
+    parser.add_argument(
+        "--engine",
+        help="auto, eager, onnxruntime, openvino or paddle. eager runs the network of -c itself, auto the "
+        f"fastest engine that is installed (default: auto with --exported, {default} with -c)",
+    )
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Return the config of -c, or of --exported alone. Raises ConfigError if they contradict each other."""
+    if args.engine is not None:
+        require_engine(args.engine, "auto", "eager")
+    if args.exported is None:
+        if args.config is None:
+            raise ConfigError("Give a config, -c FILE, or an exported model, --exported DIR.")
+        return load_config(args.config, args.override)
+    if args.engine == "eager":
+        raise ConfigError("--engine eager runs the network itself, and --exported has none: give -c instead.")
+    from ppcls.inference.load import export_config
+
+    folder, overrides = Path(args.exported), args.override
+    own = export_config(folder).model
+    config = load_config(args.config, overrides) if args.config else export_config(folder, overrides)
+    for option in ("name", "num_classes"):
+        given, expected = getattr(config.model, option), getattr(own, option)
+        if given != expected:
+            raise ConfigError(
+                f"model.{option} is {given}, but {folder} has {expected}. Give the config of the exported "
+                "model, or --exported alone."
+            )
+    if any(override.startswith("model.weights=") for override in args.override):
+        log(f"note: model.weights is not used; {args.exported} has its own weights")
+    return config
+
+
+def require_engine(name: str, *others: str) -> None:
+    """Raise ConfigError for a name that is neither an engine nor one of the others."""
+    from ppcls.inference.engines import ENGINES
+
+    choices = (*others, *ENGINES)
+    if name not in choices:
+        raise ConfigError(f"Unknown engine. Received: {name}; {suggest(name, choices)}")
+
+
+def open_requested(
+    args: argparse.Namespace, config: Config, default: str, *, topk: int = 5, bulk: bool
+) -> "Predictor":
+    """Return the predictor that --exported and --engine request. default: the engine with -c."""
+    from ppcls.inference.load import open_export, open_predictor
+
+    if args.exported is None:
+        return open_predictor(config, args.engine or default, topk=topk, bulk=bulk, log=log)
+    if distributed.world_size() > 1:
+        distributed.start("cpu")
+    engine, folder = args.engine or "auto", Path(args.exported)
+    predictor = open_export(folder, engine, config=config, topk=topk, bulk=bulk, log=log)
+    license = predictor.description.license or "not stated"
+    log(f"{config.model.name}, exported in {folder}; license: {license}")
+    return predictor
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a tool and leave with its exit code: 2 for wrong input, with the reason and no traceback; 128 and
-    the signal's number for a run that a signal ended."""
+    """Run a tool and exit with its code: 2 for wrong input, with the reason and no traceback; 128 plus the
+    number of the signal that stopped a run."""
     try:
         code = main(None)
     except PpclsError as error:
@@ -67,8 +134,8 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
     except Stopped as stop:
         code = 128 + stop.number
     except RuntimeError:
-        # Another process of the run failed first: this one only lost the connection. The launcher
-        # shows the log of the first to leave, so leave after it.
+        # Another process of the run failed first, and this one lost the connection. The launcher shows the
+        # log # of the process that exits first, so exit later.
         if distributed.world_size() > 1:
             time.sleep(5)
         raise
@@ -78,122 +145,36 @@ def run(main: Callable[[Sequence[str] | None], int]) -> None:
 
 
 def _leave_at_once(code: int) -> None:
-    """Without taking Paddle to pieces, which would take a third of a second. Files are closed by now."""
+    """Exit without Paddle's cleanup, which takes a third of a second. All files are closed by now."""
     try:
         sys.stdout.flush()
         sys.stderr.flush()
-    except OSError:  # Python itself reports it when it ends
+    except OSError:  # Python itself reports it at its end
         return
     os._exit(code)
 
 
-def say(text: str) -> None:
-    """To the screen, once for all processes."""
+def log(text: str) -> None:
+    """Print a line, once for all processes."""
     if distributed.rank() == 0:
         print(text, flush=True)
 
 
-class Prepared(NamedTuple):
-    """A network on its device, with what its images need."""
-
-    model: "nn.Layer"
-    info: "WeightsInfo | None"
-    spec: "Preprocessing"
-    class_names: "ClassNames | None"
-    device: str
-
-
-def prepare(config: Config, *, needs_weights: bool) -> Prepared:
-    """Start Paddle, build the network, load its weights, and settle preprocessing and class names.
-
-    Raises ConfigError, WeightsError or DataError.
-    """
-    if needs_weights and config.model.weights is None:
-        raise WeightsError(
-            "model.weights is empty, and a network with random weights tells nothing. Give a file, "
-            "-o model.weights=FILE, or take the published ones: -o model.weights=pretrained."
-        )
-    for option in ("variant", "reset_head"):
-        if getattr(config.model, option) and config.model.weights is None:
-            raise ConfigError(f"model.{option} is about weights to be loaded, but model.weights is empty.")
-    if needs_weights and config.model.reset_head:
-        raise ConfigError("model.reset_head starts a random classifier: it is for training only.")
-    own_names = given_class_names(config)
-    device = distributed.start(config.device)
-    say(f"{config.model.name} on the {device.upper()}, {distributed.world_size()} process(es)")
-    model, info = _build(config)
-    spec = settle_preprocessing(config, info.preprocessing if info else None)
-    if info is not None:
-        say(f"weights: {info.path}, {info.source}; sha256 {info.sha256[:16]}")
-        say(f"licence of the weights: {info.licence or 'not stated'}")
-        for note in info.notes:
-            say(f"note: {note}")
-    names = settle_class_names(own_names, info.class_names if info else None)
-    return Prepared(model, info, spec, names, device)
-
-
 def num_workers(config: Config) -> int:
-    """Loading threads of this process."""
+    """Return the number of loading threads of this process."""
     return config.data.num_workers or distributed.cores()
 
 
-def settle_preprocessing(config: Config, own: "Preprocessing | None") -> "Preprocessing":
-    """What the config says, and what the network's weights were made for where it says nothing; a line for
-    each difference."""
-    spec = config.data.preprocessing(own)
-    size = MODELS[config.model.name].image_size
-    if own is not None:
-        for item in fields(own):
-            made_for, used = getattr(own, item.name), getattr(spec, item.name)
-            if made_for != used:
-                say(f"note: data.{item.name} is {used}; the weights were made for {made_for}")
-    elif config.model.weights is not None and spec.crop_size != size:
-        say(f"note: data.crop_size is {spec.crop_size}; {config.model.name} was published for {size}")
-    return spec
-
-
-def given_class_names(config: Config) -> "ClassNames | None":
-    from ppcls.data.class_names import read_class_names
-
-    if config.data.class_names is None:
-        return None
-    return read_class_names(config.data.class_names, config.model.num_classes)
-
-
-def settle_class_names(
-    given: "ClassNames | None", own: "Sequence[tuple[str, str]] | None"
-) -> "ClassNames | None":
-    """Those given, else those that the weights carry as pairs of folder and name."""
-    from ppcls.data.class_names import ClassNames
-
-    if own is None:
-        return given
-    folders, names = zip(*own, strict=True)
-    carried = ClassNames(names=names, folders=folders)
-    if given not in (None, carried):
-        say("note: data.class_names differ from the names that the weights carry, and are used")
-    return given or carried
-
-
-def _build(config: Config) -> "tuple[nn.Layer, WeightsInfo | None]":
-    import paddle
-
-    from ppcls.architectures import build_model
-    from ppcls.weights import load_weights
-
-    wanted = config.model
-    paddle.seed(config.seed)
-    is_replaced = wanted.weights is not None and not wanted.reset_head
-    # nothing is drawn that the file's values replace
-    with paddle.LazyGuard() if is_replaced else nullcontext():
-        model = build_model(wanted.name, wanted.num_classes, **wanted.network_options())
-    if wanted.weights is None:
-        return model, None
-    return model, load_weights(model, wanted.weights, wanted.variant, wanted.reset_head)
-
-
 def save_config(config: Config, name: str) -> None:
-    """The resolved config beside what a run writes."""
+    """Write the resolved config beside the results."""
     if distributed.rank() == 0:
         config.output_path.mkdir(parents=True, exist_ok=True)
         (config.output_path / name).write_text(config.to_yaml(), encoding="utf-8")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file atomically, by the first process."""
+    if distributed.rank() == 0:
+        with write_aside(path) as aside:
+            aside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        log(f"written: {path}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ppcls import distributed
 from ppcls.architectures import get_variant
-from ppcls.cli.common import say
+from ppcls.cli.common import log
 from ppcls.errors import ConfigError
 
 
@@ -21,7 +21,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=("ppcls", "paddleclas", "torchvision", "timm"),
         help="the format of the output (default ppcls)",
     )
-    parser.add_argument("--variant", help="which published weights the input is, where it can't tell")
+    parser.add_argument(
+        "--variant", help="the published weights that the input holds, if its content does not identify them"
+    )
     args = parser.parse_args(argv)
     get_variant(args.model)
     output = Path(args.output)
@@ -32,8 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.weights.convert import convert
 
     identity = convert(Path(args.input), output, args.model, args.to, args.variant)
-    say(f"input: {identity.source}; licence of the weights: {identity.licence or 'not stated'}")
+    log(f"input: {identity.source}; license of the weights: {identity.license or 'not stated'}")
     for note in identity.notes:
-        say(f"note: {note}")
-    say(f"written: {output}, format {args.to}")
+        log(f"note: {note}")
+    log(f"written: {output}, format {args.to}")
     return 0

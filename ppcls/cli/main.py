@@ -1,4 +1,4 @@
-"""The command `ppcls`: the tools for those who installed the package. Each has its own --help."""
+"""The command `ppcls`: all tools of an installed package. Each has its own --help."""
 
 import sys
 from importlib import import_module
@@ -8,23 +8,23 @@ from ppcls.errors import ConfigError, suggest
 
 COMMANDS = {
     "train": ("ppcls.cli.train", "train or fine-tune a network"),
-    "eval": ("ppcls.cli.eval", "accuracy on labelled images"),
-    "infer": ("ppcls.cli.infer", "classes of image files"),
-    "export": ("ppcls.cli.export", "write a network to run without its code"),
-    "convert": ("ppcls.cli.convert", "weights from one project's format to another's"),
+    "eval": ("ppcls.cli.eval", "measure the accuracy on labelled images"),
+    "infer": ("ppcls.cli.infer", "classify image files"),
+    "export": ("ppcls.cli.export", "write a network to run without this project"),
+    "convert": ("ppcls.cli.convert", "convert weights between the formats of projects"),
     "benchmark": ("ppcls.cli.benchmark", "measure speed on this machine"),
-    "data": ("ppcls.data.__main__", "lists for your own images, and what is wrong with files"),
+    "data": ("ppcls.data.__main__", "make lists of your own images, and check files"),
 }
 
 
 def main() -> None:
-    """Dispatch to the command that the first argument names."""
+    """Run the command that the first argument names."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: ppcls COMMAND ...\n")
         for name, (_, words) in COMMANDS.items():
             print(f"  {name:10} {words}")
-        print("\nppcls COMMAND --help says more.")
+        print("\nppcls COMMAND --help lists its options.")
         sys.exit(0 if arguments else 2)
     run(lambda _: _call(arguments))
 
@@ -33,5 +33,5 @@ def _call(arguments: list[str]) -> int:
     command, *rest = arguments
     if command not in COMMANDS:
         raise ConfigError(f"Unknown command. Received: {command}; {suggest(command, COMMANDS)}")
-    sys.argv = [f"ppcls {command}", *rest]  # what argparse calls the program in its usage
+    sys.argv = [f"ppcls {command}", *rest]  # the name of the program in argparse's usage line
     return import_module(COMMANDS[command][0]).main(rest)

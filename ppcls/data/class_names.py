@@ -1,6 +1,6 @@
 """Names of the classes, in the order of the labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,16 @@ class ClassNames:
     def of(folders: Sequence[str]) -> "ClassNames":
         """Return classes whose names are their folders' names."""
         return ClassNames(tuple(folders), tuple(folders))
+
+    @staticmethod
+    def of_pairs(pairs: Iterable[tuple[str, str]]) -> "ClassNames":
+        """Return the names from pairs of a class folder's name and the name shown."""
+        folders, names = zip(*pairs, strict=True)
+        return ClassNames(names=tuple(names), folders=tuple(folders))
+
+    def to_pairs(self) -> list[tuple[str, str]]:
+        """Return pairs of a class folder's name and the name shown, as files of weights hold them."""
+        return list(zip(self.folders, self.names, strict=True))
 
 
 def read_class_names(source: str, num_classes: int) -> ClassNames:

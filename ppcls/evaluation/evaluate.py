@@ -1,4 +1,4 @@
-"""One pass over a labelled dataset, shared among the processes of a run."""
+"""Evaluation on a labelled dataset, shared among the processes of a run."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Unreadable, eval_batch_indices
+from ppcls.data.loader import Batch, Unreadable, eval_batch_indices
 from ppcls.errors import DataError, PpclsError, Stopped
 from ppcls.evaluation.metrics import (
     MIN_CLASSES_FOR_TOP5,
@@ -18,17 +18,16 @@ from ppcls.evaluation.metrics import (
     likeliest_valid,
     sample_type,
 )
-from ppcls.inference.classify import run_batches
-from ppcls.inference.engines import Engine
-from ppcls.preprocessing import Preprocessing
+from ppcls.inference.predictor import Predictor
 from ppcls.progress import progress_bar
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy.
+    """The result of an evaluation.
 
-    samples: of metrics.sample_type [count], in the dataset's order, if they were to be kept; not in to_dict.
+    top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy. samples:
+    metrics.sample_type [count] in the dataset's order, if they were requested; not in to_dict.
     """
 
     top1: float
@@ -49,65 +48,43 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
+    predictor: Predictor,
     dataset: Dataset,
-    spec: Preprocessing,
     *,
-    num_classes: int,
-    batch_size: int,
-    num_workers: int,
-    on_error: str,
-    is_softmax_inside: bool = False,
+    on_error: str = "fail",
     classes: np.ndarray | None = None,
     keep_samples: bool = False,
     signal: Callable[[], int] = lambda: 0,
 ) -> Evaluation:
-    """Each image counts once, whatever the number of processes; all of them return the same result.
+    """Evaluate a network on labelled images. Each image counts once, whatever the number of processes; all of
+    them return the same result.
 
-    is_softmax_inside: the engine returns probabilities, not logits. classes: int64, sorted; the others can't
-    be predicted, as if the network had none but these. keep_samples: a row an image, 60 bytes.
-    The processes add up their sums after each batch, so that none waits long for another: gloo gives up
-    after 30 seconds.
-    signal: the number of one that asked this process to stop, or 0; then all of them raise Stopped.
-    Of an image with several valid labels the likeliest counts: see metrics.likeliest_valid.
+    on_error: "skip" leaves unreadable images out and counts them. classes: int64, sorted; no other class can
+    be predicted, as if the network had only these. keep_samples: save a row for each image, 60 bytes. signal:
+    returns the number of the signal that stops this process, or 0; then all processes raise Stopped. For an
+    image with several valid labels the likeliest one counts, see metrics.likeliest_valid.
     Raises DataError for an unreadable image (unless on_error is "skip"), for a label that is not among
-    `classes`, and where nothing is left to evaluate, PpclsError for logits that are not finite.
+    `classes`, and if no image is left; PpclsError for logits that are not finite.
     """
     labels = dataset.labels
     if labels is None:
-        raise DataError("These images have no labels to compare with.")
-    excluded = None
+        raise DataError(
+            "These images have no labels. An evaluation needs a list with labels or class folders."
+        )
     if classes is not None:
         _require_labels_in(classes, dataset, labels)
-        excluded = np.setdiff1d(np.arange(num_classes), classes)
-        num_classes = len(classes)
     rank, world_size = distributed.rank(), distributed.world_size()
-    order = eval_batch_indices(len(dataset), batch_size, rank, world_size)
-    steps = len(eval_batch_indices(len(dataset), batch_size, 0, world_size))
-    batches = run_batches(engine, dataset, order, spec, num_workers=num_workers, on_error=on_error)
-    samples = np.empty(sum(map(len, order)) if keep_samples else 0, sample_type(num_classes))
-    filled = 0
+    batch_indices = eval_batch_indices(len(dataset), predictor.batch_size, rank, world_size)
+    scorer = _Scorer(labels, predictor, classes, sum(map(len, batch_indices)) if keep_samples else 0)
+    # As many steps on each process, so that none waits long: gloo gives up after 30 s.
+    steps = len(eval_batch_indices(len(dataset), predictor.batch_size, 0, world_size))
+    batches = predictor.run(dataset, batch_indices, on_error=on_error)
     totals = np.zeros(4)
-    unreadable: list[Unreadable] = []
     start = time.perf_counter()
     with progress_bar(len(dataset), "evaluate") as bar:
         for _ in range(steps):
-            sums = np.zeros(4)
             batch, outputs = next(batches, (None, None))
-            if batch is not None and outputs is not None:
-                unreadable += batch.unreadable
-                if len(batch.indices):
-                    logits = _finite(_logits(outputs) if is_softmax_inside else outputs)
-                    if excluded is not None:
-                        logits = logits.copy()
-                        logits[:, excluded] = -np.inf
-                    truth = labels[batch.indices]
-                    truth = likeliest_valid(logits, truth) if truth.ndim == 2 else truth
-                    sums = batch_sums(logits, truth)
-                    if keep_samples:
-                        rows = samples[filled : filled + len(truth)]
-                        fill_samples(rows, logits, truth, batch.indices)
-                        filled += len(truth)
+            sums = np.zeros(4) if batch is None or outputs is None else scorer.add(batch, outputs)
             sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
             if sums[-1]:
                 raise Stopped(max(distributed.gather(signal())))
@@ -115,19 +92,64 @@ def evaluate(
             bar.update(int(totals[0]) - bar.n)
             bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
     seconds = time.perf_counter() - start
-    unreadable = sorted(item for share in distributed.gather(unreadable) for item in share)
+    unreadable = sorted(item for share in distributed.gather(scorer.unreadable) for item in share)
     count = int(totals[0])
     if count == 0:
         raise DataError(f"None of the {len(dataset)} images can be read; the first: {unreadable[0].where}.")
     return Evaluation(
         top1=totals[1] / count,
-        top5=totals[2] / count if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
+        top5=totals[2] / count if scorer.num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss=totals[3] / count,
         count=count,
         unreadable=unreadable,
         images_per_second=len(dataset) / seconds,
-        samples=_in_order(distributed.gather(samples[:filled])) if keep_samples else None,
+        samples=_in_dataset_order(distributed.gather(scorer.samples)) if keep_samples else None,
     )
+
+
+class _Scorer:
+    """Compares the logits of batches with the labels, and collects this process's unreadable images and
+    samples.
+
+    capacity: the number of samples to save. num_classes: the number of classes that can be predicted.
+    """
+
+    def __init__(
+        self, labels: np.ndarray, predictor: Predictor, classes: np.ndarray | None, capacity: int
+    ) -> None:
+        num_classes = predictor.num_classes
+        self.labels, self.to_logits = labels, predictor.to_logits
+        self.excluded = None if classes is None else np.setdiff1d(np.arange(num_classes), classes)
+        self.num_classes = num_classes if classes is None else len(classes)
+        self.unreadable: list[Unreadable] = []
+        self._samples = np.empty(capacity, sample_type(self.num_classes))
+        self._filled = 0
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The samples so far."""
+        return self._samples[: self._filled]
+
+    def add(self, batch: Batch, outputs: np.ndarray) -> np.ndarray:
+        """Return metrics.batch_sums of a batch. Raises PpclsError for logits that are not finite."""
+        self.unreadable += batch.unreadable
+        if not len(batch.indices):
+            return np.zeros(4)
+        logits = self.to_logits(outputs)
+        if not np.isfinite(logits).all():
+            raise PpclsError(
+                "The network returned values that are not finite: its weights are damaged or diverged."
+            )
+        if self.excluded is not None:
+            logits = logits.copy()
+            logits[:, self.excluded] = -np.inf
+        truth = self.labels[batch.indices]
+        truth = likeliest_valid(logits, truth) if truth.ndim == 2 else truth
+        rows = self._samples[self._filled : self._filled + len(batch.indices)]
+        if len(rows):
+            fill_samples(rows, logits, truth, batch.indices)
+            self._filled += len(rows)
+        return batch_sums(logits, truth)
 
 
 def _require_labels_in(classes: np.ndarray, dataset: Dataset, labels: np.ndarray) -> None:
@@ -141,20 +163,7 @@ def _require_labels_in(classes: np.ndarray, dataset: Dataset, labels: np.ndarray
         )
 
 
-def _in_order(shares: list[np.ndarray]) -> np.ndarray:
-    """The rows of all processes, in the dataset's order."""
+def _in_dataset_order(shares: list[np.ndarray]) -> np.ndarray:
+    """Return the rows of all processes in the dataset's order."""
     rows = np.concatenate(shares)
     return rows[np.argsort(rows["index"], kind="stable")]
-
-
-def _logits(probabilities: np.ndarray) -> np.ndarray:
-    """Their softmax gives the probabilities again. Those below float32's smallest become it."""
-    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
-
-
-def _finite(logits: np.ndarray) -> np.ndarray:
-    if not np.isfinite(logits).all():
-        raise PpclsError(
-            "The network returned values that are not finite: its weights are damaged or diverged."
-        )
-    return logits

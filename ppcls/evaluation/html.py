@@ -1,4 +1,4 @@
-"""The report's page: one file that needs no other, with or without a network."""
+"""The page of the report: one file that needs no other file and no connection."""
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
@@ -49,7 +49,7 @@ th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; }
 @media (min-width: 60rem) { .scroll { overflow: visible; } }
 """
 
-# A cell without a value comes last, whichever way the column is sorted.
+# Cells without a value come last in both directions.
 SCRIPT = """
 "use strict";
 function sortBy(header) {
@@ -72,7 +72,7 @@ for (const button of document.querySelectorAll("th button"))
 
 
 class Mistake(NamedTuple):
-    """An image that was taken for another class. thumbnail: JPEG, or None where it can't be read any more."""
+    """An image that was taken for another class. thumbnail: JPEG, or None if it cannot be read any more."""
 
     file: str
     true: str
@@ -83,6 +83,8 @@ class Mistake(NamedTuple):
 
 
 class Column(NamedTuple):
+    """A column of the table."""
+
     title: str
     is_number: bool
 
@@ -90,8 +92,9 @@ class Column(NamedTuple):
 def page(
     title: str, about: Mapping[str, str], figures: Mapping[str, str], sections: Sequence[tuple[str, str]]
 ) -> str:
-    """about: what the page is of; figures: shown large; sections: headings and their HTML."""
-    told = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
+    """Return the page. about: lines below the title; figures: shown large; sections: headings and their
+    HTML."""
+    lines = "<br>".join(f"{escape(name)}: {escape(value)}" for name, value in about.items())
     names = [f"section-{number}" for number in range(len(sections))]
     links = "\n".join(
         f'<a href="#{name}">{escape(heading)}</a>' for name, (heading, _) in zip(names, sections, strict=True)
@@ -113,7 +116,7 @@ def page(
 <body>
 <header>
 <h1>{escape(title)}</h1>
-<p class="about">{told}</p>
+<p class="about">{lines}</p>
 <nav aria-label="Sections">
 {links}
 </nav>
@@ -135,7 +138,8 @@ def paragraph(text: str) -> str:
 
 
 def picture(light: bytes, dark: bytes, words: str) -> str:
-    """Of two PNGs the one that fits the page's colours; and what they show."""
+    """Return an image in two PNGs, of which the browser shows the one for the page's colours. words: its
+    content."""
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_data("png", dark)}">'
         f'<img src="{_data("png", light)}" alt="{escape(words)}"></picture>'
@@ -147,8 +151,8 @@ def gallery(mistakes: Iterable[Mistake]) -> str:
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], label: str, sorted_by: int) -> str:
-    """Headers that sort by mouse and keyboard. rows: numbers as plain digits, empty where there is none;
-    already in ascending order of the column `sorted_by`."""
+    """Return a table that mouse and keyboard can sort by any column. rows: numbers as plain digits, "" for
+    none; already in ascending order of the column `sorted_by`."""
     headers = "".join(
         f'<th scope="col"{_kind(column)}{_sorted(number == sorted_by)}>'
         f'<button type="button">{escape(column.title)}</button></th>'

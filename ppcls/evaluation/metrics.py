@@ -1,4 +1,4 @@
-"""What an evaluation counts: batch by batch from logits, and at the end from one row an image."""
+"""Metrics of an evaluation: sums over batches of logits, and tables from one row for each image."""
 
 import numpy as np
 
@@ -7,26 +7,27 @@ BINS = 15  # of confidence, as in Guo et al., https://arxiv.org/abs/1706.04599
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """[N, C] to float64 [N, C]."""
+    """Return the log-softmax of logits [N, C], float64 [N, C]."""
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def sample_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each sample: float [N, C] and int64 [N] to float64 [N]."""
+    """Return the cross-entropy of each sample, float64 [N], for logits [N, C] and labels int64 [N]."""
     return -log_probabilities(logits)[np.arange(len(labels)), labels]
 
 
 def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """How many classes come before the true one, int64 [N]; of equal logits the lower class comes first."""
+    """Return the number of classes before the true one, int64 [N]; of equal logits the lower class comes
+    first."""
     own = logits[np.arange(len(labels)), labels][:, None]
     is_lower_class = np.arange(logits.shape[1]) < labels[:, None]
     return ((logits > own) | ((logits == own) & is_lower_class)).sum(axis=1)
 
 
 def batch_sums(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """float64 [4]: samples, correct at top-1, correct within top-5, summed loss."""
+    """Return float64 [4]: samples, correct at top-1, correct within top-5, summed loss."""
     ranks = label_ranks(logits, labels)
     return np.array(
         [len(labels), (ranks < 1).sum(), (ranks < 5).sum(), sample_losses(logits, labels).sum()], np.float64
@@ -34,16 +35,16 @@ def batch_sums(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def likeliest_valid(logits: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Of several valid labels, int64 [N, M], the one that the network thinks likeliest, int64 [N].
+    """Return the likeliest of several valid labels int64 [N, M] according to the network, int64 [N].
 
-    It ranks first among them, so it is within the top k exactly when any of them is.
+    It ranks first among them, so it is within the top k exactly if any of them is.
     """
     best = np.take_along_axis(logits, valid, axis=1).argmax(axis=1)
     return valid[np.arange(len(valid)), best]
 
 
 def top_classes(logits: np.ndarray, k: int) -> np.ndarray:
-    """The k largest of each row, int64 [N, k]; of equal logits the lower class comes first."""
+    """Return the k likeliest classes, int64 [N, k]; of equal logits the lower class comes first."""
     left, rows = logits.copy(), np.arange(len(logits))
     best = np.empty((len(logits), k), np.int64)
     for place in range(k):
@@ -53,7 +54,7 @@ def top_classes(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def sample_type(num_classes: int) -> np.dtype:
-    """The row that is kept of an image. index: its place in the dataset; best, probability: the likeliest
+    """Return the type of an image's row. index: its place in the dataset; best, probability: the likeliest
     classes, up to five."""
     k = min(5, num_classes)
     return np.dtype(
@@ -62,7 +63,7 @@ def sample_type(num_classes: int) -> np.dtype:
 
 
 def fill_samples(rows: np.ndarray, logits: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> None:
-    """One batch into `rows`, of sample_type [N]."""
+    """Write one batch into `rows`, sample_type [N]."""
     log_p = log_probabilities(logits)
     best = top_classes(logits, rows.dtype["best"].shape[0])
     rows["index"], rows["label"], rows["best"] = indices, labels, best
@@ -71,38 +72,40 @@ def fill_samples(rows: np.ndarray, logits: np.ndarray, labels: np.ndarray, indic
 
 
 def confusion(samples: np.ndarray) -> np.ndarray:
-    """int64 [K, 3]: true class, predicted class, images, of the pairs that occur, in the classes' order."""
+    """Return int64 [K, 3]: true class, predicted class and images for each pair that occurs, sorted by
+    classes."""
     pairs = np.stack([samples["label"], samples["best"][:, 0]], axis=1)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
     return np.column_stack([found, counts]).astype(np.int64)
 
 
 def class_scores(triples: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """From `confusion`, float64 [C, 5] for int64 [C] classes: precision, recall, F1, images of the class,
-    images taken for it.
+    """Return float64 [C, 5] for classes int64 [C]: precision, recall, F1, images of the class, images
+    predicted as the class. triples: from `confusion`.
 
-    Precision is NaN where nothing was taken for a class, recall where it has no image, F1 where both.
+    Precision is NaN if no image was predicted as the class, recall if the class has no image, F1 if both.
     """
     size = int(classes.max()) + 1
     true, predicted, counts = triples.T
     support = np.bincount(true, counts, size)[classes]
-    taken = np.bincount(predicted, counts, size)[classes]
+    chosen = np.bincount(predicted, counts, size)[classes]
     hits = np.bincount(true, counts * (true == predicted), size)[classes]
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as said above
         return np.column_stack(
-            [hits / taken, hits / support, 2 * hits / (support + taken), support, taken]
+            [hits / chosen, hits / support, 2 * hits / (support + chosen), support, chosen]
         ).astype(np.float64)
 
 
 def main_confusions(triples: np.ndarray) -> np.ndarray:
-    """`confusion` without what is right, the most frequent pair first, of equal ones the lower classes."""
+    """Return the errors in `confusion`, the most frequent pair first; of equal ones that of the lower
+    classes."""
     wrong = triples[triples[:, 0] != triples[:, 1]]
     return wrong[np.argsort(-wrong[:, 2], kind="stable")]
 
 
 def calibration(samples: np.ndarray) -> np.ndarray:
-    """float64 [BINS, 3]: of the top-1 confidence's equal bins, each with its upper edge, the number of
-    images, their mean confidence and their accuracy; NaN in an empty bin."""
+    """Return float64 [BINS, 3]: the number of images, their mean confidence and their accuracy in equal bins
+    of the top-1 confidence. Each bin includes its upper edge; an empty one has NaN."""
     confidence = samples["probability"][:, 0].astype(np.float64)
     correct = samples["best"][:, 0] == samples["label"]
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
@@ -113,6 +116,7 @@ def calibration(samples: np.ndarray) -> np.ndarray:
 
 
 def expected_calibration_error(table: np.ndarray) -> float:
-    """From `calibration`: the mean gap of confidence and accuracy, weighted with the bins' images."""
+    """Return the mean gap between confidence and accuracy, weighted by the images of each bin. table: from
+    `calibration`."""
     counts, confidence, accuracy = table[table[:, 0] > 0].T
     return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())

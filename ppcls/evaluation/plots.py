@@ -1,4 +1,4 @@
-"""The pictures of an evaluation as PNG, with a transparent background, for a light page or a dark one."""
+"""Plots of an evaluation as PNG, with a transparent background, for a light or a dark page."""
 
 import io
 from collections import Counter
@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ppcls.evaluation.metrics import BINS, main_confusions
 
-MATRIX_CLASSES = 30  # up to here the whole matrix is drawn, beyond it the most confused pairs
+MATRIX_CLASSES = 30  # up to this number the matrix is drawn, above it the most confused pairs
 MOST_PAIRS = 30
 LONGEST_NAME = 26  # letters
 RIGHT, WRONG, MODEST = "#2f7fc1", "#e0701a", "#8fc1e8"
@@ -21,9 +21,9 @@ DPI = 120
 
 
 def draw_confusion(triples: np.ndarray, classes: np.ndarray, names: Sequence[str], *, dark: bool) -> bytes:
-    """From metrics.confusion: the matrix of few classes, the most confused pairs of many.
+    """Draw the confusion matrix of few classes, or the most confused pairs of many.
 
-    classes: int64 [C]; names: of all the network's classes.
+    triples: from metrics.confusion. classes: int64 [C]. names: of all the network's classes.
     """
     if len(classes) <= MATRIX_CLASSES:
         return _draw_matrix(triples, classes, short_names(names), dark)
@@ -31,8 +31,8 @@ def draw_confusion(triples: np.ndarray, classes: np.ndarray, names: Sequence[str
 
 
 def _draw_matrix(triples: np.ndarray, classes: np.ndarray, names: Sequence[str], dark: bool) -> bytes:
-    """A row for each true class. The share of its images sets a cell's colour; of the errors the largest has
-    the full one: in a good network they would be too pale to be seen."""
+    """Draw a row for each true class. A cell's colour is the share of the row's images, for errors relative
+    to the largest error: otherwise those of a good network would be too pale to see."""
     count = len(classes)
     cells = np.zeros((count, count))
     place = {int(label): position for position, label in enumerate(classes)}
@@ -73,7 +73,7 @@ def _draw_matrix(triples: np.ndarray, classes: np.ndarray, names: Sequence[str],
 
 
 def _draw_pairs(pairs: np.ndarray, names: Sequence[str], dark: bool) -> bytes:
-    """A bar for each pair."""
+    """Draw a bar for each pair of a true and a predicted class."""
     figure, ink = _figure(8.5, 1.2 + 0.24 * max(len(pairs), 1), dark)
     axes = figure.subplots()
     places = np.arange(len(pairs))
@@ -93,7 +93,8 @@ def _draw_pairs(pairs: np.ndarray, names: Sequence[str], dark: bool) -> bytes:
 
 
 def draw_reliability(table: np.ndarray, *, dark: bool) -> bytes:
-    """From metrics.calibration: each bin's accuracy, the gap to its confidence, its share of the images."""
+    """Draw each bin's accuracy, the gap to its confidence, and its share of the images. table: from
+    metrics.calibration."""
     figure, ink = _figure(5.4, 5.6, dark)
     above, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     counts, confidence, accuracy = np.nan_to_num(table).T
@@ -113,7 +114,7 @@ def draw_reliability(table: np.ndarray, *, dark: bool) -> bytes:
 
 
 def draw_sizes(sizes: Sequence[int], top1: Sequence[float], own_size: int) -> bytes:
-    """Top-1 over the test resolution. own_size: that of the weights' own preprocessing."""
+    """Draw top-1 over the test resolution. own_size: that of the weights' own preprocessing."""
     figure, ink = _figure(6.4, 4.2, dark=False)
     axes = figure.subplots()
     axes.axvline(
@@ -133,8 +134,8 @@ def draw_sizes(sizes: Sequence[int], top1: Sequence[float], own_size: int) -> by
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Each name's first synonym, cut where it is long; with the class's number where two would be the same.
-    The number alone where matplotlib's font lacks a letter."""
+    """Return the first synonym of each name, shortened if it is long; with the number of the class if two
+    would be equal; the number alone if matplotlib's font lacks a letter."""
     letters = get_font(findfont(FontProperties())).get_charmap()
     short = []
     for number, name in enumerate(names):
@@ -147,12 +148,13 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def _figure(width: float, height: float, dark: bool) -> tuple[Figure, str]:
-    """Inches; and the colour to draw with. Without pyplot there is no state and no screen: Agg draws."""
+    """Return a figure of a size in inches, and the colour to draw with. Without pyplot, Agg draws: there is
+    no global state and no screen."""
     return Figure((width, height), layout="constrained", facecolor="white"), "#e6e6e6" if dark else "#1c1c1c"
 
 
 def _style(axes: Any, ink: str, is_open: bool = True) -> None:
-    """is_open: no frame on the right and above."""
+    """Set the colours of axes, labels and ticks. is_open: no frame on the right and on top."""
     axes.set_facecolor("none")
     axes.tick_params(colors=ink, labelsize=9)
     axes.xaxis.label.set_color(ink)

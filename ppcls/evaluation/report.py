@@ -1,9 +1,10 @@
-"""Where a network errs: tables, pictures and a page, from one row an image."""
+"""Report of a network's errors: tables, pictures and a page, from one row for each image."""
 
 import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,36 +41,53 @@ COLUMNS = [
 F1_COLUMN = 4
 
 
+@dataclass(frozen=True)
+class Tables:
+    """Tables of a report.
+
+    classes: int64 [C], those evaluated. names: of all the network's classes. confusion, calibration, scores:
+    as metrics.confusion, metrics.calibration and metrics.class_scores return them.
+    """
+
+    classes: np.ndarray
+    names: Sequence[str]
+    confusion: np.ndarray
+    calibration: np.ndarray
+    scores: np.ndarray
+
+    @staticmethod
+    def of(samples: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> "Tables":
+        """Compute the tables from one row for each image, metrics.sample_type [N]."""
+        triples = confusion(samples)
+        return Tables(classes, names, triples, calibration(samples), class_scores(triples, classes))
+
+
 def write_report(
     folder: Path,
     result: Evaluation,
     dataset: Dataset,
-    spec: Preprocessing,
+    preprocessing: Preprocessing,
     *,
     title: str,
     num_classes: int,
     classes: np.ndarray | None,
-    names: Sequence[str] | None,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Write index.html, metrics.json, per_class.csv, confusion.csv and predictions.csv; return the metrics.
 
-    result: with its samples. classes: those evaluated, None for all. names: of all the network's classes;
-    None: they are called by their numbers. about: what else the metrics and the page should say.
+    result: with its samples. classes: those evaluated, None for all num_classes of the network; without names
+    in the dataset their numbers are shown. about: further entries for the metrics and the page.
     """
     if result.samples is None:
-        raise ValueError("the evaluation has kept no samples: keep_samples=True")
+        raise ValueError("The evaluation has no samples. Evaluate with keep_samples=True.")
     folder.mkdir(parents=True, exist_ok=True)
-    samples = result.samples
-    evaluated = np.arange(num_classes) if classes is None else classes
-    called = [str(number) for number in range(num_classes)] if names is None else names
-    triples, bins = confusion(samples), calibration(samples)
-    scores = class_scores(triples, evaluated)
+    names = dataset.class_names.names if dataset.class_names else [str(n) for n in range(num_classes)]
+    tables = Tables.of(result.samples, np.arange(num_classes) if classes is None else classes, names)
     metrics = result.to_dict() | {
         "nll": result.loss,
-        "ece": expected_calibration_error(bins),
-        "macro_f1": float(np.nanmean(scores[:, 2])),
-        "balanced_accuracy": float(np.nanmean(scores[:, 1])),
+        "ece": expected_calibration_error(tables.calibration),
+        "macro_f1": float(np.nanmean(tables.scores[:, 2])),
+        "balanced_accuracy": float(np.nanmean(tables.scores[:, 1])),
         **about,
     }
     text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
@@ -77,21 +95,21 @@ def write_report(
     _write_csv(
         folder / "per_class.csv",
         ["class_id", "name", "precision", "recall", "f1", "support"],
-        (row[:-1] for row in class_rows(scores, evaluated, called, triples)),
+        (row[:-1] for row in class_rows(tables)),
     )
-    _write_csv(folder / "confusion.csv", ["true", "predicted", "count"], triples.tolist())
-    _write_csv(folder / "predictions.csv", *prediction_rows(samples, dataset))
-    page = _page(title, about, metrics, samples, dataset, spec, triples, bins, scores, evaluated, called)
+    _write_csv(folder / "confusion.csv", ["true", "predicted", "count"], tables.confusion.tolist())
+    _write_csv(folder / "predictions.csv", *prediction_rows(result.samples, dataset))
+    mistakes = _mistakes(result.samples, dataset, preprocessing, names)
+    sizes = f"short side {preprocessing.resize_short}, crop {preprocessing.crop_size} pixels"
+    page = _page(title, {**about, "images": sizes}, metrics, tables, mistakes)
     (folder / "index.html").write_text(page, encoding="utf-8", errors="replace")
     return metrics
 
 
-def class_rows(
-    scores: np.ndarray, classes: np.ndarray, names: Sequence[str], triples: np.ndarray
-) -> list[list[str]]:
-    """One row of COLUMNS a class; empty where a score isn't defined."""
-    taken_for: dict[int, str] = {}
-    for true, predicted, count in main_confusions(triples).tolist():
+def class_rows(tables: Tables) -> list[list[str]]:
+    """Return one row of COLUMNS for each class; undefined scores are empty."""
+    names, taken_for = tables.names, dict[int, str]()
+    for true, predicted, count in main_confusions(tables.confusion).tolist():
         taken_for.setdefault(true, f"{names[predicted]} ({count})")
     return [
         [
@@ -101,12 +119,13 @@ def class_rows(
             str(int(row[3])),
             taken_for.get(label, ""),
         ]
-        for label, row in zip(classes.tolist(), scores.tolist(), strict=True)
+        for label, row in zip(tables.classes.tolist(), tables.scores.tolist(), strict=True)
     ]
 
 
 def prediction_rows(samples: np.ndarray, dataset: Dataset) -> tuple[list[str], Iterator[list]]:
-    """The header and a row an image: file, true class, loss, the likeliest classes, their probabilities."""
+    """Return the header, and a row for each image: file, true class, loss, the likeliest classes and their
+    probabilities."""
     places = range(1, samples["best"].shape[1] + 1)
     header = ["file", "label", "loss", *(f"class_{n}" for n in places), *(f"probability_{n}" for n in places)]
     columns = (samples[name].tolist() for name in ("index", "label", "loss", "best", "probability"))
@@ -118,15 +137,15 @@ def prediction_rows(samples: np.ndarray, dataset: Dataset) -> tuple[list[str], I
 
 
 def worst_mistakes(samples: np.ndarray) -> np.ndarray:
-    """The rows of the wrong images of highest loss, MOST_MISTAKES at most, the worst first."""
+    """Return the rows of the wrong images of highest loss, at most MOST_MISTAKES, the worst first."""
     wrong = samples[samples["best"][:, 0] != samples["label"]]
     return wrong[np.argsort(-wrong["loss"], kind="stable")[:MOST_MISTAKES]]
 
 
-def thumbnail(dataset: Dataset, index: int, spec: Preprocessing) -> bytes | None:
+def thumbnail(dataset: Dataset, index: int, preprocessing: Preprocessing) -> bytes | None:
     """Return a JPEG of the crop that the network saw; None if the image cannot be read any more."""
     try:
-        pixels = resize_short_center_crop(decode(dataset.read(index)), spec)
+        pixels = resize_short_center_crop(decode(dataset.read(index)), preprocessing)
     except (OSError, DataError):
         return None
     image = Image.fromarray(pixels)
@@ -143,78 +162,75 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> N
         writer.writerows(rows)
 
 
-def _page(
-    title: str,
-    about: Mapping[str, Any],
-    metrics: Mapping[str, Any],
-    samples: np.ndarray,
-    dataset: Dataset,
-    spec: Preprocessing,
-    triples: np.ndarray,
-    bins: np.ndarray,
-    scores: np.ndarray,
-    classes: np.ndarray,
-    names: Sequence[str],
-) -> str:
-    worst, short = worst_mistakes(samples), short_names(names)
-    mistakes = [
+def _mistakes(
+    samples: np.ndarray, dataset: Dataset, preprocessing: Preprocessing, names: Sequence[str]
+) -> list[html.Mistake]:
+    short = short_names(names)
+    return [
         html.Mistake(
             file=Path(dataset.name(row["index"])).name,
             true=short[row["label"]],
             true_probability=float(np.exp(-row["loss"])),
             predicted=short[row["best"][0]],
             probability=float(row["probability"][0]),
-            thumbnail=thumbnail(dataset, row["index"], spec),
+            thumbnail=thumbnail(dataset, row["index"], preprocessing),
         )
-        for row in worst
+        for row in worst_mistakes(samples)
     ]
-    if len(classes) <= MATRIX_CLASSES:
+
+
+def _page(
+    title: str,
+    about: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    tables: Tables,
+    mistakes: Sequence[html.Mistake],
+) -> str:
+    count, bins = len(tables.classes), len(tables.calibration)
+    errors = sum(row[2] for row in main_confusions(tables.confusion).tolist())
+    if count <= MATRIX_CLASSES:
         confused = "The confusion matrix: a row for each true class, a column for each predicted one."
     else:
         confused = "The pairs of a true and a predicted class that are confused most often."
-    rows = class_rows(scores, classes, names, triples)
+    rows = class_rows(tables)
     rows.sort(key=lambda row: float(row[F1_COLUMN] or "inf"))
-    errors = int((samples["best"][:, 0] != samples["label"]).sum())
+    light, dark = (
+        draw_confusion(tables.confusion, tables.classes, tables.names, dark=is_dark)
+        for is_dark in (False, True)
+    )
+    light_bins, dark_bins = (draw_reliability(tables.calibration, dark=is_dark) for is_dark in (False, True))
     sections = [
         (
             "Confusion",
             html.paragraph(confused + " Each pair is in confusion.csv.")
-            + html.picture(
-                draw_confusion(triples, classes, names, dark=False),
-                draw_confusion(triples, classes, names, dark=True),
-                confused,
-            ),
+            + html.picture(light, dark, confused),
         ),
         (
             "Calibration",
             html.paragraph(
-                f"How sure the network is, and how often it is right, in {len(bins)} bins of the first "
-                "class's probability. ECE is the mean gap, weighted with the bins' images; NLL the mean "
-                "cross-entropy."
+                f"Confidence and accuracy in {bins} bins of the first class's probability. ECE is the mean "
+                "gap, weighted by the images of each bin; NLL is the mean cross-entropy."
             )
             + html.picture(
-                draw_reliability(bins, dark=False),
-                draw_reliability(bins, dark=True),
-                f"Accuracy over confidence in {len(bins)} bins; ECE {metrics['ece']:.4f}",
+                light_bins, dark_bins, f"Accuracy over confidence in {bins} bins; ECE {metrics['ece']:.4f}"
             ),
         ),
         (
             "Worst errors",
             html.paragraph(
-                f"The {len(worst)} of {errors} errors in which the true class was least expected, as the "
-                "network saw the images."
+                f"The {len(mistakes)} of {errors} errors with the lowest probability of the true class, "
+                "cropped as the network saw them."
             )
             + html.gallery(mistakes),
         ),
         (
             "Classes",
-            html.paragraph("A header sorts by its column, once more the other way round.")
+            html.paragraph("Click a header to sort by its column; click again to reverse the order.")
             + html.table(COLUMNS, rows, "Scores of each class", F1_COLUMN),
         ),
     ]
-    sizes = f"short side {spec.resize_short}, crop {spec.crop_size} pixels"
-    told = {name: str(value) for name, value in about.items()} | {"images": sizes}
-    return html.page(title, told, _figures(metrics, len(classes)), sections)
+    shown = {name: str(value) for name, value in about.items()}
+    return html.page(title, shown, _figures(metrics, count), sections)
 
 
 def _figures(metrics: Mapping[str, Any], num_classes: int) -> dict[str, str]:

@@ -1,5 +1,5 @@
-"""An exported model: a folder with the network in one or more formats and inference.yml, which says all that
-is needed to run it. Imports no Paddle."""
+"""An exported network: a folder with its files in one or more formats, and inference.yml with all that is
+needed to run it. Imports no Paddle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,40 +8,49 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from ppcls.architectures import MODELS
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
+from ppcls.inference.formats import FORMATS
 from ppcls.preprocessing import Preprocessing
 
-SPEC = "inference.yml"
+DESCRIPTION = "inference.yml"
 VERSION = 1
-END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look whole
+END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
-FORMATS = ("paddle", "onnx", "openvino")
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """What inference.yml says.
+    """The description of a network to run, as inference.yml holds it; an eager network has no files.
 
-    output: what the network returns, float32 [N, num_classes]; "probabilities" with the softmax inside.
-    parameters_sha256: `weights.hash_parameters` of the network that was exported.
-    files: each format's files with their sizes in bytes. parity: for each format the relative difference
-    ||a - b|| / ||b|| to the eager network, under the size of the images it was measured with.
+    output: of the network, float32 [N, num_classes]; "probabilities" with the softmax inside. preprocessing:
+    None if the weights have none, which is possible only for an export in the cache. parameters_sha256:
+    `weights.hash_parameters` of the network, "" for an eager one. weights: their source and SHA-256. notes:
+    of the weights, for the user. files: each format's files with their sizes in bytes. parity: for each
+    format the relative difference ||a - b|| / ||b|| to the eager network, by the size of the images.
     """
 
     model: str
     num_classes: int
     output: Output
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     class_names: ClassNames | None
     parameters_sha256: str
     weights: str | None
-    licence: str | None
+    license: str | None
     versions: Mapping[str, str]
+    notes: tuple[str, ...] = ()
     files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
+    @property
+    def crop_size(self) -> int:
+        """Size in pixels of the images that the network was made for."""
+        return self.preprocessing.crop_size if self.preprocessing else MODELS[self.model].image_size
+
     def write(self, folder: Path) -> None:
+        """Write inference.yml. The key of the license is "licence", as in all files of this project."""
         names = self.class_names
         values = {
             "format_version": VERSION,
@@ -49,25 +58,24 @@ class Artifact:
             "num_classes": self.num_classes,
             "input": "x: float32 [N, 3, H, W], red first, as preprocessing says",
             "output": self.output,
-            "preprocessing": self.preprocessing.to_dict(),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "parameters_sha256": self.parameters_sha256,
             "weights": self.weights,
-            "licence": self.licence,
+            "licence": self.license,
+            **({"notes": list(self.notes)} if self.notes else {}),
             "versions": dict(self.versions),
             "files": {kind: dict(sizes) for kind, sizes in self.files.items()},
             "parity": {kind: dict(rows) for kind, rows in self.parity.items()},
-            "class_names": [list(pair) for pair in zip(names.folders, names.names, strict=True)]
-            if names
-            else None,
+            "class_names": [list(pair) for pair in names.to_pairs()] if names else None,
         }
         text = yaml.safe_dump(
             values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110, explicit_end=True
         )
-        (folder / SPEC).write_text(text, encoding="utf-8")
+        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
 def read_artifact(folder: str | Path) -> Artifact:
-    """Read inference.yml and see that the files it names are there in full.
+    """Read inference.yml and check that the files it names are there in full.
 
     Raises ExportError for a folder that is missing, unfinished, damaged or of a newer format.
     """
@@ -78,10 +86,10 @@ def read_artifact(folder: str | Path) -> Artifact:
             f"There is no folder {folder}. Expected: a folder that tools/export_model.py has written."
         )
     try:
-        text = (folder / SPEC).read_text(encoding="utf-8")
+        text = (folder / DESCRIPTION).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(
-            f"{folder} is no exported model: {SPEC} cannot be read ({error}). {again}"
+            f"{folder} is not an exported model: {DESCRIPTION} cannot be read ({error}). {again}"
         ) from error
     try:
         if not text.rstrip().endswith(END):
@@ -97,31 +105,25 @@ def read_artifact(folder: str | Path) -> Artifact:
         if isinstance(error, ExportError):
             raise
         reason = f"no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ExportError(f"{folder / SPEC} is damaged ({reason}). {again}") from error
+        raise ExportError(f"{folder / DESCRIPTION} is damaged ({reason}). {again}") from error
     for name, size in ((name, size) for sizes in artifact.files.values() for name, size in sizes.items()):
         path = folder / name
         if not path.is_file():
-            raise ExportError(f"{folder} is not whole: {name} is missing. Copy it in full, or: {again}")
+            raise ExportError(f"{folder} is not complete: {name} is missing. Copy it in full, or: {again}")
         if path.stat().st_size != size:
             raise ExportError(
-                f"{path} is not whole: expected {size} bytes. Received: {path.stat().st_size}. "
+                f"{path} is not complete: expected {size} bytes. Received: {path.stat().st_size}. "
                 f"Copy it again, or: {again}"
             )
     return artifact
 
 
-def network_file(files: Mapping[str, Mapping[str, int]], kind: str) -> str | None:
-    """The one of a format's files that an engine is given, or None where it isn't among them."""
-    endings = {"paddle": (".json", ".pdmodel"), "onnx": (".onnx",), "openvino": (".xml",)}[kind]
-    return next((name for name in files[kind] if name.endswith(endings)), None)
-
-
 def _from_dict(values: dict[str, Any]) -> Artifact:
+    """Return the artifact in the values of inference.yml. Raises ValueError, KeyError or TypeError."""
     pairs = values["class_names"]
     names = None
     if pairs is not None:
-        folders, shown = zip(*((str(folder), str(name)) for folder, name in pairs), strict=True)
-        names = ClassNames(names=shown, folders=folders)
+        names = ClassNames.of_pairs((str(folder), str(name)) for folder, name in pairs)
         if len(names) != values["num_classes"]:
             raise ValueError(f"{len(names)} names for {values['num_classes']} classes")
     if values["output"] not in get_args(Output):
@@ -130,18 +132,25 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
         for kind, sizes in values["files"].items()
     }
-    if not files or any(kind not in FORMATS or network_file(files, kind) is None for kind in files):
+    if not files or not all(_has_network(name, sizes) for name, sizes in files.items()):
         raise ValueError(f"files {values['files']!r}")
+    preprocessing = values["preprocessing"]
     return Artifact(
         model=str(values["model"]),
         num_classes=int(values["num_classes"]),
         output=values["output"],
-        preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+        preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
         class_names=names,
         parameters_sha256=str(values["parameters_sha256"]),
         weights=values["weights"],
-        licence=values["licence"],
+        license=values["licence"],
         versions=dict(values["versions"]),
+        notes=tuple(map(str, values.get("notes", ()))),
         files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
     )
+
+
+def _has_network(name: str, files: Mapping[str, int]) -> bool:
+    """Return whether this is a format's name, and the file that engines open is among its files."""
+    return name in FORMATS and any(file.endswith(FORMATS[name].endings) for file in files)

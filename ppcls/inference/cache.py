@@ -1,5 +1,6 @@
-"""Exports that the tools make for themselves, kept so that the next run needs none."""
+"""Cache of exported networks, so that a network is exported once for all runs of the tools."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -9,40 +10,76 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ppcls.config import Config
 from ppcls.errors import ExportError
 from ppcls.files import cache_dir
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.versions import versions
+from ppcls.weights.load import locate, sha256_of
 
 KEPT = 8  # the most recently used
+FORGOTTEN_AFTER = 86400.0  # seconds; then the unfinished folder of a killed export is removed
 
 
-def cached_export(facts: Any, export: Callable[[Path], object]) -> Path:
-    """The folder of the export that `facts` (anything JSON can hold) stand for; `export` writes it if it
-    isn't there yet. They must name all that it depends on, the versions of the converters included."""
-    from filelock import FileLock
+def export_key(config: Config) -> str:
+    """Return the name in the cache for the export of a config's network. Downloads model.weights if
+    necessary; imports no Paddle.
 
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    home = cache_dir() / "exported"
-    folder = home / digest
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(home / f"{digest}.lock")):
-        try:
-            read_artifact(folder)
-        except ExportError:
-            if folder.exists():
-                shutil.rmtree(folder)
-            export(folder)
+    It is a hash of the model, the number of classes, the SHA-256 of the weights (without weights the seed),
+    the other sources of the batch-norm epsilon and the padding (model.variant, timm's config.json beside the
+    file), and the versions of all packages that take part. It does not depend on preprocessing and class
+    names, because a Predictor can replace those of an export.
+    """
+    model = config.model
+    parts: dict[str, Any] = {"model": model.name, "num_classes": model.num_classes, "versions": versions()}
+    if model.weights is None:
+        parts["seed"] = config.seed
+    else:
+        path = locate(model.name, model.weights, model.variant)
+        beside = path.with_name("config.json")
+        parts |= {
+            "sha256": sha256_of(path),
+            "variant": model.variant,
+            "config.json": sha256_of(beside) if beside.is_file() else None,
+        }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find_cached(key: str) -> Path | None:
+    """Return the folder of the complete export with this key, or None."""
+    folder = cache_dir() / "exported" / key
+    try:
+        read_artifact(folder)
+    except ExportError:
+        return None
+    with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
         os.utime(folder)
-    _forget_old(home, keep=folder)
     return folder
 
 
-def _forget_old(home: Path, keep: Path) -> None:
-    """Remove what was not used lately, and what killed exports have left for a day."""
+def cached_export(key: str, export: Callable[[Path], object]) -> Path:
+    """Return the folder of the export with this key. If there is none, `export` writes it, once for all
+    processes that call this."""
+    from filelock import FileLock
+
+    home = cache_dir() / "exported"
+    folder = home / key
+    home.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(home / f"{key}.lock")):
+        if find_cached(key) is None:
+            if folder.exists():
+                shutil.rmtree(folder)
+            export(folder)
+    _forget_old(home, folder)
+    return folder
+
+
+def _forget_old(home: Path, used: Path) -> None:
+    """Remove all exports but the KEPT that were used last, and after a day the leftovers of killed ones."""
     for path in home.glob(".*"):
-        if path.is_dir() and time.time() - path.stat().st_mtime > 86400:
+        if path.is_dir() and time.time() - path.stat().st_mtime > FORGOTTEN_AFTER:
             shutil.rmtree(path, ignore_errors=True)
     folders = [path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]
     for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        if folder != keep:
+        if folder != used:
             shutil.rmtree(folder, ignore_errors=True)  # its lock stays: another process may wait for it

@@ -1,67 +1,210 @@
-"""A predictor from a name: three lines of Python from nothing to classes."""
+"""Open a Predictor for a published model, a config, a run's folder or an export's folder."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ppcls.architectures import MODELS, build_model
-from ppcls.data.class_names import read_class_names
-from ppcls.errors import ExportError, suggest
-from ppcls.inference.cache import cached_export
-from ppcls.inference.fastest import Say, to_stderr
-from ppcls.inference.predictor import Predictor
+from ppcls import distributed
+from ppcls.architectures import MODELS
+from ppcls.build import (
+    Log,
+    Network,
+    build_to_run,
+    given_class_names,
+    require_weights,
+    resolve_class_names,
+    resolve_preprocessing,
+)
+from ppcls.config import Config, DataConfig, find_run, load_config, parse_config
+from ppcls.data.class_names import ClassNames
+from ppcls.errors import ConfigError, ExportError, PpclsError
+from ppcls.inference.artifact import DESCRIPTION, Artifact, read_artifact
+from ppcls.inference.cache import cached_export, export_key, find_cached
+from ppcls.inference.engines import open_engine
+from ppcls.inference.engines.engine import Engine
+from ppcls.inference.engines.fallback import FallbackEngine
+from ppcls.inference.fastest import rank_engines, streams_for, to_stderr
+from ppcls.inference.formats import writable_formats
+from ppcls.inference.predictor import Predictor, describe, eager_predictor
 
 
 def load(
-    model: str | Path,
+    source: str | Path,
     engine: str = "auto",
+    *,
+    overrides: Sequence[str] = (),
+    topk: int = 5,
+    threads: int | None = None,
+    log: Log = to_stderr,
+) -> Predictor:
+    """Return a Predictor for a published model by its name, such as "EfficientNetLite0", for a YAML file, for
+    the folder of a training run (its best weights), or for the folder of an export.
+
+    engine: "auto" measures the installed engines, once for each machine and model, and takes the fastest;
+    "eager" runs the network itself; or "onnxruntime", "openvino", "paddle". Weights are exported to the
+    cache once; from then on this needs no Paddle. overrides: of the config, such as
+    "data.preprocessing.crop_size=288"; of an export only the data section is used. threads: for computing,
+    by default the cores that this process may use. log: receives a line for each choice.
+    Raises ExportError, ConfigError, WeightsError or DataError.
+    """
+    for option, value in (("topk", topk), ("threads", threads)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{option} must be at least 1. Received: {value}")
+    path = Path(source)
+    if (path / DESCRIPTION).is_file():
+        config = export_config(path, overrides) if overrides else None
+        return open_export(path, engine, config=config, topk=topk, threads=threads, log=log)
+    if path.is_dir() and find_run(path) is None and str(source) not in MODELS:
+        raise ExportError(
+            f"{path} is neither an exported model (it has no {DESCRIPTION}) nor the folder of a training run "
+            "(it has no train.yaml with checkpoints)."
+        )
+    config = load_config(source, overrides)
+    return open_predictor(config, engine, topk=topk, threads=threads, log=log)
+
+
+def export_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """Return a config for an exported network: its model, and the defaults with overrides for the rest."""
+    artifact = read_artifact(folder)
+    model = {"name": artifact.model, "num_classes": artifact.num_classes}
+    return parse_config({"model": model}, overrides)
+
+
+def open_predictor(
+    config: Config,
+    engine: str,
     *,
     topk: int = 5,
     threads: int | None = None,
-    say: Say = to_stderr,
+    bulk: bool = False,
+    log: Log = to_stderr,
 ) -> Predictor:
-    """A Predictor of an exported folder, or of a published model by its name, such as "EfficientNetLite0".
+    """Return a Predictor for model.weights of a config: over the eager network, or its export in the cache.
 
-    The published weights are fetched, exported and kept in the cache; from the second time on this needs no
-    Paddle. Raises ExportError for a name that is neither, WeightsError where the weights can't be had.
+    "auto" takes the eager network on a GPU, and if it cannot be exported. bulk: see Predictor. All processes
+    of a run call this together. Raises ConfigError, WeightsError, DataError or ExportError.
     """
-    if Path(model).is_dir():
-        return Predictor(model, engine, topk=topk, threads=threads, say=say)
-    if model not in MODELS:
-        raise ExportError(
-            "Expected: a folder that tools/export_model.py has written, or a model's name. Received: "
-            f"{model}; {suggest(str(model), MODELS)}"
-        )
-    return Predictor(_export_published(str(model), say), engine, topk=topk, threads=threads, say=say)
+    require_weights(config)
+    if distributed.world_size() > 1:
+        distributed.start(config.device)
+    if engine == "eager" or (engine == "auto" and distributed.uses_gpu(config.device)):
+        return over_network(config, build_to_run(config, log), topk, threads)
+    key = export_key(config)
+    folder = find_cached(key)
+    is_cached = all(distributed.gather(folder is not None))
+    if folder is None or not is_cached:
+        network = build_to_run(config, log)
+        try:
+            folder = export_to_cache(key, network, log)
+        except PpclsError as error:
+            if engine != "auto":
+                raise
+            log(f"note: {error}")
+            log("engine: eager, as the network could not be exported")
+            return over_network(config, network, topk, threads)
+        del network  # its memory
+    else:
+        artifact = read_artifact(folder)
+        log(f"weights: {artifact.weights}; exported in {folder}")
+        log(f"license of the weights: {artifact.license or 'not stated'}")
+        for note in artifact.notes:
+            log(f"note: {note}")
+    return open_export(folder, engine, config=config, topk=topk, threads=threads, bulk=bulk, log=log)
 
 
-def _export_published(name: str, say: Say) -> Path:
-    from ppcls.inference.versions import versions
-    from ppcls.weights.load import locate, sha256_of
+def open_export(
+    folder: Path,
+    engine: str,
+    *,
+    config: Config | None = None,
+    topk: int = 5,
+    threads: int | None = None,
+    bulk: bool = False,
+    log: Log = to_stderr,
+) -> Predictor:
+    """Return a Predictor for an exported network.
+
+    config: its preprocessing and class names replace the export's own, and it gives batch size and loading
+    threads. All processes of a run call this together. Raises ExportError, ConfigError or DataError.
+    """
+    artifact = read_artifact(folder)
+    data = config.data if config else DataConfig()
+    preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log)
+    given = given_class_names(config) if config else None
+    class_names = resolve_class_names(given, artifact.class_names, log)
+    threads = threads or distributed.cores()
+    names = _engines_to_try(folder, artifact, engine, threads, log)
+
+    def open_one(streams: int) -> Engine:
+        def opener(name: str) -> Engine:
+            share = max(1, threads // streams)
+            return open_engine(folder, artifact, name, threads=share, streams=streams)
+
+        return FallbackEngine(names, opener, log)
+
+    return Predictor(
+        replace(artifact, preprocessing=preprocessing, class_names=class_names),
+        open_one,
+        streams=streams_for(artifact, threads),
+        topk=topk,
+        num_workers=data.num_workers or threads,
+        batch_size=data.batch_size,
+        bulk=bulk,
+    )
+
+
+def over_network(config: Config, network: Network, topk: int = 5, threads: int | None = None) -> Predictor:
+    """Return a Predictor over an eager network."""
+    data = config.data
+    return eager_predictor(
+        network.model,
+        network.preprocessing,
+        network.class_names,
+        topk=topk,
+        num_workers=data.num_workers or threads,
+        batch_size=data.batch_size,
+    )
+
+
+def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int, log: Log) -> list[str]:
+    """Return the requested engine. For "auto", the first process measures while the others wait, and all take
+    its ranking."""
+    if engine != "auto":
+        log(f"engine: {engine}, as requested")
+        return [engine]
+
+    def rank() -> list[str]:
+        if distributed.rank() > 0:
+            return []
+        return rank_engines(folder, artifact, threads=threads, log=log)
+
+    return list(distributed.gather(distributed.run_together(rank))[0])
+
+
+def export_to_cache(key: str, network: Network, log: Log) -> Path:
+    """Return the folder of the network's export in the cache. The first process of each machine writes it for
+    all there, with the preprocessing and the class names of the weights alone. Raises ExportError."""
+    from ppcls.inference.export import export_model
+
+    weights = network.weights
+    own = weights.preprocessing if weights else None
+    carried = ClassNames.of_pairs(weights.class_names) if weights and weights.class_names else None
+    description = describe(network.model, own, carried, weights)
+    formats, missing = writable_formats(network.model)
 
     def export(folder: Path) -> None:
-        from ppcls import distributed
-        from ppcls.inference.export import export_model
-        from ppcls.inference.formats import writable_formats
-        from ppcls.weights import load_weights
-
-        say(f"{name}: exporting the published weights to the cache, once")
-        distributed.start("auto")
-        import paddle
-
-        with paddle.LazyGuard():
-            model = build_model(name)
-        info = load_weights(model, "pretrained")
-        if info.preprocessing is None:
-            raise ExportError(f"Nothing says how images are to be prepared for the weights {info.source}.")
-        formats, _ = writable_formats(model)
+        log("engine: exporting the network to the cache, once for these weights (--engine eager avoids it)")
+        for name, reason in missing.items():
+            log(f"note: without {name}: {reason}")
         export_model(
-            model,
+            network.model,
             folder,
-            preprocessing=info.preprocessing,
-            class_names=read_class_names("imagenet1k", model.num_classes),
-            info=info,
+            description,
             formats=formats,
             threads=distributed.cores(),
-            say=say,
+            log=lambda line: log(f"  {line}"),
         )
 
-    return cached_export([name, sha256_of(locate(name, "pretrained")), versions()], export)
+    is_first_here = distributed.local_rank() == 0
+    distributed.run_together(lambda: cached_export(key, export) if is_first_here else None)
+    return cached_export(key, export)

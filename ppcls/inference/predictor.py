@@ -1,70 +1,132 @@
-"""Images to classes with an exported model, in Python. Imports no Paddle unless Paddle is the engine."""
+"""The predictor: classifies images with an eager or an exported network. Imports no Paddle unless the engine
+needs it."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppcls.data.loader import empty_batch, fill_slot
+from ppcls.data.class_names import ClassNames
+from ppcls.data.dataset import Dataset
+from ppcls.data.files import find_images
+from ppcls.data.loader import (
+    Batch,
+    empty_batch,
+    eval_batch_indices,
+    fill_slot,
+    load_batch,
+    load_batches,
+)
 from ppcls.data.transforms import EvalTransform, Normalizer
 from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError
-from ppcls.inference.artifact import read_artifact
-from ppcls.inference.classify import Prediction, best_classes, classify, find_images, softmax
-from ppcls.inference.engines import Engine, open_engine
-from ppcls.inference.fastest import FallingBack, Say, rank_engines, streams_for, to_stderr
+from ppcls.inference.artifact import Artifact
+from ppcls.inference.engines.eager import EagerEngine
+from ppcls.inference.engines.engine import Engine
+from ppcls.inference.predictions import Prediction, best_classes, log_of, softmax
+from ppcls.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+    from ppcls.weights import WeightsInfo
 
 Images = str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
-MANY = 16  # files from which a second way of running, several batches side by side, is worth opening
+BULK = 16  # files; from this number on an engine of several streams, which run batches side by side, pays
+BATCH_SIZE = 32
 
 
 class Predictor:
-    """An exported model, ready to run.
+    """A network that is ready to run, with its preprocessing and class names. `ppcls.load` makes one.
 
-    engine: "auto" measures those that are installed, once for each machine and model, and takes the
-    fastest; or "onnxruntime", "openvino", "paddle". threads: all that it computes with, by default the
-    cores that this process may use. say: gets the lines about which engine was taken and why.
-    Raises ExportError where the folder or the engine is not as it should be, ConfigError for a topk or
-    threads below 1.
+    description: of the network, with its resolved preprocessing. open_engine: opens an engine of at least one
+    stream; streams: how many it may have for many files. num_workers: threads that load images. bulk: many
+    images will come, so the engine of several streams is opened at once, and no other. model: the eager
+    network, None for an export. Raises ExportError if the engine cannot be opened, ConfigError for a topk,
+    num_workers or batch_size below 1.
     """
 
     def __init__(
         self,
-        folder: str | Path,
-        engine: str = "auto",
+        description: Artifact,
+        open_engine: Callable[[int], Engine],
         *,
+        streams: int = 1,
         topk: int = 5,
-        threads: int | None = None,
-        say: Say = to_stderr,
+        num_workers: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        bulk: bool = False,
+        model: "nn.Layer | None" = None,
     ) -> None:
-        for option, value in (("topk", topk), ("threads", threads)):
+        for option, value in (("topk", topk), ("num_workers", num_workers), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise ConfigError(f"{option} must be at least 1. Received: {value}")
-        self.folder, self.topk, self.threads = Path(folder), topk, threads or cores()
-        self.artifact = read_artifact(self.folder)
-        self._say = say
-        engines = [engine]
-        if engine == "auto":
-            engines = rank_engines(self.folder, self.artifact, threads=self.threads, say=say)
-        self._engines = engines
-        spec = self.artifact.preprocessing
-        self._transform, self._normalize = EvalTransform(spec), Normalizer(spec.mean, spec.std)
-        self.engine: Engine = self._open(engines, streams=1)
+        if description.preprocessing is None:
+            raise ConfigError("A predictor needs the preprocessing of its images.")
+        self.description, self.topk, self.model = description, topk, model
+        self.num_workers = num_workers or cores()
+        self.num_classes, self.class_names = description.num_classes, description.class_names
+        self._open_engine, self._streams, self._batch_size = open_engine, streams, batch_size
+        self._set_preprocessing(description.preprocessing)
+        self.engine = open_engine(streams if bulk else 1)
+
+    def _set_preprocessing(self, preprocessing: Preprocessing) -> None:
+        self.preprocessing = preprocessing
+        self._transform = EvalTransform(preprocessing)
+        self._normalize = Normalizer(preprocessing.mean, preprocessing.std)
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Predictor":
+        """Return a predictor with the same engines for images that are prepared otherwise."""
+        other = copy(self)
+        other._set_preprocessing(preprocessing)
+        return other
 
     @cached_property
-    def many_engine(self) -> Engine:
-        """What runs many files: several batches side by side, see `streams_for`."""
-        streams = streams_for(self.artifact, self.threads)
-        left = self._engines[self._engines.index(self.engine.name) :]  # those before it have failed
-        return self.engine if streams == 1 else self._open(left, streams)
+    def bulk_engine(self) -> Engine:
+        """The engine for many files: it runs several batches side by side if the network is small."""
+        return self.engine if self.engine.streams == self._streams else self._open_engine(self._streams)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the network's parameters and conventions, as `weights.hash_parameters` returns it."""
+        if self.model is None:
+            return self.description.parameters_sha256
+        from ppcls.weights import hash_parameters
+
+        return hash_parameters(self.model)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch: as many as requested, or fewer if the engine is then faster."""
+        return min(self._batch_size, self.engine.batch_size or self._batch_size)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return logits float32 [N, C] of normalised images float32 [N, 3, H, W]."""
+        return self.to_logits(self.engine.run(images))
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities [N, C] of normalised images float32 [N, 3, H, W]."""
+        return self.to_probabilities(self.engine.run(images))
+
+    def to_logits(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the logits of the engine's outputs, which are probabilities if it has the softmax inside."""
+        return log_of(outputs) if self.description.output == "probabilities" else outputs
+
+    def to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the engine's outputs."""
+        return outputs if self.description.output == "probabilities" else softmax(outputs)
 
     def __call__(self, images: Images) -> Prediction | list[Prediction]:
-        """images: a file, a uint8 array [H, W, 3] (red first), or a list of these: a Prediction for each.
-        A folder or a glob pattern: a list, with all the files that it names.
+        """Return a Prediction for a file, a uint8 array [H, W, 3] (red first), or each of a list of these;
+        and a list of them for all files of a folder or a glob pattern.
 
-        Raises DataError for an image that cannot be read. Among several files it does not: its
-        Prediction has the reason in `error`, and the others theirs.
+        Raises DataError for an image that cannot be read. Among several files it does not: the Prediction of
+        such a file has the reason in `error`.
         """
         if isinstance(images, np.ndarray):
             if images.ndim == 4:
@@ -87,53 +149,131 @@ class Predictor:
         ]
 
     def stream(self, images: str | Path | Sequence[str]) -> Iterator[Prediction]:
-        """A Prediction for each file of a folder, a glob pattern or a list, as they come: whatever their
-        number, the same memory."""
+        """Yield a Prediction for each file of a folder, a glob pattern or a list, in their order. Memory does
+        not grow with their number; an unreadable file's Prediction has the reason."""
         files = find_images(str(images)) if isinstance(images, (str, Path)) else images
-        engine = self.many_engine if len(files) >= MANY else self.engine
-        return classify(
-            engine,
-            files,
-            self.artifact.preprocessing,
-            is_softmax_inside=self.artifact.output == "probabilities",
-            names=self._names,
-            topk=self.topk,
-            batch_size=engine.batch_size or 32,
-            num_workers=self.threads,
-        )
+        all_indices = eval_batch_indices(len(files), self.batch_size)
+        outputs = self.run(Dataset.of_files(files), all_indices, on_error="skip")
+        for indices, (batch, output) in zip(all_indices, outputs, strict=True):
+            found = {item.index: Prediction(item.name, error=item.reason) for item in batch.unreadable}
+            if len(batch.indices):
+                for index, row in zip(batch.indices, self.to_probabilities(output), strict=True):
+                    found[int(index)] = self._best(files[index], row)
+            yield from (found[int(index)] for index in indices)
 
-    @property
-    def _names(self) -> Sequence[str] | None:
-        return self.artifact.class_names.names if self.artifact.class_names else None
+    def run(
+        self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        """Yield each batch with the engine's outputs for it, in their order. Reading and running overlap.
 
-    def _open(self, engines: Sequence[str], streams: int) -> Engine:
-        def opener(name: str) -> Engine:
-            threads = self.threads // streams
-            return open_engine(self.folder, self.artifact, name, threads=threads, streams=streams)
+        An engine of one stream is fed by loading threads. With several streams, as many threads each load and
+        run their own batches: nothing waits, and no more threads compute than there are cores.
+        """
+        engine = self.bulk_engine if len(dataset) >= BULK else self.engine
+        if engine.streams == 1:
+            yield from self._run_one_stream(engine, dataset, batch_indices, on_error)
+        else:
+            yield from self._run_streams(engine, dataset, batch_indices, on_error)
 
-        return FallingBack(engines, opener, self._say)
+    def _run_one_stream(
+        self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        for batch in load_batches(
+            dataset,
+            batch_indices,
+            self._transform,
+            self.preprocessing,
+            num_workers=self.num_workers,
+            on_error=on_error,
+        ):
+            yield batch, _run_batch(engine, batch)
+
+    def _run_streams(
+        self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
+    ) -> Iterator[tuple[Batch, np.ndarray]]:
+        def load_and_run(indices: np.ndarray) -> tuple[Batch, np.ndarray]:
+            batch = load_batch(dataset, indices, self._transform, self.preprocessing, on_error=on_error)
+            outputs = _run_batch(engine, batch)
+            return batch._replace(images=batch.images[:0]), outputs
+
+        pending: deque[Future] = deque()
+        pool = ThreadPoolExecutor(engine.streams, thread_name_prefix="infer")
+        try:
+            for indices in batch_indices:
+                pending.append(pool.submit(load_and_run, indices))
+                if len(pending) > 2 * engine.streams:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
     def _predict_file(self, file: str | Path) -> Prediction:
-        slot = empty_batch(1, self.artifact.preprocessing)
+        slot = empty_batch(1, self.preprocessing)
         try:
             fill_slot(Path(file).read_bytes(), 0, self._transform, self._normalize, slot[0])
         except OSError as error:
             raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
         except DataError as error:
             raise DataError(f"unreadable image {file}: {error}") from error
-        return self._predict(slot, str(file))
+        return self._best(str(file), self.probabilities(slot)[0])
 
     def _predict_array(self, image: np.ndarray) -> Prediction:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise DataError(
-                "An image as an array is uint8 [H, W, 3], red first, not empty (normalised batches go to "
-                f"predictor.engine.run). Received: {image.dtype} {list(image.shape)}"
+                "An image as an array is uint8 [H, W, 3], red first, not empty (for normalised batches: "
+                f"predictor.logits). Received: {image.dtype} {list(image.shape)}"
             )
-        slot = empty_batch(1, self.artifact.preprocessing)
+        slot = empty_batch(1, self.preprocessing)
         self._normalize(self._transform(image, 0), slot[0])
-        return self._predict(slot, None)
+        return self._best(None, self.probabilities(slot)[0])
 
-    def _predict(self, slot: np.ndarray, file: str | None) -> Prediction:
-        output = self.engine.run(slot)
-        probabilities = output if self.artifact.output == "probabilities" else softmax(output)
-        return best_classes(file, probabilities[0], self._names, self.topk)
+    def _best(self, file: str | None, probabilities: np.ndarray) -> Prediction:
+        names = self.class_names.names if self.class_names else None
+        return best_classes(file, probabilities, names, self.topk)
+
+
+def _run_batch(engine: Engine, batch: Batch) -> np.ndarray:
+    return engine.run(batch.images) if len(batch.indices) else np.empty((0, 0), np.float32)
+
+
+def describe(
+    model: "nn.Layer",
+    preprocessing: Preprocessing | None,
+    class_names: ClassNames | None = None,
+    weights: "WeightsInfo | None" = None,
+) -> Artifact:
+    """Return the description of an eager network, which returns logits."""
+    return Artifact(
+        model=model.model_name,
+        num_classes=model.num_classes,
+        output="logits",
+        preprocessing=preprocessing,
+        class_names=class_names,
+        parameters_sha256="",
+        weights=f"{weights.source}; sha256 {weights.sha256}" if weights else None,
+        license=weights.license if weights else None,
+        versions={},
+        notes=weights.notes if weights else (),
+    )
+
+
+def eager_predictor(
+    model: "nn.Layer",
+    preprocessing: Preprocessing,
+    class_names: ClassNames | None = None,
+    *,
+    topk: int = 5,
+    num_workers: int | None = None,
+    batch_size: int = BATCH_SIZE,
+) -> Predictor:
+    """Return a Predictor over a network of `build_model`, which is put into evaluation mode."""
+    engine = EagerEngine(model)
+    return Predictor(
+        describe(model, preprocessing, class_names),
+        lambda streams: engine,
+        topk=topk,
+        num_workers=num_workers,
+        batch_size=batch_size,
+        model=model,
+    )

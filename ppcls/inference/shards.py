@@ -1,12 +1,13 @@
-"""Predictions of many files, kept as they come: a run that is cut off has lost nothing, and goes on.
+"""Predictions of many files, saved as they are made, so that an interrupted run loses nothing.
 
-Each process appends to a shard of its own beside the output, one JSON text a line, the first of them saying
-what run it belongs to. When all files are done the shards become the output and are removed.
+Each process appends to its own shard beside the output, with one JSON text on each line. The first line is a
+header that identifies the run. When all files are done, the shards become the output and are removed.
 """
 
 import csv
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from glob import escape
@@ -15,69 +16,86 @@ from typing import Any, TextIO
 
 from ppcls.errors import DataError
 from ppcls.files import write_aside
-from ppcls.inference.classify import Prediction
+from ppcls.inference.predictions import Prediction
+from ppcls.inference.predictor import Predictor
+from ppcls.progress import progress_bar
 
 CSV_COLUMNS = ("file", "rank", "class_id", "label", "probability", "error")
 
 
-def run_facts(
-    parameters: str, topk: int, files: Sequence[str], preprocessing: dict[str, Any]
-) -> dict[str, Any]:
-    """What must be the same for a run to go on: otherwise its parts would not be of one kind."""
+def run_header(predictor: Predictor, files: Sequence[str]) -> dict[str, Any]:
+    """Return the values that must not change when a run is resumed, so that all its predictions are of one
+    kind."""
     digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
     return {
-        "parameters_sha256": parameters,
-        "topk": topk,
-        "preprocessing": preprocessing,
+        "parameters_sha256": predictor.fingerprint,
+        "topk": predictor.topk,
+        "preprocessing": predictor.preprocessing.to_dict(),
         "files": len(files),
         "files_sha256": digest,
     }
 
 
+def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, files: Sequence[str]) -> None:
+    """Classify the files into a new shard, with progress; unreadable ones are reported."""
+    writer = ShardWriter(path, header)
+    try:
+        with progress_bar(len(files), "classify") as bar:
+            for prediction in predictor.stream(files):
+                writer.add(prediction)
+                bar.update()
+                if prediction.error is not None:
+                    bar.clear()
+                    print(f"unreadable: {prediction.file}: {prediction.error}", file=sys.stderr)
+    finally:
+        writer.close()
+
+
 def find_shards(output: Path) -> list[Path]:
+    """Return the shards of all runs into this output."""
     return sorted(output.parent.glob(f"{escape(output.name)}.shard-*"))
 
 
 def require_no_shards(output: Path) -> None:
-    """Raises DataError where an earlier run was cut off, which this one would lose."""
+    """Raise DataError if an earlier run was cut off, whose predictions this one would lose."""
     shards = find_shards(output)
     if shards:
         raise DataError(
-            f"An earlier run into {output} was cut off; what it did is in {len(shards)} file(s) such as "
-            f"{shards[0]}. Go on with it: --resume. Or start afresh: delete {output}.shard-*"
+            f"An earlier run into {output} was interrupted; its predictions are in {len(shards)} file(s) "
+            f"such as {shards[0]}. Resume it: --resume. Or start again: delete {output}.shard-*"
         )
 
 
-def files_done(output: Path, facts: dict[str, Any]) -> set[str]:
-    """The files that the shards have predictions for. Raises DataError where they are of another run."""
+def files_done(output: Path, header: dict[str, Any]) -> set[str]:
+    """Return the files that the shards have predictions for. Raises DataError for shards of another run."""
     done: set[str] = set()
     for shard in find_shards(output):
         theirs = next(_lines(shard), None)
-        differing = [key for key, value in facts.items() if theirs is not None and theirs.get(key) != value]
+        differing = [key for key, value in header.items() if theirs is not None and theirs.get(key) != value]
         if differing:
             raise DataError(
-                f"{shard} belongs to another run: {', '.join(differing)} differ. Give the command of the run "
-                f"that was cut off, or start afresh: delete {output}.shard-*"
+                f"{shard} belongs to another run: {', '.join(differing)} differ. Give the command of the "
+                f"interrupted run, or start again: delete {output}.shard-*"
             )
         done.update(prediction.file or "" for prediction in _predictions(shard))
     return done
 
 
 def next_shard(output: Path, rank: int) -> Path:
-    """Where this process writes: a new file for each run, so that none is written to twice."""
+    """Return the path of this process's shard: a new file for each run, so that none is written to twice."""
     runs = [int(path.name.rsplit("-", 2)[1]) for path in find_shards(output)]
     return output.with_name(f"{output.name}.shard-{max(runs, default=0) + 1:04d}-{rank:05d}")
 
 
 class ShardWriter:
-    """Appends predictions to a new file; each is on its way to the disk when `add` returns.
+    """Appends predictions to a new file; each has left this process when `add` returns.
 
-    Raises FileExistsError where another run writes to that file.
+    Raises FileExistsError if another run writes to that file.
     """
 
-    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+    def __init__(self, path: Path, header: dict[str, Any]) -> None:
         self._file = path.open("x", encoding="utf-8", errors="surrogateescape")
-        self._write(facts)
+        self._write(header)
 
     def add(self, prediction: Prediction) -> None:
         self._write({key: value for key, value in asdict(prediction).items() if value is not None})
@@ -91,10 +109,10 @@ class ShardWriter:
 
 
 def merge(output: Path, files: Sequence[str]) -> tuple[int, int]:
-    """Write `output`, .csv or .json, in the order of `files`, and remove the shards. Returns how many files
+    """Write `output`, .csv or .json, in the order of `files`, and remove the shards. Return how many files
     were classified and how many could not be read.
 
-    Raises DataError where some files are in no shard, as where machines share no folder.
+    Raises DataError if some files are in no shard, as when machines do not share the folder.
     """
     shards = find_shards(output)
     counts = [0, 0]
@@ -116,7 +134,8 @@ def merge(output: Path, files: Sequence[str]) -> tuple[int, int]:
 
 
 def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Iterator[Prediction]:
-    """Each shard has its files in the order of all, so only its next prediction is ever needed."""
+    """Yield the predictions in the order of `files`. Each shard has this order, so only its next one is
+    needed."""
     sources = [_predictions(shard) for shard in shards]
     heads: dict[str, tuple[Prediction, Iterator[Prediction]]] = {}
 
@@ -131,7 +150,7 @@ def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Ite
         if file not in heads:
             raise DataError(
                 f"{file} has no prediction in {output}.shard-*. If several machines took part, they must "
-                "share the output's folder. What was done is kept: --resume does the rest."
+                "share the output's folder. The predictions so far are kept: --resume does the rest."
             )
         prediction, source = heads.pop(file)
         yield prediction
@@ -139,7 +158,7 @@ def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Ite
 
 
 def _lines(shard: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; the last one may have been cut off. Raises DataError for one that is damaged."""
+    """Yield the complete lines; the last one may have been cut off. Raises DataError for a damaged one."""
     with shard.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):

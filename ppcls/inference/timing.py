@@ -1,4 +1,4 @@
-"""How long calls take, measured so that none of them disturbs the others."""
+"""Timing of calls that take turns, so that none of them disturbs the others."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from statistics import median
 def time_in_blocks(
     runs: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float = 0.5, pause: float = 0.2
 ) -> dict[str, list[float]]:
-    """Seconds a call of each of `runs`: the median of each round's block.
+    """Return the seconds for one call of each of `runs`: in each round, the median of a block of calls.
 
-    In a round each runs for a block of at least `seconds` and two calls, after a call that isn't counted
-    and a pause: some engines' threads go on spinning after a call and would slow the next one's down. Each
-    round begins with another one.
+    In a round each of them runs for a block of at least `seconds` and two calls, after a pause and a call
+    that is not counted: the threads of some engines keep spinning after a call and would slow down the next
+    engine. Each round starts with another one.
     """
     names = list(runs)
     times: dict[str, list[float]] = {name: [] for name in names}

@@ -1,16 +1,18 @@
-"""What is installed of all that has a part in exporting and running."""
+"""Versions of the installed packages that take part in exporting and running."""
 
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 
 import ppcls
-
-PACKAGES = ("paddlepaddle", "paddlepaddle-gpu", "paddle2onnx", "onnx", "onnxruntime", "openvino")
+from ppcls.inference.engines import ENGINES
+from ppcls.inference.formats import FORMATS
 
 
 def versions() -> dict[str, str]:
-    """Each installed package's version, and ppcls's own."""
+    """Return the version of each installed package, and of ppcls itself."""
     found = {"ppcls": ppcls.__version__}
-    for package in PACKAGES:
+    packages = [kind.packages for kind in FORMATS.values()] + [kind.packages for kind in ENGINES.values()]
+    for package in chain.from_iterable(packages):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

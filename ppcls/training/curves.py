@@ -15,13 +15,13 @@ COLUMNS = (  # key in metrics.jsonl, heading, format
 
 
 def read_epochs(metrics: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, in their order. Of an epoch that stands there twice the last one."""
+    """Read the lines of a metrics.jsonl, in their order. If an epoch has several, the last one counts."""
     lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return list({line["epoch"]: line for line in lines}.values())
 
 
 def epoch_table(epochs: list[dict[str, Any]]) -> str:
-    """One line an epoch; a star marks the best, whose weights are kept."""
+    """Return a table with one line for each epoch; a star marks the best, whose weights are kept."""
     best = max(epochs, key=lambda line: (line["eval_top1"], -line["eval_loss"]))
     rows = ["".join(f"{heading:>12}" for _, heading, _ in COLUMNS)]
     for line in epochs:
@@ -31,8 +31,8 @@ def epoch_table(epochs: list[dict[str, Any]]) -> str:
 
 
 def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Losses, top-1 and the learning rate at the end of each epoch, of one run or of several by their names,
-    as the kind of picture that the path's ending says."""
+    """Draw losses, top-1 and the learning rate at the end of each epoch, of one run or of several by their
+    names. The path's ending says the kind of picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

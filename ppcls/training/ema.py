@@ -1,4 +1,4 @@
-"""A moving average of the weights, which often does better than the weights themselves."""
+"""A moving average of the weights, which is often more accurate than the weights themselves."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ class ModelEma:
     """Averages of all parameters and batch-norm statistics of a network, by their structured names.
 
     After update t, counted from 1, an average keeps min(decay, (1 + t) / (10 + t)) of itself, as TensorFlow's
-    ExponentialMovingAverage with num_updates: the random start is soon forgotten.
+    ExponentialMovingAverage with num_updates, so that the random start is soon forgotten.
     """
 
     def __init__(self, model: "nn.Layer", decay: float) -> None:
@@ -24,7 +24,7 @@ class ModelEma:
         self.averages = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Update the averages with the present weights."""
         import paddle
 
         self.updates += 1
@@ -38,7 +38,7 @@ class ModelEma:
 
     @contextmanager
     def swapped(self) -> "Iterator[None]":
-        """The network has the averages as its weights inside, and its own again after."""
+        """Inside, the network has the averages as its weights; afterwards its own again."""
         self._swap()
         try:
             yield
@@ -46,7 +46,7 @@ class ModelEma:
             self._swap()
 
     def _swap(self) -> None:
-        """One parameter at a time, so that no third copy of the network is made."""
+        """Swap one parameter at a time, so that no third copy of the network is made."""
         import paddle
 
         with paddle.no_grad():
@@ -55,19 +55,19 @@ class ModelEma:
                 parameter.copy_(self.averages[name], True)
                 self.averages[name].copy_(own, True)
 
-    def state(self) -> "dict[str, Tensor]":
-        """The averages themselves, not copies."""
+    def state_dict(self) -> "dict[str, Tensor]":
+        """Return the averages themselves, not copies."""
         return dict(self.averages)
 
-    def set_state(self, state: "Mapping[str, Tensor]", updates: int) -> None:
-        """Go on from averages after so many updates. Raises PpclsError for those of another network."""
+    def load_state_dict(self, state: "Mapping[str, Tensor]", updates: int) -> None:
+        """Take over the averages after so many updates. Raises PpclsError for those of another network."""
         wrong = sorted(state.keys() ^ self.averages.keys())
         wrong += [
             name for name in state if name in self.averages and state[name].shape != self.averages[name].shape
         ]
         if wrong:
             raise PpclsError(
-                f"These averages are not of this network: {len(wrong)} names or shapes differ, the first "
+                f"These averages belong to another network: {len(wrong)} names or shapes differ, the first "
                 f"{wrong[0]}. Build the network that they were saved from."
             )
         for name, tensor in state.items():

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from paddle import Tensor, nn
     from paddle.optimizer import Optimizer
 
-# What Paddle's optimizers keep for each parameter, by their class: shaped like it, "pow" of one element.
+# The tensors that each class of optimizer keeps for a parameter: of its shape, "pow" of one element.
 # The 0 counts the optimizers that a parameter has had in this process: give each network one.
 STATE = {
     "Momentum": ("velocity_0",),
@@ -21,7 +21,7 @@ STATE = {
 
 
 def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optimizer":
-    """SGD with momentum, AdamW, or RMSProp as TensorFlow's: epsilon inside the root, the learning rate
+    """Return SGD with momentum, AdamW, or RMSProp as TensorFlow's: epsilon inside the root, the learning rate
     inside the momentum, and a mean square that starts at 1 where Paddle's starts at 0.
 
     Weight decay is on everything but batch norm, biases included. Raises ConfigError for a pattern of
@@ -56,12 +56,12 @@ def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optim
 
 
 def trainable(model: "nn.Layer") -> "dict[str, Tensor]":
-    """The parameters that are trained, by their structured names."""
+    """Return the parameters that are trained, by their structured names."""
     return {name: p for name, p in model.named_parameters() if not p.stop_gradient}
 
 
 def _groups(config: OptimConfig, model: "nn.Layer") -> list[dict[str, Any]]:
-    """Parameters that share their weight decay and the factor of their learning rate."""
+    """Return groups of parameters that share their weight decay and the factor of their learning rate."""
     names = [name for name, _ in model.named_parameters()]
     factors: dict[str, float] = {}
     for pattern, factor in config.lr_factors.items():
@@ -78,8 +78,8 @@ def _groups(config: OptimConfig, model: "nn.Layer") -> list[dict[str, Any]]:
 
 
 def optimizer_state(optimizer: "Optimizer", model: "nn.Layer") -> "dict[str, Tensor]":
-    """What the optimizer has gathered, such as {"fc.weight.velocity_0": [1280, 1000]}: its own tensors, not
-    copies. To be asked after the first step."""
+    """Return the optimizer's tensors, such as {"fc.weight.velocity_0": [1280, 1000]}, not copies of them.
+    They exist after the first step."""
     structured = {parameter.name: name for name, parameter in model.named_parameters()}
     state = {}
     for key, tensor in optimizer.state_dict().items():
@@ -91,8 +91,8 @@ def optimizer_state(optimizer: "Optimizer", model: "nn.Layer") -> "dict[str, Ten
     return state
 
 
-def set_optimizer_state(optimizer: "Optimizer", model: "nn.Layer", state: "Mapping[str, Tensor]") -> None:
-    """Go on from what `optimizer_state` returned, in this process or another. Before the first step.
+def load_optimizer_state(optimizer: "Optimizer", model: "nn.Layer", state: "Mapping[str, Tensor]") -> None:
+    """Take over what `optimizer_state` returned, in this process or another, before the first step.
 
     Raises PpclsError for a state of other parameters, shapes, or another optimizer.
     """

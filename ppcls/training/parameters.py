@@ -1,4 +1,4 @@
-"""Parameters picked by the patterns of their structured names, and those of batch norm."""
+"""Parameters selected by patterns of their structured names, and those of batch norm."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def matching(pattern: str, names: Iterable[str], option: str) -> list[str]:
-    """The names that a shell pattern such as "blocks.1?.*" matches.
+    """Return the names that a shell pattern such as "blocks.1?.*" matches.
 
-    Raises ConfigError, with the nearest name or part of the network, where there is none.
+    Raises ConfigError, with the nearest name or part of the network, if there is none.
     """
     names = list(names)
     found = [name for name in names if fnmatchcase(name, pattern)]
@@ -31,12 +31,12 @@ def matching(pattern: str, names: Iterable[str], option: str) -> list[str]:
 
 
 def freeze(model: "nn.Layer", patterns: Sequence[str]) -> "list[nn.Layer]":
-    """Make what the patterns match keep its values. Returns the layers whose parameters, the statistics of
-    batch norm among them, are all frozen: they belong in eval mode, or their statistics would move and
-    drop connect would go on. Without gradients ahead of them they keep no activations.
+    """Stop training the parameters that the patterns match. Returns the layers whose parameters, batch-norm
+    statistics among them, are all frozen: they belong in eval mode, where their statistics do not move and
+    nothing is dropped. If nothing before them is trained, they keep no activations.
 
     A batch norm whose weight and bias are frozen, but not `_mean` and `_variance`, moves its statistics.
-    Raises ConfigError for a pattern that matches nothing, and where nothing is left to train.
+    Raises ConfigError for a pattern that matches nothing, or if nothing is left to train.
     """
     parameters = dict(model.named_parameters())
     frozen = set()
@@ -51,6 +51,7 @@ def freeze(model: "nn.Layer", patterns: Sequence[str]) -> "list[nn.Layer]":
 
 
 def batch_norms(model: "nn.Layer") -> "list[nn.Layer]":
+    """Return the batch-norm layers of a network."""
     from paddle import nn
 
     kinds = (nn.BatchNorm2D, nn.SyncBatchNorm)
@@ -58,5 +59,5 @@ def batch_norms(model: "nn.Layer") -> "list[nn.Layer]":
 
 
 def batch_norm_statistics(model: "nn.Layer") -> "list[Tensor]":
-    """The running means and variances, float32 [C] each."""
+    """Return the running means and variances, float32 [C] each."""
     return [statistic for norm in batch_norms(model) for statistic in (norm._mean, norm._variance)]

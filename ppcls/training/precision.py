@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Precision:
-    """What `train.amp` changes of a step; without it, nothing. Parameters, their averages and the
-    optimizer's state stay float32 on both levels: operators convert what they take.
+    """The changes that `train.amp` makes to a step; none without it. Parameters, their averages and the
+    optimizer's state stay float32 on both levels: operators convert their inputs.
 
-    float16 has a small range, so its loss is scaled up; a step whose gradients overflow is left out, and the
-    scale lowered. bfloat16 has float32's range.
+    float16 has a small range, so its loss is scaled up; a step whose gradients overflow is skipped, and the
+    scale is lowered. bfloat16 has float32's range.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -28,7 +28,7 @@ class Precision:
         self.level = config.amp_level
         if self.dtype and not paddle.get_device().startswith("gpu"):
             raise ConfigError(
-                f"train.amp needs a GPU: on a CPU Paddle computes in float32 whatever is asked. Received: "
+                f"train.amp needs a GPU: on a CPU Paddle computes in float32 in any case. Received: "
                 f"{config.amp}. Use -o train.amp=null."
             )
         self.scaler = paddle.amp.GradScaler() if config.amp == "fp16" else None
@@ -42,18 +42,18 @@ class Precision:
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def unscale(self, optimizer: "Optimizer") -> None:
-        """Bring the gradients back to their size, for those who look at them."""
+        """Divide the gradients by the loss scale, so that they can be clipped and read."""
         if self.scaler:
             self.scaler.unscale_(optimizer)
 
-    def state(self) -> dict[str, Any] | None:
-        """The loss scale and its counts, as JSON has them; None without a scaler."""
+    def state_dict(self) -> dict[str, Any] | None:
+        """Return the loss scale and its counts, as JSON; None without a scaler."""
         if self.scaler is None:
             return None
         state = self.scaler.state_dict()
         return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in state.items()}
 
-    def set_state(self, state: dict[str, Any] | None) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
         if self.scaler is not None and state:
             self.scaler.load_state_dict(state | {"scale": np.array(state["scale"], np.float32)})
 

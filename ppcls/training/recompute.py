@@ -1,4 +1,4 @@
-"""Blocks that keep only their input for the backward pass and run again in it: memory for time."""
+"""Recomputation: a block keeps only its input and runs again in the backward pass: less memory, more time."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from ppcls.training.parameters import batch_norms
 
 
 def recompute_blocks(model: nn.Layer) -> None:
-    """Have each of `model.blocks` recomputed. Gradients, statistics and drop connect stay what they were,
-    bit for bit. The blocks' parameters and their names stay."""
+    """Recompute each of `model.blocks` in the backward pass. Gradients, statistics and drop connect are the
+    same, bit for bit, and so are the parameters and their names."""
     for block in model.blocks:
         block.forward = _recomputed(block.forward, batch_norms(block))
 
@@ -21,7 +21,7 @@ def _recomputed(forward: Callable[[Tensor], Tensor], norms: list[nn.Layer]) -> C
     def run(x: Tensor) -> Tensor:
         if not paddle.is_grad_enabled():
             return forward(x)
-        momenta = [norm._momentum for norm in norms]  # the second pass, which must not move them again
+        momenta = [norm._momentum for norm in norms]  # the second pass must not move the statistics again
         try:
             for norm in norms:
                 norm._momentum = 1.0

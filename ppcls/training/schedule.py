@@ -1,4 +1,4 @@
-"""The learning rate as one function of the step: nothing to keep or to restore."""
+"""The learning rate as a function of the step alone, so that it has no state."""
 
 import math
 
@@ -9,16 +9,16 @@ STAIRS = {"step": (30.0, 0.1), "exponential": (2.4, 0.97)}  # decay_epochs and d
 
 
 def scaled_lr(config: OptimConfig, global_batch: int) -> float:
-    """The peak learning rate for a global batch of another size than 256."""
+    """Return the peak learning rate for a global batch of any size."""
     return config.lr * global_batch / LR_BATCH
 
 
 def learning_rate(config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of a step, counted from 0.
+    """Return the learning rate of a step, counted from 0.
 
-    A straight line up to the peak, which the last step of the warm-up reaches; then the schedule, which has
-    counted from the very first step, as tensorflow/tpu and timm have it. "step" and "exponential" go down
-    in stairs; cosine ends at 0 after the last step.
+    The warm-up is linear, and its last step reaches the peak. Then follows the schedule, which counts from
+    the first step of all, as in tensorflow/tpu and timm. "step" and "exponential" go down in stairs; cosine
+    ends at 0 after the last step.
     """
     warmup_steps = config.warmup_epochs * steps_per_epoch
     if step < warmup_steps:

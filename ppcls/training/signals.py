@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop, which the training loop grants after the step that is running."""
+"""SIGTERM and SIGINT as requests to stop. The training loop stops after the running step."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ PATIENCE = 3.0  # seconds; the launcher sends its signal three times within one
 
 
 class StopSignals:
-    """Inside the context a first signal is only noted in `number`; one that comes 3 seconds later or more
-    leaves the process at once.
+    """Inside the context, the first signal is only noted in `number`. One that comes 3 seconds later or more
+    ends the process at once.
 
-    To be entered in the main thread, after the import of Paddle, which sets handlers of its own. After a
-    signal the handlers stay: the launcher's next one must not end a process that is leaving in order.
+    Enter it in the main thread, after the import of Paddle, which sets handlers of its own. After a signal
+    the handlers stay: the launcher's next signal must not end a process that is leaving in order.
     """
 
     def __init__(self) -> None:

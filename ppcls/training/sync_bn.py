@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, not of each alone."""
+"""Batch norm over the images of all processes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ AXES = [0, 2, 3]
 
 def use_sync_bn(model: nn.Layer) -> None:
     """Replace every batch norm; parameters, statistics and their names stay. Paddle's SyncBatchNorm has a
-    kernel for GPUs only; on CPUs it is the class below."""
+    kernel for GPUs only; on CPUs the class below takes its place."""
     if paddle.get_device().startswith("gpu"):
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return
@@ -54,7 +54,7 @@ class _Normalise(PyLayer):
         norm._mean.lerp_(mean, share)
         norm._variance.lerp_(variance, share)
         ctx.save_for_backward(x, weight, mean, (variance + norm._epsilon).rsqrt(), total)
-        ctx.wanted = [not tensor.stop_gradient for tensor in (x, weight, bias)]
+        ctx.requested = [not tensor.stop_gradient for tensor in (x, weight, bias)]
         return F.batch_norm(x, mean, variance, weight, bias, training=False, epsilon=norm._epsilon)
 
     @staticmethod
@@ -66,16 +66,16 @@ class _Normalise(PyLayer):
         mean_dy, mean_product = (dbiases / total).astype(x.dtype), (dweights / total).astype(x.dtype)
         dx = _wide(weight * scale) * (dy - _wide(mean_dy) - normalised * _wide(mean_product))
         gradients = (dx, dweight, dbias)
-        return tuple(g if wanted else None for g, wanted in zip(gradients, ctx.wanted, strict=True))
+        return tuple(g if asked else None for g, asked in zip(gradients, ctx.requested, strict=True))
 
 
 def _wide(channels: Tensor) -> Tensor:
-    """[C] to [1, C, 1, 1]."""
+    """Reshape [C] to [1, C, 1, 1]."""
     return channels.reshape([1, -1, 1, 1])
 
 
 def _sum_over_processes(*parts: Tensor) -> list[Tensor]:
-    """Vectors of any lengths, summed in float64 by one message."""
+    """Sum vectors of any lengths over the processes, in float64 and by one message."""
     flat = paddle.concat([part.astype("float64") for part in parts])
     paddle.distributed.all_reduce(flat)
     return paddle.split(flat, [part.shape[0] for part in parts])

@@ -1,6 +1,6 @@
-"""Weights: published or own, into a network and out of it."""
+"""Weights of networks: find, read, identify, load, convert and write them."""
 
 from ppcls.weights.load import WeightsInfo, load_weights
-from ppcls.weights.native import facts_about, hash_parameters, write_weights
+from ppcls.weights.native import hash_parameters, metadata_of, write_weights
 
-__all__ = ["WeightsInfo", "facts_about", "hash_parameters", "load_weights", "write_weights"]
+__all__ = ["WeightsInfo", "hash_parameters", "load_weights", "metadata_of", "write_weights"]

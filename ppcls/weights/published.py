@@ -1,7 +1,7 @@
-"""The published weights: where they are, under which licence, and what they expect of an image.
+"""Table of the published weights: their URLs, licenses and preprocessing.
 
-A hash or a size is given where the publisher gives it; most give the first eight digits of the SHA-256, in
-the file's name. What is not known is None.
+Hash and size are those that the publisher states; most publishers put the first eight digits of the SHA-256
+into the file name. Unknown values are None.
 """
 
 from collections.abc import Iterable
@@ -17,12 +17,12 @@ FileFormat = Literal["paddleclas", "timm", "torchvision", "lukemelas", "wsl", "f
 
 @dataclass(frozen=True)
 class Published:
-    """One published file of a model.
+    """A published file of a model's weights.
 
-    urls: the preferred one, then mirrors and other spellings. file_format: how the file is laid out and names
-    its arrays. sha256: whole, or its first digits. size: bytes. licence: of the weights, not of the code.
-    top1, top5: on ImageNet-1k, fractions, as accuracy_source reports them. bn_epsilon, padding: for
-    `build_model`; None is the network's own.
+    urls: the preferred one, then mirrors and other spellings. file_format: layout and names of the arrays.
+    sha256: whole, or its first digits. size: bytes. license: of the weights, not of the code. top1, top5:
+    fractions on ImageNet-1k, as accuracy_source reports them. bn_epsilon, padding: for `build_model`; None
+    for the network's own.
     """
 
     tag: str
@@ -30,7 +30,7 @@ class Published:
     file_format: FileFormat
     sha256: str | None
     size: int | None
-    licence: str
+    license: str
     preprocessing: Preprocessing
     top1: float | None
     top5: float | None
@@ -44,7 +44,7 @@ class Published:
 
     @property
     def file_name(self) -> str:
-        """In the cache. Hugging Face calls every file the same."""
+        """Name of the file in the cache. On Hugging Face all files have the same name."""
         name = self.url.rsplit("/", 1)[-1]
         if name == "model.safetensors":
             return self.tag.rsplit("/", 1)[-1].removesuffix(".safetensors") + ".safetensors"
@@ -52,8 +52,8 @@ class Published:
 
     @property
     def terms(self) -> str:
-        """The licence, for a user who is about to get the file."""
-        return self.licence + (", not for commercial use" if self.licence.startswith("CC-BY-NC") else "")
+        """The license, as shown to a user before a download."""
+        return self.license + (", not for commercial use" if self.license.startswith("CC-BY-NC") else "")
 
 
 APACHE = "Apache-2.0"
@@ -74,7 +74,7 @@ def _pillow(resize_short: int, crop_size: int, interpolation: Interpolation) -> 
 
 
 def _inception(preprocessing: Preprocessing) -> Preprocessing:
-    """Pixels from -1 to 1, as AdvProp and Lite were trained."""
+    """Return the preprocessing with pixels from -1 to 1, with which AdvProp and Lite were trained."""
     return replace(preprocessing, mean=HALF, std=HALF)
 
 
@@ -86,7 +86,7 @@ def _image_size(name: str) -> int:
     return MODELS[name].image_size
 
 
-# PaddleClas, the defaults: this project took the configs' preprocessing from it. No hash is published.
+# PaddleClas, the defaults: the configs use its preprocessing. It publishes no hashes.
 PADDLECLAS = "https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{}_pretrained.pdparams"
 PADDLECLAS_SOURCE = "PaddleClas docs/zh_CN/models/ImageNet1k/README.md"
 PADDLECLAS_ACCURACY = {
@@ -105,7 +105,7 @@ PADDLECLAS_ACCURACY = {
     "EfficientNetB7": (0.8430, 0.9689),
     "EfficientNetB0_small": (0.7580, 0.9258),
 }
-# PaddleClas's code spells one file without the d, its documents with it.
+# PaddleClas spells one file without the d in its code, and with it in its documents.
 PADDLECLAS_SPELLINGS = {"ResNeXt101_32x16d_wsl": ("ResNeXt101_32x16d_wsl", "ResNeXt101_32x16_wsl")}
 
 
@@ -122,8 +122,8 @@ def _paddleclas(name: str) -> Published:
         file_format="paddleclas",
         sha256=None,
         size=None,
-        # The repository is Apache-2.0; conversions of Facebook's weights keep Facebook's licence.
-        licence=NON_COMMERCIAL if "_wsl" in name else APACHE,
+        # The repository is Apache-2.0, but conversions of Facebook's weights keep Facebook's license.
+        license=NON_COMMERCIAL if "_wsl" in name else APACHE,
         preprocessing=preprocessing,
         top1=top1,
         top5=top5,
@@ -131,7 +131,7 @@ def _paddleclas(name: str) -> Published:
     )
 
 
-# The originals of ResNeXt101 WSL: width, hash, bytes, top-1, top-5.
+# The original files of ResNeXt101 WSL: width, hash, bytes, top-1, top-5.
 WSL = (
     (8, "c38310e5", 356_056_638, 82.2, 96.4),
     (16, "c6f796b0", 777_518_664, 84.2, 97.2),
@@ -153,7 +153,7 @@ def _wsl(width: int, sha256: str, size: int, top1: float, top5: float) -> Publis
         file_format="wsl",
         sha256=sha256,
         size=size,
-        licence=NON_COMMERCIAL,
+        license=NON_COMMERCIAL,
         preprocessing=_pillow(256, 224, "bilinear"),
         top1=_fraction(top1),
         top5=_fraction(top5),
@@ -168,7 +168,7 @@ def _fixres(tag: str, file: str, top1: float, top5: float) -> Published:
         file_format="fixres",
         sha256=None,
         size=None,
-        licence=NON_COMMERCIAL,
+        license=NON_COMMERCIAL,
         preprocessing=_pillow(365, 320, "bilinear"),
         top1=_fraction(top1),
         top5=_fraction(top5),
@@ -176,9 +176,9 @@ def _fixres(tag: str, file: str, top1: float, top5: float) -> Published:
     )
 
 
-# Google's EfficientNets as lukemelas/EfficientNet-PyTorch converted them: the hash of AutoAugment's file, its
-# accuracy, the hash of AdvProp's and its accuracy. The accuracies are MMPretrain's, of the same checkpoints
-# of Google's with TensorFlow's crop; the repository itself repeats the paper's.
+# Google's EfficientNets, converted by lukemelas/EfficientNet-PyTorch: hash of the AutoAugment file, top-1,
+# top-5; # hash of the AdvProp file, top-1, top-5. MMPretrain measured the accuracies on the same checkpoints
+# with # TensorFlow's crop; the repository itself repeats those of the paper.
 LUKEMELAS = {
     "b0": ("355c32eb", 77.26, 93.41, "b64d5a18", 77.53, 93.61),
     "b1": ("f1951068", 79.20, 94.42, "0f3ce85a", 79.52, 94.43),
@@ -203,7 +203,7 @@ def _lukemelas(net: str) -> Iterable[Published]:
         file_format="lukemelas",
         sha256=aa,
         size=None,
-        licence=APACHE,
+        license=APACHE,
         preprocessing=_pillow(size + 32, size, "bicubic"),
         top1=_fraction(aa_top1),
         top5=_fraction(aa_top5),
@@ -274,7 +274,7 @@ TIMM_TF: dict[str, dict[str, tuple[str, int | None, float, float]]] = {
 }
 TIMM_TF_INFIX = {"in1k": "", "aa_in1k": "_aa", "ap_in1k": "_ap", "ns_jft_in1k": "_ns", "ra_in1k": "_ra"}
 TIMM_TF_CROP = dict(zip(EFFICIENTNETS, (0.875, 0.882, 0.890, 0.904, 0.922, 0.934, 0.942, 0.949), strict=True))
-# timm's own EfficientNets: name, size at which it reports, share of the crop, top-1, top-5.
+# timm's own EfficientNets: name, size of the reported accuracy, crop / resized size, top-1, top-5.
 TIMM_OWN = {
     "b0": ("ra_in1k", 224, 0.875, 77.698, 93.538),
     "b1": ("ft_in1k", 256, 1.0, 78.806, 94.346),
@@ -295,7 +295,7 @@ def _timm_hub(name: str, preprocessing: Preprocessing, top1: float, top5: float)
         file_format="timm",
         sha256=None,
         size=None,
-        licence=APACHE,
+        license=APACHE,
         preprocessing=preprocessing,
         top1=_fraction(top1),
         top5=_fraction(top5),
@@ -311,7 +311,7 @@ def _timm(net: str) -> Iterable[Published]:
         on_hub = _timm_hub(f"tf_efficientnet_{net}.{kind}", preprocessing, top1, top5)
         file = f"tf_efficientnet_{net}{TIMM_TF_INFIX[kind]}-{sha256}.pth"
         yield replace(on_hub, urls=(TIMM_URL + file,), sha256=sha256, size=file_size)
-        # other bytes, so the other's hash says nothing
+        # the same weights in another file, whose hash is not published
         yield replace(on_hub, tag=f"{on_hub.tag}.safetensors")
     if net in TIMM_OWN:
         kind, size, crop, top1, top5 = TIMM_OWN[net]
@@ -326,14 +326,14 @@ def _timm_wsl(width: int) -> Published:
     published = _timm_hub(name, _pillow(256, 224, "bilinear"), *TIMM_WSL[width])
     return replace(
         published,
-        licence=NON_COMMERCIAL,
+        license=NON_COMMERCIAL,
         accuracy_source=TIMM_SOURCE + (" of timm 0.6, ig_resnext101_32x48d" if width == 48 else ""),
     )
 
 
-TORCHVISION_LICENCE = "BSD-3-Clause of the code; none stated for the weights"
-# torchvision 0.21: version, file, resize, crop, interpolation, top-1, top-5. B0 to B4 come from timm's
-# author, B5 to B7 are lukemelas's, which torchvision runs with symmetric padding.
+TORCHVISION_LICENSE = "BSD-3-Clause for the code; none stated for the weights"
+# torchvision 0.21: version, file, resize, crop, interpolation, top-1, top-5. B0 to B4 are by the author of
+# timm, # B5 to B7 by lukemelas; torchvision runs all of them with symmetric padding.
 TORCHVISION: dict[str, tuple[tuple[str, str, int, int, Interpolation, float, float], ...]] = {
     "b0": (("v1", "efficientnet_b0_rwightman-7f5810bc", 256, 224, "bicubic", 77.692, 93.532),),
     "b1": (
@@ -357,7 +357,7 @@ def _torchvision(net: str) -> Iterable[Published]:
             file_format="torchvision",
             sha256=file[-8:],
             size=None,
-            licence=TORCHVISION_LICENCE,
+            license=TORCHVISION_LICENSE,
             preprocessing=_pillow(resize, crop, interpolation),
             top1=_fraction(top1),
             top5=_fraction(top5),
@@ -367,7 +367,7 @@ def _torchvision(net: str) -> Iterable[Published]:
         )
 
 
-# torchvision's ResNeXt101 32x8d, trained on ImageNet-1k alone: the same network, other weights.
+# torchvision's ResNeXt101 32x8d, the same network trained on ImageNet-1k alone.
 TORCHVISION_RESNEXT = (
     ("v1", "resnext101_32x8d-8ba56ff5", 256, 79.312, 94.526),
     ("v2", "resnext101_32x8d-110c445d", 232, 82.834, 96.228),
@@ -381,7 +381,7 @@ def _torchvision_resnext(version: str, file: str, resize: int, top1: float, top5
         file_format="torchvision",
         sha256=file[-8:],
         size=None,
-        licence=TORCHVISION_LICENCE,
+        license=TORCHVISION_LICENSE,
         preprocessing=_pillow(resize, 224, "bilinear"),
         top1=_fraction(top1),
         top5=_fraction(top5),
@@ -397,7 +397,7 @@ LITE0 = Published(
     file_format="lukemelas",
     sha256=None,
     size=None,
-    licence=APACHE,
+    license=APACHE,
     preprocessing=LITE0_PREPROCESSING,
     top1=0.751,
     top5=None,
@@ -421,14 +421,14 @@ LITE0_TIMM_OWN = replace(
 )
 
 
-def _of_efficientnet(net: str) -> tuple[Published, ...]:
+def _efficientnet(net: str) -> tuple[Published, ...]:
     default = _paddleclas(f"EfficientNet{net.upper()}")
     return (default, *_lukemelas(net), *_timm(net), *_torchvision(net))
 
 
-# The first of a model is its default.
+# The first file of each model is its default.
 PUBLISHED: dict[str, tuple[Published, ...]] = {
-    **{f"EfficientNet{net.upper()}": _of_efficientnet(net) for net in EFFICIENTNETS},
+    **{f"EfficientNet{net.upper()}": _efficientnet(net) for net in EFFICIENTNETS},
     "EfficientNetB0_small": (_paddleclas("EfficientNetB0_small"),),
     "EfficientNetLite0": (LITE0, LITE0_TIMM, LITE0_TIMM_OWN),
     **{

@@ -99,7 +99,7 @@ def _latency(figures: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
     if (size, batch_size) != (crop_size, 1):
         raise DataError(
             f"{path} must be of {model} at {crop_size} pixels and batch 1, as on the page. Received: {size} "
-            f"pixels and batch {batch_size}. Measure again without -o data.crop_size and --batch-size."
+            f"pixels and batch {batch_size}. Measure again without -o data.preprocessing and --batch-size."
         )
     if not record["engines"]:
         raise DataError(

@@ -51,7 +51,7 @@ ENGLISH = Words(
         *("PaddleClas's formula<br>params (M)", "documented<br>FLOPs (G)", "documented<br>params (M)"),
     ),
     latency=("model", "crop", "resize short", "V100, published<br>(ms)", "ceiling<br>(GFLOP/s)"),
-    eager="the network itself",
+    eager="eager network",
     summary=("model", "parameters", "multiply-adds (G)", "crop / resize", "top-1", "top-5", "measured top-1"),
     converted="{publisher}, converted from {origin}",
     nothing_measured="Nothing has been measured yet.",
@@ -69,27 +69,27 @@ ENGLISH = Words(
 )
 CHINESE = Words(
     accuracy=(
-        *("模型", "Top1", "Top5", "Reference<br>top1", "Reference<br>top5"),
-        *("实测<br>top1", "实测<br>top5", "实测图像数", "权重发布者", "许可证"),
+        *("模型", "top-1", "top-5", "参考<br>top-1", "参考<br>top-5"),
+        *("实测<br>top-1", "实测<br>top-5", "实测<br>图像数", "权重发布者", "许可证"),
     ),
     counts=(
         *("模型", "输入尺寸", "乘加次数", "可训练<br>参数量", "paddle.flops<br>(G)"),
-        *("paddle.flops<br>参数量 (M)", "PaddleClas公式<br>FLOPs (G)"),
-        *("PaddleClas公式<br>参数量 (M)", "文档<br>FLOPs (G)", "文档<br>参数量 (M)"),
+        *("paddle.flops<br>参数量 (M)", "PaddleClas 公式<br>FLOPs (G)"),
+        *("PaddleClas 公式<br>参数量 (M)", "文档<br>FLOPs (G)", "文档<br>参数量 (M)"),
     ),
-    latency=("模型", "Crop Size", "Resize Short Size", "V100，已公布<br>(ms)", "算力上限<br>(GFLOP/s)"),
+    latency=("模型", "裁剪尺寸", "缩放后短边", "V100，官方公布<br>(ms)", "算力上限<br>(GFLOP/s)"),
     eager="动态图网络",
-    summary=("模型", "参数量", "乘加次数 (G)", "裁剪 / 短边", "top-1", "top-5", "实测 top-1"),
+    summary=("模型", "参数量", "乘加次数 (G)", "裁剪 / 缩放短边", "top-1", "top-5", "实测 top-1"),
     converted="{publisher}，转换自 {origin}",
     nothing_measured="尚无实测数据。",
-    measured_all="- {model}：权重 `{weights}`，验证集全部 {count:,} 张图像。",
-    measured_sample="- {model}：权重 `{weights}`，{count:,} 张中 top-1 正确 {right1:,} 张、"
-    "top-5 正确 {right5:,} 张。这只是 ImageNet 训练集与验证集图像的一个抽样，"
-    "网络可能用其中的图像训练过，不能当作基准测试结果。",
-    machine="- {models}：{processor}，{threads} 线程，{versions}。",
-    busy="测量时机器上还有其他程序在运行，数值偏大，仅作占位，待重新测量后替换。",
-    mismatch="{model} 的{what}：文档为 {documented:.2f}，按公式为 {computed:.2f}",
-    flops=" FLOPs (G)",
+    measured_all="- {model}：权重为 `{weights}`，使用验证集的全部 {count:,} 张图像。",
+    measured_sample="- {model}：权重为 `{weights}`，{count:,} 张图像中 top-1 正确 {right1:,} 张，"
+    "top-5 正确 {right5:,} 张。这些图像抽样自 ImageNet 的训练集和验证集，"
+    "其中一部分可能参与过模型训练，因此不能作为基准测试结果。",
+    machine="- {models}：{processor}，{threads} 个线程，{versions}。",
+    busy="测试时有其他程序在运行，因此数值偏大，需要重新测试。",
+    mismatch="{model}，{what}：文档为 {documented:.2f}，公式结果为 {computed:.2f}",
+    flops="FLOPs (G)",
     params="参数量 (M)",
     comma="、",
     plot="Top-1 精度与乘加次数",
@@ -183,7 +183,7 @@ def accuracy_table(words: Words, measured: Mapping[str, Any]) -> str:
             (
                 *(name, _fraction(published.top1), _fraction(published.top5)),
                 *(f"{value:.3f}" if value else "" for value in reference),
-                *(*found, source, published.licence),
+                *(*found, source, published.license),
             )
         )
     return _table(words.accuracy, rows)

@@ -1,7 +1,7 @@
-"""Reads files of weights from anywhere: torch, Paddle, safetensors. Nothing in them is run.
+"""Readers for files of weights from torch, Paddle and safetensors. They run nothing that a file holds.
 
-What is in a file is checked when it is opened; the tensors are read one at a time, when asked for. Torch and
-Paddle files stay mapped meanwhile, so don't cut or overwrite them.
+A file is checked when it is opened; each tensor is read when it is requested. Torch and Paddle files stay
+mapped into memory until then: do not truncate or overwrite them.
 """
 
 import mmap
@@ -18,30 +18,30 @@ __all__ = ["Entry", "read_file"]
 
 _UNPACK = "Unpack it, and take the file of weights inside."
 _NETWORK = "Take the file of weights that it was made from."
-# What people end up with instead of weights: first bytes, what it is, what to do.
+# Other files that users give by mistake: first bytes, kind of file, what to do.
 _OTHERS = (
     (b"<", "a web page or XML", "Download the file itself, not the page about it."),
-    (b"version https://git-lfs", "a Git LFS pointer, which stands for the file", "Run git lfs pull."),
+    (b"version https://git-lfs", "a Git LFS pointer in place of the file", "Run git lfs pull."),
     (b"\x1f\x8b", "a gzip archive", _UNPACK),
     (b"BZh", "a bzip2 archive", _UNPACK),
     (b"\xfd7zXZ", "an xz archive", _UNPACK),
-    (b"\x89HDF", "an HDF5 file, as of Keras", "Take the weights in another format."),
+    (b"\x89HDF", "an HDF5 file, such as Keras writes", "Take the weights in another format."),
     (b"\x93NUMPY", "a single numpy array", "Take the whole state dict."),
-    (b"{", "JSON text, as of an exported program or a server's error", _NETWORK),
+    (b"{", "JSON text, such as an exported program or a server's error", _NETWORK),
     (b"\0" * 16, "the parameters of an exported program (.pdiparams)", _NETWORK),
-    (b"\x08", "a protobuf message, as of an ONNX network", _NETWORK),
-    (b"\x0a", "a protobuf message, as of an exported program (.pdmodel)", _NETWORK),
+    (b"\x08", "a protobuf message, such as an ONNX network", _NETWORK),
+    (b"\x0a", "a protobuf message, such as an exported program (.pdmodel)", _NETWORK),
 )
 
 
 def read_file(path: Path) -> tuple[str, dict[str, Entry], dict[str, Any]]:
-    """The kind of file ("safetensors", "torch" or "pdparams"), its tensors by key, and facts.
+    """Return the kind of file ("safetensors", "torch" or "pdparams"), its tensors by key, and its metadata.
 
-    The kind is told by the content, never by the name. Facts: a safetensors file's metadata; of the others
-    "under" (the key that the weights lay under, or None), "prefix" (taken off all keys, or "") and "others"
-    (the keys of what was no weight). checkpoints.weights_of has the rule. Whether values are finite and keys
-    are the right ones is the caller's to check.
-    Raises WeightsError for any other file, a broken one, and one that asks for more than weights need.
+    The kind follows from the content, never from the name. Metadata: for safetensors the file's own; for
+    other files "under" (the key that holds the weights, or None), "prefix" (removed from all keys, or "") and
+    "others" (keys of values that are not weights), see checkpoints.weights_of. The caller checks that the
+    keys are the expected ones and the values finite.
+    Raises WeightsError for any other file, a broken one, and one that needs more than weights do.
     """
     if not path.is_file():
         raise WeightsError(f"There is no file {path}. Expected: a file of weights.")
@@ -53,8 +53,8 @@ def read_file(path: Path) -> tuple[str, dict[str, Entry], dict[str, Any]]:
             head = bytes(data[:512])
             if head[:4] == b"PK\x03\x04":
                 return "torch", *read_zip(file, data)
-            # The header's length in 8 bytes, the upper 4 empty, and the header, which is JSON. Before the
-            # pickles, because a length may begin as they do.
+            # The length of the header in 8 bytes, the upper 4 zero, then the header in JSON. Tested before
+            # the # pickles, because a length may begin with the same bytes as they do.
             if head[4:9] == b"\0\0\0\0{":
                 return "safetensors", *read_safetensors(path)
             if is_stream(head):

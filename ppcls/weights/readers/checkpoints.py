@@ -1,4 +1,4 @@
-"""Which of a checkpoint's tensors are the weights."""
+"""Rules that find the weights in a checkpoint."""
 
 import re
 from collections.abc import Callable
@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 from ppcls.weights.readers.entries import Refused
 
-# FixRes keeps its weights under the first, timm and most training scripts under the second.
+# FixRes saves its weights under the first key, timm and most training scripts under the second.
 _NESTED = ("model", "state_dict")
-_PREFIX = "module."  # of torch's DataParallel
-_NAME_TABLE = "StructuredToParameterName@@"  # paddle.save's: layer's key to parameter's name
-_SLICES = "UnpackBigParamInfor@@"  # paddle.save's, for arrays of over 1 GB at protocol 2 and 3
+_PREFIX = "module."  # added by torch's DataParallel
+_NAME_TABLE = "StructuredToParameterName@@"  # written by paddle.save: a layer's key to its parameter's name
+_SLICES = "UnpackBigParamInfor@@"  # written by paddle.save for arrays of over 1 GB with protocols 2 and 3
 _OPTIMIZER_KEYS = ("LR_Scheduler", "master_weights", "param_groups")
 _OPTIMIZER_NAMES = re.compile(
     r"_(velocity|moment|moment1|moment2|moment2_max|beta1_pow_acc|beta2_pow_acc|inf_norm"
@@ -23,15 +23,15 @@ Tensor = TypeVar("Tensor")
 def weights_of(
     top: Any, as_tensor: Callable[[Any], Tensor | None]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights by key, and where they lay: under (a key or None), prefix (taken off), others (keys).
+    """Return the weights by key, and their origin: under (a key or None), prefix (removed), others (keys).
 
-    If "model" is a dictionary with tensors, they are the weights; else those of "state_dict"; else the top
-    level's own, provided that no other dictionary beside them holds tensors. A prefix "module." that all
-    keys have is taken off.
-    Raises Refused for an optimizer's state and where the rule does not decide.
+    If "model" is a dictionary with tensors, they are the weights; else those of "state_dict"; else those of
+    the top level, provided that no other dictionary beside them holds tensors. If all keys have the prefix
+    "module.", it is removed.
+    Raises Refused for an optimizer's state, and if the rule does not decide.
     """
     if type(top) is not dict:
-        raise Refused(f"it holds a {type(top).__name__}, where a dictionary of tensors was expected")
+        raise Refused(f"it holds a {type(top).__name__}; expected: a dictionary of tensors")
     strange = [key for key in top if key in _OPTIMIZER_KEYS or _OPTIMIZER_NAMES.search(str(key))]
     nested = [
         key
@@ -46,14 +46,14 @@ def weights_of(
         )
     if under is None and nested:
         raise Refused(
-            f"nothing tells which tensors are the weights: some lie under {_some(nested)}, and neither "
-            f"under {' nor '.join(_NESTED)}",
-            'Save the one you want as a file of its own, or under "state_dict".',
+            f"it is not clear which tensors are the weights: some are under {_some(nested)}, and none under "
+            f"{' or '.join(_NESTED)}",
+            'Save the right ones in a separate file, or under "state_dict".',
         )
     level = top if under is None else top[under]
     if _SLICES in level:
         raise Refused(
-            "it holds arrays cut into slices, as paddle.save writes those of over 1 GB at protocol 2 and 3",
+            "it holds arrays cut into slices: paddle.save with protocol 2 or 3 does this above 1 GB",
             "Load it with Paddle and save it with protocol=4.",
         )
     tensors: dict[str, Tensor] = {}
@@ -63,7 +63,7 @@ def weights_of(
         if tensor is None:
             others.append(str(key))
         elif type(key) is not str:
-            raise Refused(f"a tensor has the key {key}, where a text was expected")
+            raise Refused(f"a tensor has the key {key}; expected: a string")
         else:
             tensors[key] = tensor
     others = [key for key in others if key != _NAME_TABLE]

@@ -1,4 +1,4 @@
-"""What a reader gives for each tensor, and the checks that every reader needs."""
+"""A tensor in a file, and the checks that all readers share."""
 
 import math
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _MAX_EMPTY = 2**31
 
 
 class Refused(ValueError):
-    """Why a file is not read, and what to do; read_file puts the path in front."""
+    """Reason why a file is not read, and what to do. `read_file` adds the path."""
 
     def __init__(self, reason: str, cure: str = AGAIN) -> None:
         super().__init__(f"{reason}. {cure}")
@@ -21,7 +21,7 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor in a file. read() fetches this one only, and gives an aligned array; don't write to it."""
+    """A tensor in a file. read() reads this tensor alone and returns an aligned array; do not write to it."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,7 +29,7 @@ class Entry:
 
 
 def strides_of(shape: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]:
-    """Steps in elements of an array without gaps."""
+    """Return the strides, in elements, of an array without gaps."""
     sizes = shape if fortran else shape[::-1]
     steps = [1]
     for size in sizes[:-1]:
@@ -39,7 +39,7 @@ def strides_of(shape: tuple[int, ...], fortran: bool = False) -> tuple[int, ...]
 
 
 def are_sizes(value: Any) -> bool:
-    """Whether this is a tuple of integers from 0 up."""
+    """Return whether this is a tuple of integers of 0 or more."""
     return type(value) is tuple and all(type(size) is int and size >= 0 for size in value)
 
 
@@ -51,14 +51,14 @@ def mapped_entry(
     offset: int = 0,
     bfloat16: bool = False,
 ) -> Entry:
-    """A view of `data`, a part of a mapped file; strides and offset count elements.
+    """Return an entry that is a view of `data`, a part of a mapped file. Strides and offset are in elements.
 
-    bfloat16: `stored` is uint16 and holds the upper halves of float32, which is what read() gives.
-    Raises Refused for a view that leaves `data` or has more elements than it.
+    bfloat16: `stored` is uint16 and holds the upper halves of float32 numbers; read() returns float32.
+    Raises Refused for a view that leaves `data` or has more elements than `data`.
     """
     elements, rest = divmod(len(data), stored.itemsize)
     if rest or not are_sizes(shape) or not are_sizes(strides) or not are_sizes((offset,)):
-        raise Refused("a tensor's description makes no sense")
+        raise Refused("the description of a tensor is not valid")
     if len(shape) != len(strides) or len(shape) > _MAX_DIMENSIONS:
         raise Refused(f"a tensor has {len(shape)} sizes and {len(strides)} strides")
     empty = 0 in shape
@@ -67,7 +67,7 @@ def mapped_entry(
     if count > (_MAX_EMPTY if empty else elements) or last > elements - (not empty):
         raise Refused(f"a tensor reaches beyond its storage of {elements} elements")
     dtype = np.dtype(np.float32) if bfloat16 else stored
-    # The stride of a single row is never used, and may be any number.
+    # A dimension of size 1 has a stride that is never used and may be any number.
     steps = [step * stored.itemsize if n > 1 else 0 for n, step in zip(shape, strides, strict=True)]
 
     def read() -> np.ndarray:
@@ -79,7 +79,7 @@ def mapped_entry(
             wide = array.astype(np.uint32)
             wide <<= 16
             return wide.view(np.float32)
-        # Compiled code may take the alignment of what it gets for granted. A pickle aligns nothing.
+        # Compiled code may rely on alignment, and a pickle does not align its arrays.
         return np.require(array, requirements="A")
 
     return Entry(shape, dtype, read)

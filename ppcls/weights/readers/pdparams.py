@@ -1,4 +1,4 @@
-"""Reads what paddle.save writes (.pdparams): a pickle of numpy arrays by key."""
+"""Reader for files of paddle.save (.pdparams): a pickle of numpy arrays by key."""
 
 import math
 from typing import Any
@@ -9,90 +9,97 @@ from ppcls.weights.readers.checkpoints import weights_of
 from ppcls.weights.readers.entries import Entry, Refused, are_sizes, mapped_entry, strides_of
 from ppcls.weights.readers.pickles import Buildable, LongText, Name, inert, load, ordered_dict
 
-# u2 is bfloat16, which numpy lacks: Paddle keeps it as uint16, and has no uint16 of its own.
+# u2 is bfloat16, which numpy lacks: Paddle saves it as uint16, a type that Paddle itself does not have.
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")
 
 
 class _Dtype(Buildable):
+    """A numpy dtype that a pickle describes."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
     def build(self, state: Any) -> None:
-        """Checks what numpy would set: the byte order, and that it has no fields or inner array."""
+        """Check the state that numpy would set: little-endian, without fields and without an inner array."""
         if type(state) is not tuple or len(state) != 8 or type(state[1]) is not str:
-            raise Refused("a dtype's description makes no sense")
+            raise Refused("the description of a dtype is not valid")
         if state[1] not in ("<", "|") or any(part is not None for part in state[2:5]):
             raise Refused(f"an array has a dtype of byte order {state[1][:8]!r}, or one with fields")
 
 
 class _Array(Buildable):
+    """A numpy array that a pickle describes."""
+
     def __init__(self) -> None:
         self.entry: Entry | None = None
 
     def build(self, state: Any) -> None:
+        """Check shape, dtype and bytes, and make the entry. Raises Refused."""
         if self.entry is not None or type(state) is not tuple or len(state) != 5:
-            raise Refused("an array's description makes no sense")
+            raise Refused("the description of an array is not valid")
         _, shape, dtype, fortran, data = state
-        if type(data) is str:  # short enough to be one, from Python 2
+        if type(data) is str:  # from Python 2, and shorter than LongText
             data = memoryview(_latin1(data))
         if not (
             are_sizes(shape) and type(dtype) is _Dtype and type(fortran) is bool and type(data) is memoryview
         ):
-            raise Refused("an array's description makes no sense")
+            raise Refused("the description of an array is not valid")
         stored = np.dtype(f"<{dtype.name}")
         if math.prod(shape) * stored.itemsize != len(data):
-            raise Refused(f"an array has {len(data)} bytes, which is not what its shape and dtype need")
+            raise Refused(f"an array has {len(data)} bytes; its shape and dtype need another number")
         strides = strides_of(shape, fortran)
         self.entry = mapped_entry(data, stored, shape, strides, bfloat16=dtype.name == "u2")
 
 
 def _latin1(text: str) -> bytes:
+    """Return the bytes that a pickle of Python 2 or protocol 2 holds as text."""
     try:
         return text.encode("latin1")
     except UnicodeEncodeError as error:
-        raise Refused("an array's bytes are no bytes") from error
+        raise Refused("the text that holds an array has characters that are not bytes") from error
 
 
 def _reconstruct(arguments: tuple) -> _Array:
-    """numpy's function that makes an empty array, which a state fills later."""
+    """Stand in for numpy's _reconstruct, which makes an empty array that a state fills later."""
     if len(arguments) != 3 or not _is_name(arguments[0], "numpy", "ndarray"):
-        raise Refused("the pickle makes an array of another class than numpy.ndarray")
+        raise Refused("the pickle makes an array of a class other than numpy.ndarray")
     return _Array()
 
 
 def _dtype(arguments: tuple) -> _Dtype:
+    """Stand in for numpy.dtype(name, align, copy)."""
     if len(arguments) != 3 or type(arguments[0]) is not str or arguments[0] not in _DTYPES:
         name = arguments[0][:20] if arguments and type(arguments[0]) is str else "none"
-        raise Refused(f"an array has dtype {name}, this reads {', '.join(_DTYPES)}")
+        raise Refused(f"an array has dtype {name}; expected: {', '.join(_DTYPES)}")
     return _Dtype(arguments[0])
 
 
 def _encode(arguments: tuple) -> memoryview:
-    """_codecs.encode: how Python 3 writes bytes at protocol 2."""
+    """Stand in for _codecs.encode, with which Python 3 writes bytes in protocol 2."""
     if len(arguments) != 2 or type(arguments[1]) is not str or arguments[1] != "latin1":
-        raise Refused("the pickle encodes text with another codec than latin1")
+        raise Refused("the pickle encodes text with a codec other than latin1")
     text = arguments[0]
     if type(text) is LongText:
         try:
             text = str(text.utf8, "utf-8")
         except UnicodeDecodeError as error:
-            raise Refused("an array's bytes are no bytes") from error
+            raise Refused("the text that holds an array has characters that are not bytes") from error
     if type(text) is not str:
-        raise Refused("the pickle encodes something that is no text")
+        raise Refused("the pickle encodes something that is not text")
     return memoryview(_latin1(text))
 
 
 def _tuple(arguments: tuple) -> tuple:
-    """How paddle.save writes a tensor outside a state dict: tuple((name, array))."""
+    """Stand in for tuple((name, array)), with which paddle.save writes a tensor outside a state dict."""
     if len(arguments) != 1 or type(arguments[0]) is not tuple:
-        raise Refused("the pickle makes a tuple of something else than a tuple")
+        raise Refused("the pickle makes a tuple from something that is not a tuple")
     return arguments[0]
 
 
 def _no_bytes(arguments: tuple) -> memoryview:
-    """bytes(): how Python 3 writes empty bytes at protocol 2."""
+    """Stand in for bytes(), with which Python 3 writes empty bytes in protocol 2."""
     if arguments:
-        raise Refused("the pickle makes bytes of something")
+        raise Refused("the pickle makes bytes from something")
     return memoryview(b"")
 
 
@@ -115,6 +122,7 @@ def _is_name(value: Any, module: str, name: str) -> bool:
 
 
 def _as_array(value: Any) -> Entry | None:
+    """Return the entry of an array, alone or as (name, array); None for any other value."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         value = value[1]
     if type(value) is not _Array:
@@ -125,7 +133,7 @@ def _as_array(value: Any) -> Entry | None:
 
 
 def read_pdparams(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Entries by key, and the facts of checkpoints.weights_of. Raises Refused."""
+    """Return entries by key, and the metadata of checkpoints.weights_of. Raises Refused."""
     top, end = load(data, 0, _ADMITTED)
     if end != len(data):
         raise Refused(f"{len(data) - end} bytes follow the end of the pickle")

@@ -1,9 +1,9 @@
-"""A pickle machine that knows the opcodes weights need and builds nothing but data.
+"""A pickle machine that knows only the opcodes that weights need, and builds nothing but data.
 
-pickle.Unpickler with a find_class of one's own still calls, sets attributes and allocates as the file says.
-Here a global name is a token. Calling it runs the function that the reader admitted for it, which checks its
-arguments; no object of the file's choice is ever made, and no attribute is set. Bytes are not copied: they
-are slices of the mapped file.
+pickle.Unpickler with its own find_class still calls, sets attributes and allocates as the file requests. Here
+a global name is a token. Calling it runs the function that the reader admits for this name, which checks its
+arguments. The file can choose no other object, and no attribute is set. Bytes are not copied: they are slices
+of the mapped file.
 """
 
 import struct
@@ -13,9 +13,9 @@ from typing import Any
 
 from ppcls.weights.readers.entries import Refused
 
-# A published state dict takes under 100,000; a file of nothing but opcodes would fill the memory.
+# A published state dict takes under 100,000. A file of nothing but opcodes would fill the memory.
 _MAX_OPCODES = 2_000_000
-# Protocol 2 writes an array's bytes as text. As a str it would live in the memo to the end.
+# Protocol 2 writes the bytes of an array as text. As a str they would stay in the memo until the end.
 _LONG_TEXT = 4096
 _MAX_LONG = 16
 
@@ -24,7 +24,7 @@ Admitted = Mapping[tuple[str, str], Callable[[tuple], Any] | None]
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """A global that a pickle asks for. call: None where it is only an argument of another's call."""
+    """A global name in a pickle. call: None if the name may only be an argument of another call."""
 
     module: str
     name: str
@@ -39,33 +39,33 @@ class LongText:
 
 
 class Buildable:
-    """What takes a pickled state (opcode BUILD)."""
+    """A value that takes a pickled state (opcode BUILD)."""
 
     def build(self, state: Any) -> None:
         raise NotImplementedError
 
 
 class Inert(Buildable):
-    """Stands for an object that the weights don't need; forgets what it is given."""
+    """Stands for an object that the weights do not need. It ignores its state."""
 
     def build(self, state: Any) -> None:
         pass
 
 
 def inert(arguments: tuple) -> Inert:
-    """Admits a class whose objects carry no weights, without making one."""
+    """Stand in for a class whose objects hold no weights."""
     return Inert()
 
 
 def ordered_dict(arguments: tuple) -> dict:
-    """collections.OrderedDict: empty, or with one list of pairs as Python 2 wrote it."""
+    """Stand in for collections.OrderedDict: empty, or made from one list of pairs as Python 2 writes it."""
     result: dict = {}
     pairs = arguments[0] if len(arguments) == 1 else []
     if len(arguments) > 1 or type(pairs) is not list:
-        raise Refused("an OrderedDict is made of something else than pairs")
+        raise Refused("an OrderedDict is made from something that is not pairs")
     for pair in pairs:
         if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise Refused("an OrderedDict is made of something else than pairs")
+            raise Refused("an OrderedDict is made from something that is not pairs")
         _set_item(result, *pair)
     return result
 
@@ -73,15 +73,15 @@ def ordered_dict(arguments: tuple) -> dict:
 def load(
     data: memoryview, start: int, admitted: Admitted, persistent: Callable[[Any], Any] | None = None
 ) -> tuple[Any, int]:
-    """The object of the pickle that begins at `start`, and where the pickle ends. Raises Refused."""
+    """Return the object of the pickle that begins at `start`, and the position of its end. Raises Refused."""
     machine = _Machine(data, start, admitted, persistent)
     return machine.run(), machine.position
 
 
 def _set_item(target: Any, key: Any, value: Any) -> None:
     if type(target) is not dict:
-        raise Refused("it sets an item of something that is no dictionary")
-    # Not tuples: a few bytes make one whose hash takes for ever.
+        raise Refused("it sets an item of something that is not a dictionary")
+    # No tuples: a few bytes can make one whose hash takes forever.
     if key is not None and type(key) not in (str, int, float, bool):
         raise Refused(f"a dictionary has a key of type {type(key).__name__}")
     if key in target:
@@ -90,6 +90,8 @@ def _set_item(target: Any, key: Any, value: Any) -> None:
 
 
 class _Machine:
+    """The stack machine of a pickle, with one method for each opcode that needs more than an expression."""
+
     def __init__(
         self, data: memoryview, start: int, admitted: Admitted, persistent: Callable[[Any], Any] | None
     ) -> None:
@@ -104,7 +106,7 @@ class _Machine:
     def run(self) -> Any:
         for _ in range(_MAX_OPCODES):
             if self.position >= len(self.data):
-                raise Refused("it ends in the middle")
+                raise Refused("it is cut off")
             code = self.data[self.position]
             self.position += 1
             if code == _STOP:
@@ -115,7 +117,7 @@ class _Machine:
             action = _ACTIONS.get(code)
             if action is None:
                 raise Refused(
-                    f"the pickle has {bytes([code])!r} at byte {self.position - 1}: weights don't use that"
+                    f"the pickle has {bytes([code])!r} at byte {self.position - 1}, which weights do not need"
                 )
             action(self)
         raise Refused(f"the pickle has more than {_MAX_OPCODES:,} operations")
@@ -123,7 +125,7 @@ class _Machine:
     def take(self, count: int) -> memoryview:
         end = self.position + count
         if end > len(self.data):
-            raise Refused(f"it ends in the middle: {end - len(self.data)} bytes or more are missing")
+            raise Refused(f"it is cut off: {end - len(self.data)} bytes or more are missing")
         piece = self.data[self.position : end]
         self.position = end
         return piece
@@ -136,12 +138,12 @@ class _Machine:
 
     def pop(self) -> Any:
         if len(self.stack) <= (self.marks[-1] if self.marks else 0):
-            raise Refused("the pickle takes a value that is not there")
+            raise Refused("the pickle takes a value that does not exist")
         return self.stack.pop()
 
     def pop_mark(self) -> list[Any]:
         if not self.marks:
-            raise Refused("the pickle takes a value that is not there")
+            raise Refused("the pickle takes a value that does not exist")
         start = self.marks.pop()
         values = self.stack[start:]
         del self.stack[start:]
@@ -159,7 +161,7 @@ class _Machine:
     def proto(self) -> None:
         version = self.number("<B")
         if version not in (2, 3, 4):
-            raise Refused(f"the pickle has protocol {version}, this reads 2 to 4", "Save it with protocol 4.")
+            raise Refused(f"the pickle has protocol {version}; expected: 2 to 4", "Save it with protocol 4.")
 
     def frame(self) -> None:
         self.number("<Q")
@@ -178,7 +180,7 @@ class _Machine:
         try:
             self.push(str(utf8, "utf-8"))
         except UnicodeDecodeError as error:
-            raise Refused("a text is not UTF-8") from error
+            raise Refused("a text is not valid UTF-8") from error
 
     def string_of_python_2(self, form: str) -> None:
         raw = self.take(self.number(form))
@@ -190,24 +192,24 @@ class _Machine:
     def get(self, form: str) -> None:
         index = self.number(form)
         if index not in self.memo:
-            raise Refused("the pickle takes a value that is not there")
+            raise Refused("the pickle takes a value that does not exist")
         self.push(self.memo[index])
 
     def line(self) -> str:
         head = bytes(self.data[self.position : self.position + 256])
         end = head.find(b"\n")
         if end < 0:
-            raise Refused("it ends in the middle of a name, or has one that is too long")
+            raise Refused("it is cut off within a name, or has a name that is too long")
         self.take(end + 1)
         return str(head[:end], "latin1")
 
     def push_name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
-            raise Refused("the pickle asks for something that has no name")
+            raise Refused("the pickle refers to an object without a name")
         if (module, name) not in self.admitted:
             raise Refused(
-                f"it asks for {module[:80]}.{name[:80]}, which weights have no use for",
-                "Nothing of it was run. Don't open the file with anything else unless you trust its source.",
+                f"it refers to {module[:80]}.{name[:80]}, which weights do not need",
+                "Nothing in it was run. Do not open the file with other tools unless you trust its source.",
             )
         self.push(Name(module, name, self.admitted[module, name]))
 
@@ -222,8 +224,8 @@ class _Machine:
     def call(self, new: bool) -> None:
         arguments, target = self.pop(), self.pop()
         if type(target) is not Name or target.call is None or type(arguments) is not tuple:
-            raise Refused("the pickle calls something that weights don't call")
-        # Only a class that stays inert has a __new__ to call.
+            raise Refused("the pickle calls something that weights do not call")
+        # Of the admitted names only the inert classes may be called through __new__.
         if new and target.call is not inert:
             raise Refused(f"the pickle makes a new object of {target.module}.{target.name}")
         self.push(target.call(arguments))
@@ -233,13 +235,13 @@ class _Machine:
         if isinstance(target, Buildable):
             target.build(state)
         elif type(target) is not dict or type(state) is not dict:
-            raise Refused("the pickle sets the state of something that has none")
-        # Else the attributes of an OrderedDict: torch keeps its _metadata there, which nobody needs.
+            raise Refused("the pickle sets the state of a value that has no state")
+        # Otherwise these are attributes of an OrderedDict, such as torch's _metadata: they are ignored.
 
     def append(self, values: list[Any]) -> None:
         target = self.top()
         if type(target) is not list:
-            raise Refused("the pickle appends to something that is no list")
+            raise Refused("the pickle appends to something that is not a list")
         target.extend(values)
 
     def set_items(self, values: list[Any]) -> None:
@@ -256,7 +258,7 @@ class _Machine:
     def persistent_id(self) -> None:
         identity = self.pop()
         if self.persistent is None:
-            raise Refused("the pickle refers to something outside itself")
+            raise Refused("the pickle refers to something outside the file")
         self.push(self.persistent(identity))
 
 

@@ -1,4 +1,4 @@
-"""Reads safetensors through their library, one tensor at a time."""
+"""Reader for safetensors, through their library, one tensor at a time."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from ppcls.errors import WeightsError
 from ppcls.weights.readers.entries import AGAIN, Entry, Refused
 
-# Without BF16 and the 8-bit floats: the library gives them to numpy only where ml_dtypes is installed.
+# BF16 and the 8-bit floats are left out: the library returns them in numpy only if ml_dtypes is installed.
 _DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
@@ -24,7 +24,7 @@ _DTYPES: dict[str, np.dtype] = {
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Entries by key, and the file's metadata. Raises Refused."""
+    """Return entries by key, and the file's metadata. Raises Refused."""
     from safetensors import SafetensorError, safe_open
 
     def reader(key: str) -> Callable[[], np.ndarray]:
@@ -38,17 +38,17 @@ def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
 
     entries = {}
     try:
-        # Not closed: the entries read from it as long as there are any.
+        # It stays open: the entries read from it later.
         file = safe_open(path, framework="numpy")
         for key in file.keys():
             piece = file.get_slice(key)
             dtype = _DTYPES.get(piece.get_dtype())
             if dtype is None:
                 raise Refused(
-                    f"{key[:80]} has dtype {piece.get_dtype()}, this reads {', '.join(_DTYPES)}",
+                    f"{key[:80]} has dtype {piece.get_dtype()}; expected: {', '.join(_DTYPES)}",
                     "Convert it to F32.",
                 )
             entries[key] = Entry(tuple(piece.get_shape()), dtype, reader(key))
         return entries, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise Refused(f"it is no whole safetensors file: {error}") from error
+        raise Refused(f"it is not a complete safetensors file: {error}") from error

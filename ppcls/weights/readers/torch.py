@@ -1,8 +1,8 @@
-"""Reads what torch.save writes, without torch: the zip format, and the stream before torch 1.6.
+"""Reader for files of torch.save, without torch: the zip format, and the stream format before torch 1.6.
 
-A pickle describes tensors as views of storages. In a zip each storage is an uncompressed member. A stream is
-five pickles in a row (a magic number, the version 1001, facts about the system, the object, the storages'
-keys) and then, for each key in that order, an int64 count and the raw elements.
+A pickle describes tensors as views of storages. In a zip archive each storage is an uncompressed member. A
+stream consists of five pickles (a magic number, the version 1001, a description of the system, the object,
+the keys of the storages) and then, for each key in that order, an int64 count and the raw elements.
 """
 
 import re
@@ -36,6 +36,8 @@ _DTYPES: dict[str, np.dtype] = {
 
 @dataclass(frozen=True)
 class _Storage:
+    """A storage that a pickle describes. count: elements."""
+
     key: str
     kind: str
     count: int
@@ -47,6 +49,8 @@ class _Storage:
 
 @dataclass(frozen=True, eq=False)
 class _View:
+    """A tensor that a pickle describes. offset and strides are in elements."""
+
     storage: _Storage
     offset: int
     shape: tuple[int, ...]
@@ -60,25 +64,26 @@ class _View:
 
 
 def _rebuild_tensor(arguments: tuple) -> _View:
-    """_rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks and maybe metadata)."""
+    """Stand in for _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata])."""
     if len(arguments) not in (6, 7) or type(arguments[0]) is not _Storage:
-        raise Refused("a tensor's description makes no sense")
+        raise Refused("the description of a tensor is not valid")
     storage, offset, shape, strides = arguments[:4]
     if not are_sizes((offset,)) or not are_sizes(shape) or not are_sizes(strides):
-        raise Refused("a tensor's description makes no sense")
+        raise Refused("the description of a tensor is not valid")
     return _View(storage, offset, shape, strides)
 
 
 def _rebuild_parameter(arguments: tuple) -> _View:
-    """_rebuild_parameter(tensor, requires_grad, hooks)."""
+    """Stand in for _rebuild_parameter(tensor, requires_grad, hooks)."""
     if len(arguments) != 3 or type(arguments[0]) is not _View:
-        raise Refused("a parameter's description makes no sense")
+        raise Refused("the description of a parameter is not valid")
     return arguments[0]
 
 
 def _size(arguments: tuple) -> tuple:
+    """Stand in for torch.Size(sizes)."""
     if len(arguments) != 1 or not are_sizes(arguments[0]):
-        raise Refused("a torch.Size is made of something else than sizes")
+        raise Refused("a torch.Size is made from something that is not sizes")
     return arguments[0]
 
 
@@ -93,15 +98,15 @@ _ADMITTED = {
 
 
 class _Storages:
-    """Notes each storage that a pickle describes, by its key."""
+    """The storages that a pickle describes, by their keys."""
 
     def __init__(self) -> None:
         self.by_key: dict[str, _Storage] = {}
 
     def describe(self, identity: Any) -> _Storage:
-        """("storage", type, key, device, count), and in a stream a part of another storage or None."""
+        """Record ("storage", type, key, device, count), in a stream followed by None. Raises Refused."""
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[5:] not in ((), (None,)):
-            raise Refused("a storage's description makes no sense")
+            raise Refused("the description of a storage is not valid")
         word, kind, key, _, count = identity[:5]
         if (
             word != "storage"
@@ -110,7 +115,7 @@ class _Storages:
             or type(key) is not str
             or not are_sizes((count,))
         ):
-            raise Refused("a storage's description makes no sense")
+            raise Refused("the description of a storage is not valid")
         storage = _Storage(key, kind.name, count)
         if self.by_key.setdefault(key, storage) != storage:
             raise Refused(f"storage {key[:20]} is described in two ways")
@@ -122,32 +127,32 @@ def _as_view(value: Any) -> _View | None:
 
 
 def is_stream(head: bytes) -> bool:
-    """Whether a file that begins with these bytes (16 are enough) is a stream."""
+    """Return whether a file that begins with these bytes (16 are enough) is a stream."""
     return head[:1] == b"\x80" and MAGIC.to_bytes(10, "little") in head[:16]
 
 
 def read_stream(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Entries by key, and the facts of checkpoints.weights_of. Raises Refused."""
+    """Return entries by key, and the metadata of checkpoints.weights_of. Raises Refused."""
     storages = _Storages()
     magic, position = load(data, 0, _ADMITTED)
     version, position = load(data, position, _ADMITTED)
     if magic != MAGIC or version != _VERSION:
-        raise Refused("the magic number or the version of the stream is another one")
+        raise Refused(f"the stream has another magic number, or another version than {_VERSION}")
     system, position = load(data, position, _ADMITTED)
     if type(system) is dict and system.get("little_endian") is False:
         raise Refused("it was written by a big-endian machine", "Save it again on another machine.")
     top, position = load(data, position, _ADMITTED, storages.describe)
     keys, position = load(data, position, _ADMITTED)
     if type(keys) is not list or not all(type(key) is str for key in keys) or len(set(keys)) < len(keys):
-        raise Refused("the list of storages makes no sense")
+        raise Refused("the list of storages is not valid")
     if set(keys) != set(storages.by_key):
-        raise Refused("the list of storages names others than the tensors do")
+        raise Refused("the list of storages differs from the storages of the tensors")
     parts = {}
     for key in keys:
         storage = storages.by_key[key]
         start, end = position + 8, position + 8 + storage.nbytes
         if end > len(data):
-            raise Refused(f"it ends in the middle: storage {key[:20]} needs {storage.nbytes} bytes")
+            raise Refused(f"it is cut off: storage {key[:20]} needs {storage.nbytes} bytes")
         (count,) = struct.unpack("<q", data[position:start])
         if count != storage.count:
             raise Refused(f"storage {key[:20]} has {count} elements, its tensors expect {storage.count}")
@@ -159,13 +164,14 @@ def read_stream(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 
 def read_zip(file: BinaryIO, data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Entries by key, and the facts of checkpoints.weights_of. Raises Refused.
-
-    data: the same file, mapped.
-    """
+    """Return entries by key, and the metadata of checkpoints.weights_of. data: the same file, mapped into
+    memory. Raises Refused."""
     members = _members(file, data)
     if "data.pkl" not in members:
-        raise Refused("it is a zip archive, but not one of torch: data.pkl is missing", "Unpack it, perhaps.")
+        raise Refused(
+            "it is a zip archive, but not one of torch: data.pkl is missing",
+            "Unpack it, if it holds the file.",
+        )
     if "constants.pkl" in members:
         raise Refused("it is a TorchScript program, which is code", "Take the file of its weights.")
     if bytes(members.get("byteorder", b"little")[:8]) != b"little":
@@ -184,31 +190,31 @@ def read_zip(file: BinaryIO, data: memoryview) -> tuple[dict[str, Entry], dict[s
 
 
 def _entries(top: Any, part: Callable[[str], memoryview]) -> tuple[dict[str, Entry], dict[str, Any]]:
-    views, facts = weights_of(top, _as_view)
-    return {name: view.entry(part(view.storage.key)) for name, view in views.items()}, facts
+    views, metadata = weights_of(top, _as_view)
+    return {name: view.entry(part(view.storage.key)) for name, view in views.items()}, metadata
 
 
 def _members(file: BinaryIO, data: memoryview) -> dict[str, memoryview]:
-    """The members by their names without the folder that all share. CRCs are not compared.
+    """Return the members by their names, without the folder that all of them share.
 
-    torch can be told to write none, and it would mean to read the whole file.
+    CRCs are not compared: torch can be set to write none, and the check would read the whole file.
     """
-    # Else zipfile would look for the end further up, and skip what follows it.
+    # Otherwise zipfile would search for the end further up and skip the bytes behind it.
     if bytes(data[-22:-18]) != b"PK\x05\x06" or bytes(data[-2:]) != b"\0\0":
-        raise Refused("it is a zip archive without its end, or with bytes behind it")
+        raise Refused("it is a zip archive that is cut off, or has bytes behind its end")
     try:
         with zipfile.ZipFile(file) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
             directory = archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
-        raise Refused(f"it is no whole zip archive: {error}") from error
+        raise Refused(f"it is not a complete zip archive: {error}") from error
     members: dict[str, memoryview] = {}
     roots = set()
     free = 0
     for info in infos:
         name = info.orig_filename
         root, _, rest = name.partition("/")
-        # One folder, then plain names: nothing that leads out of it.
+        # A folder, then plain names: no name leads out of the folder.
         if not re.fullmatch(r"[^/\\\0]+(/[^/\\\0]+)+", name) or {".", ".."} & set(name.split("/")):
             raise Refused(f"the zip archive has a member named {name[:80]!r}")
         if rest in members:
@@ -228,18 +234,20 @@ def _members(file: BinaryIO, data: memoryview) -> dict[str, memoryview]:
 
 
 def _data_start(info: zipfile.ZipInfo, data: memoryview) -> int:
-    """Where a member's bytes begin. Its own header has to tell the same as the directory."""
+    """Return the position of a member's bytes. Raises Refused if its own header differs from the
+    directory."""
     name = info.orig_filename[:80]
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-        raise Refused(f"the zip archive's {name!r} is compressed or encrypted, torch does neither")
+        raise Refused(f"the zip archive's {name!r} is compressed or encrypted; torch does neither")
     fixed = data[info.header_offset : info.header_offset + 30]
     if len(fixed) < 30:
-        raise Refused(f"the zip archive's {name!r} lies outside the file")
+        raise Refused(f"the zip archive's {name!r} is outside the file")
     sign, _, flags, method, _, _, crc, packed, size, name_size, extra = struct.unpack("<4s5H3I2H", fixed)
     start = info.header_offset + 30
     local_name = bytes(data[start : start + name_size])
     encoding = "utf-8" if flags & 0x800 else "cp437"
-    # With bit 3 the numbers may follow the data, with zip64 they stand elsewhere: 0 or all ones then.
+    # With bit 3 the numbers may follow the data, with zip64 they are in a field of their own: then 0 or all
+    # ones # take their place.
     unknown = (0,) if flags & 8 else ()
     sizes = {packed, size} - {info.file_size, 0xFFFFFFFF, *unknown}
     if (

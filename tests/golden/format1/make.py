@@ -1,5 +1,5 @@
-"""Files of format 1, written by ppcls as of commit f4cd1ea: weights, a run that was killed within an epoch, and
-an export of its best weights. Later versions must read them, and finish the run with the same bits.
+"""Files of format 1, written by ppcls as of commit f4cd1ea: weights, a run that was killed within an epoch,
+and an export of its best weights. Later versions must read them, and finish the run with the same bits.
 
     git worktree add /tmp/format1 f4cd1ea
     PYTHONPATH=/tmp/format1 python tests/golden/format1/make.py

@@ -1,4 +1,5 @@
-"""Grad-CAM: where in an image the network sees its class. Selvaraju et al., https://arxiv.org/abs/1610.02391."""
+"""Grad-CAM: the regions of an image that speak for its class. Selvaraju et al.,
+https://arxiv.org/abs/1610.02391."""
 
 import os
 from collections import Counter
@@ -16,41 +17,41 @@ from ppcls.data.loader import eval_batch_indices, load_batches
 from ppcls.data.opencv import cv2
 from ppcls.data.show import denormalize
 from ppcls.data.transforms import EvalTransform
-from ppcls.errors import DataError
-from ppcls.preprocessing import Preprocessing
+from ppcls.errors import ConfigError, DataError
+from ppcls.inference.predictor import Predictor
 
-BATCH = 4  # images: unlike a plain run this keeps all activations
-STRENGTH = 0.6  # of the heat's colour where it is hottest
+BATCH = 4  # images; unlike a plain run, this stores all activations
+STRENGTH = 0.6  # opacity of the colour at the highest heat
 
 
 def last_features(model: nn.Layer) -> nn.Layer:
-    """The layer of an EfficientNet or a ResNeXt101 whose output is averaged over the image's area."""
+    """Return the layer of an EfficientNet or a ResNeXt101 whose output is averaged over the image's area."""
     return model.head if hasattr(model, "head") else model.blocks[-1]
 
 
 def grad_cam(model: nn.Layer, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float32 [N, 3, H, W], normalised, to the top-1 classes int64 [N] and their heat float32 [N, h, w], as
-    large as the last features, 0 or more.
+    """Return the top-1 classes int64 [N] and their heat float32 [N, h, w], 0 or more, in the size of the last
+    features, for normalised images float32 [N, 3, H, W].
 
-    The heat is the sum of the channels, each weighted with the mean over the area of the class's logit's
-    derivative by it, and what is negative set to 0.
+    heat = ReLU(sum over channels of weight x activation); weight = spatial mean of d(logit) / d(activation).
     """
-    kept: list[Tensor] = []
-    hook = last_features(model).register_forward_post_hook(lambda _, __, output: kept.append(output))
+    features: list[Tensor] = []
+    hook = last_features(model).register_forward_post_hook(lambda _, __, output: features.append(output))
     try:
         logits = model(paddle.to_tensor(images))
     finally:
         hook.remove()
     classes = logits.argmax(axis=1)
     score = paddle.take_along_axis(logits, classes.unsqueeze(1), 1).sum()
-    (gradients,) = paddle.grad(score, kept)
+    (gradients,) = paddle.grad(score, features)
     weights = gradients.mean(axis=[2, 3], keepdim=True)
-    heat = nn.functional.relu((weights * kept[0]).sum(axis=1))
+    heat = nn.functional.relu((weights * features[0]).sum(axis=1))
     return classes.numpy(), heat.numpy()
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """uint8 [S, S, 3] and float32 [h, w] to uint8 [S, S, 3]: the hottest place red, the coldest as it was."""
+    """Lay heat float32 [h, w] over an image uint8 [S, S, 3]: red where it is hottest, unchanged where it is
+    0."""
     size = (image.shape[1], image.shape[0])
     heat = cv2.resize(heat / max(float(heat.max()), 1e-12), size, interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
@@ -59,7 +60,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
-    """For each file a path of its own that ends in .jpg, relative to the folder that holds them all."""
+    """Return a unique path for each file, ending in .jpg, relative to the folder that holds them all."""
     absolute = [os.path.abspath(file) for file in files]
     home = os.path.commonpath([os.path.dirname(file) for file in absolute])
     relative = [os.path.relpath(file, home) for file in absolute]
@@ -69,15 +70,27 @@ def picture_names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def explain(
-    model: nn.Layer, files: Sequence[str], spec: Preprocessing, folder: Path, *, num_workers: int
-) -> int:
-    """Write a picture of each readable file, its heat over the crop that the network sees, and return how
-    many. Each process of a run takes its share. Raises DataError where one can't be written."""
+def explain(predictor: Predictor, files: Sequence[str], folder: Path) -> int:
+    """Write a picture of each readable file into `folder`: the crop that the network sees, with the heat of
+    its likeliest class over it. Return their number. Each process of a run takes its share.
+
+    Raises ConfigError for a predictor over an export, which has no gradients; DataError if a picture cannot
+    be written.
+    """
+    model, preprocessing = predictor.model, predictor.preprocessing
+    if model is None:
+        raise ConfigError(
+            f"An explanation needs the network itself. Received: an export on {predictor.engine.name}. Use "
+            "the engine eager with a config or a run's folder."
+        )
     names = picture_names(files)
-    order = eval_batch_indices(len(files), BATCH, distributed.rank(), distributed.world_size())
     batches = load_batches(
-        Dataset.of_files(files), order, EvalTransform(spec), spec, num_workers=num_workers, on_error="skip"
+        Dataset.of_files(files),
+        eval_batch_indices(len(files), BATCH, distributed.rank(), distributed.world_size()),
+        EvalTransform(preprocessing),
+        preprocessing,
+        num_workers=predictor.num_workers,
+        on_error="skip",
     )
     written = 0
     for batch in batches:
@@ -88,7 +101,7 @@ def explain(
             path = folder / names[index]
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                Image.fromarray(overlay(denormalize(image, spec), own)).save(path, quality=92)
+                Image.fromarray(overlay(denormalize(image, preprocessing), own)).save(path, quality=92)
             except OSError as error:
                 raise DataError(f"{path} cannot be written: {error}.") from error
             written += 1

@@ -1,0 +1,175 @@
+"""From a config to a network with its weights, preprocessing and class names: to run it, or to train it."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import TYPE_CHECKING, NamedTuple
+
+from ppcls import distributed
+from ppcls.architectures import MODELS, are_same_network, build_model
+from ppcls.config import Config, PreprocessingConfig, best_weights, find_run
+from ppcls.data.class_names import ClassNames, read_class_names
+from ppcls.errors import ConfigError, WeightsError
+from ppcls.preprocessing import Preprocessing
+from ppcls.weights import WeightsInfo, load_weights
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+Log = Callable[[str], None]
+
+
+class Network(NamedTuple):
+    """A network on its device. weights: the origin of its weights, None for fresh ones."""
+
+    model: "nn.Layer"
+    weights: WeightsInfo | None
+    preprocessing: Preprocessing
+    class_names: ClassNames | None
+
+
+def require_weights(config: Config) -> str:
+    """Return model.weights. Raises WeightsError, with where to get some, if it is null."""
+    if config.model.weights is not None:
+        return config.model.weights
+    run = config.output_path
+    if best_weights(run).is_file():
+        cure = f"{run} is a run of this config: give its folder in place of the config, -c {run}"
+    else:
+        cure = (
+            "Train it, tools/train.py with the same config, and give the run's folder, "
+            f"-c {run}; or give a file, -o model.weights=FILE"
+        )
+    raise WeightsError(f"model.weights is null, and a network of random weights predicts nothing. {cure}.")
+
+
+def build_to_run(config: Config, log: Log) -> Network:
+    """Start Paddle and build the network with model.weights, to evaluate, export or run it.
+
+    Raises ConfigError, WeightsError or DataError.
+    """
+    weights = require_weights(config)
+    given_names = given_class_names(config)
+    _start(config, log)
+    model = _empty_model(config)
+    info = load_weights(model, weights, config.model.variant)
+    log_weights(info, log)
+    return _complete(config, model, info, given_names, log)
+
+
+def build_fresh(config: Config, log: Log) -> Network:
+    """Start Paddle and build the network with random weights, for which data.preprocessing must be whole."""
+    given_names = given_class_names(config)
+    _start(config, log)
+    return _complete(config, _fresh_model(config), None, given_names, log)
+
+
+def build_to_train(config: Config, log: Log, start: WeightsInfo | None = None) -> Network:
+    """Start Paddle and build the network with the weights of train.start_from.
+
+    start: the record in the state of a run that is resumed. The state has the weights, so the network is only
+    given the record's epsilon and padding, and train.start_from is not read.
+    Raises ConfigError, WeightsError or DataError.
+    """
+    given_names = given_class_names(config)
+    source, source_model = (None, None) if start else _resolve_start(config)
+    _start(config, log)
+    train = config.train
+    if start is not None:
+        from ppcls.architectures.blocks import set_conventions
+
+        model = _fresh_model(config)
+        set_conventions(model, start.bn_epsilon, start.padding)
+        log(f"training started from {start.path}, {start.source}; sha256 {start.sha256[:16]}")
+        return _complete(config, model, start, given_names, log)
+    if source is None:
+        log("training starts from random weights (train.start_from is null)")
+        return _complete(config, _fresh_model(config), None, given_names, log)
+    model = _fresh_model(config) if train.reset_head else _empty_model(config)
+    variant = train.start_variant
+    info = load_weights(model, source, variant, train.reset_head, source_model=source_model)
+    log(f"training starts from {train.start_from} (train.start_from)")
+    log_weights(info, log)
+    return _complete(config, model, info, given_names, log)
+
+
+def _resolve_start(config: Config) -> tuple[str | None, str | None]:
+    """Return train.start_from as `load_weights` takes it, and the model that it names or None."""
+    name = config.train.start_from
+    if name is None:
+        return None, None
+    if name in MODELS:
+        if not are_same_network(name, config.model.name):
+            raise ConfigError(
+                f"train.start_from names {name}, whose layers are not those of {config.model.name}. Give "
+                "pretrained, a file, a URL or a run's folder."
+            )
+        return "pretrained", name
+    run = find_run(name)
+    return (name if run is None else str(best_weights(run))), None
+
+
+def _start(config: Config, log: Log) -> None:
+    device = distributed.start(config.device)
+    log(f"{config.model.name} on the {device.upper()}, {distributed.world_size()} process(es)")
+
+
+def _fresh_model(config: Config) -> "nn.Layer":
+    import paddle
+
+    paddle.seed(config.seed)
+    model = config.model
+    return build_model(model.name, model.num_classes, **model.network_options())
+
+
+def _empty_model(config: Config) -> "nn.Layer":
+    """Return the network without values: weights will replace them all."""
+    import paddle
+
+    with paddle.LazyGuard():
+        return _fresh_model(config)
+
+
+def _complete(
+    config: Config, model: "nn.Layer", info: WeightsInfo | None, given: ClassNames | None, log: Log
+) -> Network:
+    own = info.preprocessing if info else None
+    preprocessing = resolve_preprocessing(config.data.preprocessing, own, log)
+    published_size = MODELS[config.model.name].image_size
+    if info is not None and own is None and preprocessing.crop_size != published_size:
+        log(
+            f"note: data.preprocessing.crop_size is {preprocessing.crop_size}; {config.model.name} was "
+            f"published for {published_size}"
+        )
+    carried = ClassNames.of_pairs(info.class_names) if info and info.class_names else None
+    return Network(model, info, preprocessing, resolve_class_names(given, carried, log))
+
+
+def log_weights(info: WeightsInfo, log: Log) -> None:
+    log(f"weights: {info.path}, {info.source}; sha256 {info.sha256[:16]}")
+    log(f"license of the weights: {info.license or 'not stated'}")
+    for note in info.notes:
+        log(f"note: {note}")
+
+
+def resolve_preprocessing(given: PreprocessingConfig, own: Preprocessing | None, log: Log) -> Preprocessing:
+    """Return the options given, completed by those that the weights were made for; log each difference."""
+    preprocessing = given.resolve(own)
+    for item in fields(Preprocessing) if own is not None else ():
+        made_for, used = getattr(own, item.name), getattr(preprocessing, item.name)
+        if made_for != used:
+            log(f"note: data.preprocessing.{item.name} is {used}; the weights were made for {made_for}")
+    return preprocessing
+
+
+def given_class_names(config: Config) -> ClassNames | None:
+    """Return the names of data.class_names."""
+    if config.data.class_names is None:
+        return None
+    return read_class_names(config.data.class_names, config.model.num_classes)
+
+
+def resolve_class_names(given: ClassNames | None, carried: ClassNames | None, log: Log) -> ClassNames | None:
+    """Return the names given, else those that the weights carry."""
+    if given is not None and carried is not None and given != carried:
+        log("note: data.class_names differ from the names that the weights carry, and are used")
+    return given or carried

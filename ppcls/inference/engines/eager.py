@@ -1,0 +1,26 @@
+"""The eager Paddle network as an engine."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ppcls.inference.engines.engine import LoadedEngine
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+
+class EagerEngine(LoadedEngine):
+    """A network of `build_model`, in evaluation mode."""
+
+    def __init__(self, model: "nn.Layer") -> None:
+        import paddle
+
+        model.eval()
+        self.model = model
+
+        def run(images: np.ndarray) -> np.ndarray:
+            with paddle.no_grad():
+                return model(paddle.to_tensor(images)).numpy()
+
+        super().__init__("eager", [run])

@@ -1,0 +1,37 @@
+"""OpenVINO on the CPU, in float32."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ppcls.inference.engines.engine import EngineType, RunBatch
+
+
+def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]:
+    import openvino
+
+    options = {
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads * streams,
+        "INFERENCE_PRECISION_HINT": "f32",  # not bf16, on processors that have it
+    }
+    compiled = openvino.Core().compile_model(str(file), "CPU", options)
+
+    def stream() -> RunBatch:
+        request = compiled.create_infer_request()
+
+        def run(images: np.ndarray) -> np.ndarray:
+            return request.infer({0: images}, share_inputs=True, share_outputs=True)[0].copy()
+
+        return run
+
+    return [stream() for _ in range(streams)], True
+
+
+OPENVINO = EngineType(
+    name="openvino",
+    reads=(".xml", ".onnx", ".pdmodel"),  # of Paddle's programs only those of Paddle 2
+    extra="openvino",
+    packages=("openvino",),
+    open=_open,
+)

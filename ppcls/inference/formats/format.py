@@ -1,0 +1,75 @@
+"""The record that describes a format, and tools for converters."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of exported networks.
+
+    endings: of the one file that engines open. checked_with: the engine that compares an export with the
+    network. packages: whose versions an export records. made_from: the format that the converter reads on
+    this machine's Paddle, None for the network itself. why_not: returns the reason why the format cannot be
+    written here, with the cure, or None. write: writes the network into a folder that already holds
+    `made_from`; True: with a softmax behind it.
+    """
+
+    name: str
+    endings: tuple[str, ...]
+    checked_with: str
+    packages: tuple[str, ...]
+    made_from: Callable[[], str | None]
+    why_not: "Callable[[nn.Layer], str | None]"
+    write: "Callable[[nn.Layer, Path, bool], None]"
+
+
+def is_paddle2() -> bool:
+    """Return whether the installed Paddle is of version 2."""
+    import paddle
+
+    return paddle.__version__.startswith("2.")
+
+
+def program_in(folder: Path) -> Path:
+    """Return the Paddle program in a folder."""
+    return next(path for name in ("inference.json", "inference.pdmodel") if (path := folder / name).exists())
+
+
+def missing_packages(packages: dict[str, str]) -> str | None:
+    """Return which of `packages`, with the extras that bring them, are not installed, and the cure."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if not missing:
+        return None
+    extras = ",".join(sorted({packages[package] for package in missing}))
+    return f"{' and '.join(missing)} not installed: pip install 'ppcls[{extras}]'."
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Discard the output of converters, on the screen and in a notebook, which has other streams. Exceptions
+    pass."""
+    streams = (sys.stdout, sys.stderr)
+    for stream in streams:
+        stream.flush()
+    saved = os.dup(1), os.dup(2)
+    with open(os.devnull, "w") as sink, redirect_stdout(sink), redirect_stderr(sink):
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            for stream in streams:
+                stream.flush()
+            for number, copy in enumerate(saved, 1):
+                os.dup2(copy, number)
+                os.close(copy)

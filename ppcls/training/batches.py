@@ -1,0 +1,66 @@
+"""The training batches of an epoch: one rank's share of them, augmented and mixed."""
+
+from collections.abc import Iterator
+
+from ppcls import distributed
+from ppcls.config import Config
+from ppcls.data.augment import Mixing
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import Batch, load_batches, mix_batches, train_batch_indices
+from ppcls.data.transforms import TrainTransform
+from ppcls.errors import ConfigError
+from ppcls.preprocessing import Preprocessing
+from ppcls.training.state import global_batch
+
+
+def count_steps(config: Config, images: int) -> int:
+    """Return the number of updates in an epoch. An incomplete last global batch is dropped.
+
+    Raises ConfigError if the images do not fill one.
+    """
+    size = global_batch(config)
+    if images < size:
+        accumulate = config.train.accumulate
+        accumulated = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
+        raise ConfigError(
+            f"The training data has {images} images, fewer than one global batch of {size} (data.batch_size "
+            f"times {distributed.world_size()} processes{accumulated}). Lower data.batch_size."
+        )
+    return images // size
+
+
+def train_batches(
+    config: Config,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    *,
+    epoch: int,
+    first_step: int = 0,
+    num_workers: int,
+) -> Iterator[Batch]:
+    """Load this rank's batches of an epoch, counted from 0, from a step on. Earlier ones are not decoded."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
+    batch_indices = train_batch_indices(
+        len(dataset),
+        config.data.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        rank=rank,
+        world_size=world_size,
+    )
+    first, end = (step * config.train.accumulate for step in (first_step, count_steps(config, len(dataset))))
+    batches = load_batches(
+        dataset,
+        batch_indices[first:end],
+        transform,
+        preprocessing,
+        num_workers=num_workers,
+        on_error=config.data.on_error,
+        finish=transform.finish,
+    )
+    mixing = Mixing(config.augment.mixup, config.augment.cutmix)
+    if not (mixing.mixup or mixing.cutmix):
+        return batches
+    classes = config.model.num_classes
+    return mix_batches(batches, mixing, classes, seed=config.seed, epoch=epoch, rank=rank, first=first)

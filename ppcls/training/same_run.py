@@ -1,0 +1,151 @@
+"""The identity of a run: its config, its data, its start. A resumed run must have the same."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppcls import distributed
+from ppcls.config import Config, parse_config
+from ppcls.data.dataset import Dataset
+from ppcls.errors import ConfigError
+from ppcls.preprocessing import Preprocessing
+from ppcls.processor import MKL_SETTING
+from ppcls.weights.load import WeightsInfo, sha256_of
+
+# Options that a resumed run may change: places of files, output, and what only ends a run or keeps it from an
+# end. The data's places are among them because its content is compared, the start because the state has it.
+MAY_CHANGE = {
+    *("output_dir", "device", "data.num_workers", "data.on_error"),
+    *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
+    *("train.start_from", "train.start_variant"),
+    *("train.patience", "train.on_nan", "train.recompute", "train.log_seconds", "train.histograms"),
+    *("train.keep_last", "train.keep_best", "train.checkpoint_minutes", "train.checkpoint_steps"),
+}
+# Options that are not compared: they concern evaluation.
+NOT_COMPARED = {"model.weights", "model.variant"}
+PREPROCESSING = "data.preprocessing."  # compared as resolved
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The identity of a run.
+
+    fingerprint: the number of processes, digests of the data, the resolved preprocessing. start: the record
+    of the weights that training started from; None for random ones.
+    """
+
+    config: Config
+    fingerprint: dict[str, Any]
+    start: WeightsInfo | None
+
+    def to_header(self) -> dict[str, Any]:
+        """Return the header's entries, as JSON has them."""
+        text = self.config.to_yaml()
+        return {
+            "config": text,
+            "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "meaning": self.fingerprint,
+            "bits": environment(),
+            "start": self.start and self.start.to_dict(),
+        }
+
+
+def take_fingerprint(
+    config: Config, train_set: Dataset, eval_set: Dataset, preprocessing: Preprocessing
+) -> dict[str, Any]:
+    """Return what identifies a run beyond its config."""
+    return {
+        "processes": distributed.world_size(),
+        "training data": train_set.digest(config.data.train_root),
+        "evaluation data": eval_set.digest(config.data.eval_root),
+        "preprocessing": preprocessing.to_dict(),
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Return what decides the last bits of every number."""
+    import paddle
+
+    return {
+        "Paddle": paddle.__version__,
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        MKL_SETTING: os.environ.get(MKL_SETTING),
+        "device": paddle.get_device().partition(":")[0],
+    }
+
+
+def check_same_run(identity: RunIdentity, header: dict[str, Any]) -> list[str]:
+    """Compare a run with the header of the state that it resumes from, field by field.
+
+    Returns notes on differences that are allowed. Raises ConfigError, with all of them, for differences that
+    would make it another run: the network, the data, the batches, the recipe.
+    """
+    before = _fields(parse_config(yaml.safe_load(header["config"])), header["meaning"])
+    now = _fields(identity.config, identity.fingerprint)
+    changed = {
+        name: f"{name} was {before.get(name)!r}, is {now[name]!r}"
+        for name in now
+        if before.get(name) != now[name]
+    }
+    has_cosine = identity.config.optim.schedule == "cosine"
+    may_change = MAY_CHANGE if has_cosine else MAY_CHANGE | {"train.epochs"}
+    refused = [text for name, text in changed.items() if name not in may_change]
+    if refused:
+        hint = ""
+        if has_cosine and "train.epochs" in changed:
+            hint = " With optim.schedule=cosine each learning rate depends on train.epochs."
+        raise ConfigError(
+            f"This would not be the same run: {'; '.join(refused)}.{hint} Resume with the run's own "
+            "train.yaml and number of processes, or start another run: -o output_dir=DIR, without --resume."
+        )
+    notes = [text for name, text in changed.items() if name != "output_dir"]
+    was, is_now = header["bits"], environment()
+    notes += [
+        f"{name} was {was.get(name)}, is {is_now[name]}: the run resumes, but its last bits will differ from "
+        "those of an uninterrupted one"
+        for name in is_now
+        if was.get(name) != is_now[name]
+    ]
+    return notes
+
+
+def check_start_file(start: WeightsInfo) -> list[str]:
+    """Return a note if the file that training started from is there, but is not the same any more."""
+    path = Path(start.path)
+    try:
+        digest = sha256_of(path) if path.is_file() else start.sha256
+    except OSError:  # not needed, so it may be unreadable
+        return []
+    if digest == start.sha256:
+        return []
+    return [
+        f"{path} is not the file that training started from: its sha256 was {start.sha256[:16]}, is "
+        f"{digest[:16]}. The state has all that the run needs of the old one"
+    ]
+
+
+def _fields(config: Config, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields to compare: {"train.epochs": 100, "data.preprocessing.crop_size": 224, ...}"""
+    found = {
+        name: value
+        for name, value in _options(config)
+        if name not in NOT_COMPARED and not name.startswith(PREPROCESSING)
+    }
+    resolved = {f"{PREPROCESSING}{name}": value for name, value in fingerprint["preprocessing"].items()}
+    rest = {name: value for name, value in fingerprint.items() if name != "preprocessing"}
+    return found | resolved | rest
+
+
+def _options(section: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each option's full name and value."""
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            yield from _options(value, f"{prefix}{item.name}.")
+        else:
+            yield f"{prefix}{item.name}", value

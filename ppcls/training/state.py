@@ -1,0 +1,217 @@
+"""The state of a training run: everything that the next step depends on.
+
+Random numbers are not part of it. Each step draws its own from (seed, epoch, step, rank).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from ppcls import distributed
+from ppcls.config import Config
+from ppcls.errors import PpclsError
+from ppcls.processor import keep_freed_memory
+from ppcls.training.ema import ModelEma
+from ppcls.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
+from ppcls.training.parameters import batch_norm_statistics, freeze
+from ppcls.training.precision import Precision
+from ppcls.training.schedule import learning_rate, scaled_lr
+
+if TYPE_CHECKING:
+    from paddle import Tensor, nn
+    from paddle.optimizer import Optimizer
+
+
+@dataclass
+class Sums:
+    """Sums over the steps of the running epoch, on one process."""
+
+    losses: float = 0.0
+    images: float = 0.0
+    skipped: float = 0.0
+    seconds: float = 0.0
+    waited: float = 0.0  # part of the seconds: waiting for data
+
+
+@dataclass
+class Progress:
+    """The position of a run.
+
+    epoch: epochs that are trained, evaluated and in `history`. step: updates of the running epoch, skipped
+    ones too; after the last one only the evaluation is missing. history: the lines of metrics.jsonl.
+    best: the best epoch's line.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    skipped_in_a_row: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Any] | None = None
+
+
+class SavedState(NamedTuple):
+    """A state as a file holds it.
+
+    arrays: "weights/", "ema/" and "optimizer/" with structured names, and "ranks", float64 [processes, N],
+    what each process has of its own: Sums and batch-norm statistics. header: the rest, as JSON.
+    """
+
+    arrays: dict[str, np.ndarray]
+    header: dict[str, Any]
+
+
+class TrainState:
+    """A network with everything that an update changes, and the position of the run.
+
+    model: the plain network. network: what a step runs, the model or its data-parallel wrapper. trainable:
+    the parameters that are trained. frozen: layers that stay in eval mode. statistics: batch norm's, float32
+    [C] each. steps_per_epoch: random numbers and learning rates of a step depend on it.
+    """
+
+    def __init__(self, config: Config, model: "nn.Layer", steps_per_epoch: int) -> None:
+        import paddle
+
+        if paddle.get_device() == "cpu":
+            keep_freed_memory()
+        train = config.train
+        self.config, self.model, self.steps_per_epoch = config, model, steps_per_epoch
+        self.rank, self.world_size = distributed.rank(), distributed.world_size()
+        self.precision = Precision(train)
+        if train.sync_bn and self.world_size > 1:
+            from ppcls.training.sync_bn import use_sync_bn
+
+            use_sync_bn(model)
+        if train.recompute:
+            from ppcls.training.recompute import recompute_blocks
+
+            recompute_blocks(model)
+        self.frozen = freeze(model, train.freeze)
+        self.trainable = list(trainable(model).values())
+        self.statistics = batch_norm_statistics(model)
+        self.peak_lr = scaled_lr(config.optim, global_batch(config))
+        self.optimizer: Optimizer = build_optimizer(config.optim, model, self.peak_lr)
+        self.ema = None if train.ema_decay is None else ModelEma(model, train.ema_decay)
+        self.progress, self.sums = Progress(), Sums()
+        # The loaded state of the optimizer. Paddle 2.6 returns it only after the next update.
+        self._awaiting_update: dict[str, Tensor] = {}
+        self.network = paddle.DataParallel(model) if self.world_size > 1 else model
+
+    @property
+    def updates(self) -> int:
+        """Updates since the run began, skipped ones too."""
+        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0 over all epochs."""
+        optim, epochs = self.config.optim, self.config.train.epochs
+        return learning_rate(optim, self.peak_lr, step, self.steps_per_epoch, epochs)
+
+    def train_mode(self) -> None:
+        """Put the network into training mode, except for its frozen layers."""
+        self.network.train()
+        for layer in self.frozen:
+            layer.eval()
+
+    def average_statistics(self) -> None:
+        """Give all processes the mean of their batch-norm statistics: each has seen its own images."""
+        if self.world_size == 1:
+            return
+        flat = distributed.sum_over_ranks(np.concatenate([tensor.numpy() for tensor in self.statistics]))
+        _fill(self.statistics, flat / self.world_size)
+
+    @contextmanager
+    def weights_to_save(self) -> Iterator[None]:
+        """Inside, the network has the weights to evaluate and to save: with train.ema_decay the averages."""
+        self.average_statistics()
+        if self.ema is None:
+            yield
+            return
+        with self.ema.swapped():
+            self.average_statistics()
+            yield
+
+    def state_dict(self) -> SavedState | None:
+        """Return the state between two updates; None on other ranks than 0. All ranks call it together."""
+        statistics = [tensor.numpy() for tensor in self._own_statistics()]
+        ranks = distributed.rows_of_ranks(np.concatenate([astuple(self.sums), *statistics]))
+        if self.rank != 0:
+            return None
+        optimizer = optimizer_state(self.optimizer, self.model)
+        if optimizer:
+            self._awaiting_update = {}
+        groups = {
+            "weights": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else {},
+            "optimizer": optimizer or self._awaiting_update,
+        }
+        arrays = {
+            f"{group}/{name}": t.numpy() for group, named in groups.items() for name, t in named.items()
+        }
+        header = {
+            "progress": asdict(self.progress),
+            "ema_updates": self.ema.updates if self.ema else None,
+            "scaler": self.precision.state_dict(),
+        }
+        return SavedState(arrays | {"ranks": ranks}, header)
+
+    def load_state_dict(self, saved: SavedState) -> None:
+        """Take over a saved state, on every process, before the first step.
+
+        Raises PpclsError for the state of another network.
+        """
+        groups = _tensors(saved.arrays)
+        own = self.model.state_dict()
+        shapes, found = ({k: list(t.shape) for k, t in named.items()} for named in (own, groups["weights"]))
+        if shapes != found:
+            raise PpclsError(
+                "The state holds the weights of another network. Resume with the config that it was saved by."
+            )
+        for name, tensor in own.items():
+            tensor.set_value(groups["weights"][name])
+        if self.ema:
+            self.ema.load_state_dict(groups["ema"], saved.header["ema_updates"])
+        if groups["optimizer"]:  # there is none before the first update
+            load_optimizer_state(self.optimizer, self.model, groups["optimizer"])
+            self._awaiting_update = groups["optimizer"]
+        self.precision.load_state_dict(saved.header["scaler"])
+        row, count = saved.arrays["ranks"][self.rank], len(fields(Sums))
+        self.sums = Sums(*row[:count].tolist())
+        _fill(self._own_statistics(), row[count:])
+        self.progress = Progress(**saved.header["progress"])
+
+    def _own_statistics(self) -> "list[Tensor]":
+        """Return batch norm's statistics and their averages: between epochs each process has its own."""
+        if self.ema is None:
+            return self.statistics
+        ids = {id(statistic) for statistic in self.statistics}
+        names = [name for name, parameter in self.ema.parameters.items() if id(parameter) in ids]
+        return self.statistics + [self.ema.averages[name] for name in names]
+
+
+def global_batch(config: Config) -> int:
+    """Return the number of images behind one update, over all processes."""
+    return config.data.batch_size * distributed.world_size() * config.train.accumulate
+
+
+def _tensors(arrays: Mapping[str, np.ndarray]) -> "dict[str, dict[str, Tensor]]":
+    """Return the arrays of a state as tensors, by their groups."""
+    import paddle
+
+    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}}
+    for key, array in arrays.items():
+        group, _, name = key.partition("/")
+        if group in groups:
+            groups[group][name] = paddle.to_tensor(array)
+    return groups
+
+
+def _fill(tensors: "list[Tensor]", flat: np.ndarray) -> None:
+    """Set vectors to the values of one array, which holds them one behind the other."""
+    start = 0
+    for tensor in tensors:
+        size = tensor.shape[0]
+        tensor.set_value(flat[start : start + size].astype(np.float32))
+        start += size

@@ -1,0 +1,203 @@
+"""One update of the weights. It takes its batches from an iterator and knows no dataset."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ppcls import distributed
+from ppcls.data.loader import Batch
+from ppcls.errors import PpclsError
+from ppcls.training.optimizer import clip_gradients
+from ppcls.training.state import TrainState
+
+if TYPE_CHECKING:
+    from paddle import Tensor
+
+MAX_SKIPS = 10  # skipped updates in a row that end a run: it will not recover
+
+
+class Requests(NamedTuple):
+    """Requests of one process, or of any: to stop the run, to save its state."""
+
+    stop: bool = False
+    save: bool = False
+
+
+class Update(NamedTuple):
+    """The result of a step.
+
+    loss: mean loss on this rank. images: images of this rank behind the update, 0 if it was skipped.
+    requests: the requests of all ranks.
+    """
+
+    loss: float
+    images: int
+    requests: Requests
+
+
+def train_step(
+    state: TrainState,
+    batches: Iterator[Batch],
+    rate: float,
+    step: int,
+    *,
+    requests: Callable[[], Requests] = Requests,
+    enter: Callable[[str], None] = lambda stage: None,
+) -> Update:
+    """Make one update from the mean gradient of the next `train.accumulate` batches.
+
+    rate: the learning rate. step: number of the step, from 0 over all epochs. requests: asked once, after
+    the backward pass. enter: called with the name of each stage that begins: data, forward, backward, update.
+    If the loss or the gradients are not finite, train.on_nan decides for all ranks alike: the update is
+    skipped, or PpclsError is raised.
+    """
+    train, clip_norm = state.config.train, state.config.optim.clip_norm
+    may_skip = train.on_nan == "skip"
+
+    # Clear the gradients of the last step; not earlier, as histograms read them after it
+    state.optimizer.clear_grad()
+    before = [statistic.clone() for statistic in state.statistics] if may_skip else []
+
+    # Add up the gradients of the batches
+    losses, images = [], 0
+    for part in range(train.accumulate):
+        enter("data")
+        batch = _next_batch(batches, step)
+        _seed(state, step, part)
+        with _gradient_exchange(state, part):
+            losses.append(add_gradients(state, batch, enter))
+        images += len(batch.images)
+
+    # Average the gradients over the ranks where DataParallel has not done so
+    enter("update")
+    if train.recompute and state.world_size > 1:
+        average_gradients(state.trainable)
+
+    # Scale the gradients back, and clip them
+    state.precision.unscale(state.optimizer)
+    norm = clip_gradients(state.trainable, clip_norm) if may_skip or clip_norm is not None else 0.0
+
+    # Agree with the other ranks on the loss, and on what any of them asks for
+    loss = float(np.mean(losses))
+    mean_loss, agreed = agree(loss, requests())
+
+    # Skip the update, or end the run, if anything is not finite
+    problem = find_problem(state, mean_loss, norm)
+    if problem is not None:
+        _skip_update(state, f"{problem} at step {step}", rate, before)
+        return Update(loss, 0, agreed)
+
+    # Update the weights
+    state.progress.skipped_in_a_row = 0
+    state.optimizer.set_lr(rate)
+    state.precision.step(state.optimizer)
+    # Update the moving average
+    if state.ema is not None:
+        state.ema.update()
+    return Update(loss, images, agreed)
+
+
+def add_gradients(
+    state: TrainState, batch: Batch, enter: Callable[[str], None] = lambda stage: None
+) -> float:
+    """Run both passes on a batch and add its share to the gradients. Returns its mean loss on this rank."""
+    import paddle
+
+    train = state.config.train
+    enter("forward")
+    with state.precision.autocast():
+        # Transfer the images and the labels to the device
+        images, labels = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
+        # Forward pass
+        logits = state.network(images)
+        # Loss
+        loss = cross_entropy(logits, labels, train.label_smoothing)
+    # Backward pass
+    enter("backward")
+    state.precision.backward(loss / train.accumulate)
+    return loss.item()
+
+
+def cross_entropy(logits: "Tensor", labels: "Tensor", smoothing: float) -> "Tensor":
+    """Return the mean cross-entropy of logits [N, C] with labels int64 [N], or with the classes' shares
+    float32 [N, C]. `smoothing` is spread over all classes."""
+    import paddle.nn.functional as F
+
+    if labels.ndim == 1:
+        if not smoothing:
+            return F.cross_entropy(logits, labels)
+        labels = F.one_hot(labels, logits.shape[1])
+    if smoothing:
+        labels = F.label_smooth(labels, epsilon=smoothing)
+    return F.cross_entropy(logits, labels, soft_label=True)
+
+
+def average_gradients(parameters: "list[Tensor]") -> None:
+    """Average the gradients over the ranks, as DataParallel does during the backward pass. With recomputed
+    blocks it cannot."""
+    from paddle.distributed.fleet.utils.hybrid_parallel_util import fused_allreduce_gradients
+
+    fused_allreduce_gradients(parameters, None)
+
+
+def agree(loss: float, own: Requests) -> tuple[float, Requests]:
+    """Return the mean loss of all ranks. The same all-reduce tells every rank whether to stop or to save."""
+    sums = distributed.sum_over_ranks(np.array([loss, *own], np.float64))
+    total, stop, save = sums.tolist()
+    return total / distributed.world_size(), Requests(stop > 0, save > 0)
+
+
+def find_problem(state: TrainState, loss: float, norm: float) -> str | None:
+    """Return what is not finite, the same on all ranks, even if only one of them had the bad batch."""
+    if not np.isfinite(loss):
+        return f"The loss is {loss}"
+    if not np.isfinite(norm) and state.precision.scaler is None:  # a loss scaler handles it itself
+        return f"The norm of the gradients is {norm}"
+    return None
+
+
+def _skip_update(state: TrainState, problem: str, rate: float, before: "list[Tensor]") -> None:
+    """Put the batch-norm statistics back to their values before the step. Raises PpclsError if train.on_nan
+    is "fail", or after too many skipped updates in a row."""
+    state.progress.skipped_in_a_row += 1
+    may_skip, in_a_row = state.config.train.on_nan == "skip", state.progress.skipped_in_a_row
+    if not may_skip or in_a_row >= min(MAX_SKIPS, state.steps_per_epoch):
+        times = f", {in_a_row} times in a row" if may_skip else ""
+        raise PpclsError(
+            f"{problem}{times}, learning rate {rate:.4g}. The checkpoints of earlier epochs are whole. Lower "
+            "optim.lr, or raise optim.warmup_epochs."
+        )
+    for statistic, value in zip(state.statistics, before, strict=True):
+        statistic.set_value(value)
+
+
+def _next_batch(batches: Iterator[Batch], step: int) -> Batch:
+    """Return the next batch. Raises PpclsError if none of its images could be read."""
+    batch = next(batches)
+    if not len(batch.images):
+        raise PpclsError(
+            f"step {step}: none of this batch's images can be read, the first of them "
+            f"{batch.unreadable[0].where}. Repair the data: python -m ppcls.data check."
+        )
+    return batch
+
+
+def _seed(state: TrainState, step: int, part: int) -> None:
+    """Seed dropout and drop connect of a batch, so that they depend on nothing that came before it."""
+    import paddle
+
+    epoch, step_in_epoch = divmod(step, state.steps_per_epoch)
+    position = step_in_epoch * state.config.train.accumulate + part
+    entropy = (state.config.seed, epoch, position, state.rank)
+    paddle.seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+
+
+def _gradient_exchange(state: TrainState, part: int) -> AbstractContextManager:
+    """Return a context in which DataParallel exchanges gradients behind the last batch of a step only, and
+    not at all with recomputed blocks."""
+    train = state.config.train
+    if state.world_size > 1 and (train.recompute or part < train.accumulate - 1):
+        return state.network.no_sync()
+    return nullcontext()
