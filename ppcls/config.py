@@ -18,6 +18,8 @@ from ppcls.preprocessing import Interpolation, Preprocessing
 from ppcls.typed import Rule, build_section
 
 Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
+# The likeliest of one class is always that class: loss 0, accuracy 1.
+Classes = Annotated[int, Rule("at least 2: for one class, take its images and all others", lambda v: v >= 2)]
 NotNegative = Annotated[float, Rule("0 or more", lambda value: value >= 0)]
 Positive = Annotated[float, Rule("more than 0", lambda value: value > 0)]
 Share = Annotated[float, Rule("from 0 to 1", lambda value: 0 <= value <= 1)]
@@ -52,7 +54,7 @@ RENAMED = {
 @dataclass(frozen=True)
 class ModelConfig:
     name: str
-    num_classes: Count = 1000
+    num_classes: Classes = 1000
     weights: str | None = None  # to evaluate, export and run: a file, a URL, "pretrained", or null
     variant: str | None = None  # tag of the published weights, if the file does not identify them
     bn_momentum: Rate | None = None  # weight of the old statistics; null: the network's own

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; elsewhere, a line from time to time."""
+"""What is shown beside the results: notes, and a progress bar on a terminal or a line from time to time."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -7,6 +7,12 @@ from ppcls import distributed
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+
+def note(text: str) -> None:
+    """Print a note on the error stream, once for all processes."""
+    if distributed.rank() == 0:
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 class _Lines:

@@ -214,7 +214,7 @@ def test_initialisation_as_in_the_original_code():
         ({"name": "efficientnetb0"}, "did you mean EfficientNetB0"),
         ({"name": "EfficientNetB0", "drop_conect": 0.1}, "did you mean drop_connect"),
         ({"name": "ResNeXt101_32x8d_wsl", "drop_connect": 0.1}, "no option 'drop_connect'"),
-        ({"name": "EfficientNetB0", "num_classes": 0}, "num_classes must be at least 1"),
+        ({"name": "EfficientNetB0", "num_classes": 0}, "num_classes must be at least 2"),
         ({"name": "EfficientNetB0", "padding": "valid"}, "padding must be"),
         ({"name": "EfficientNetB0", "dropout": 1.0}, "dropout must be"),
     ],

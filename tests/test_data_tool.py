@@ -172,6 +172,12 @@ def test_names_that_no_list_can_hold(tmp_path, name):
     assert repr(str(tmp_path / os.fsdecode(name))) in str(caught.value)
 
 
+def test_one_class_folder_is_noted(tmp_path, capsys):
+    for number in range(3):
+        write_picture(tmp_path / "class" / f"{number}.png", number)
+    assert main(["split", str(tmp_path)]) == 0 and "two classes" in capsys.readouterr().err
+
+
 def test_images_beside_the_class_folders_are_not_forgotten(folder):
     write_picture(folder / "beside.png", 99)
     with pytest.raises(DataError, match=r"beside\.png"):
@@ -265,6 +271,34 @@ def test_folders_of_images_without_labels(tmp_path):
     assert dataset.labels is None and len(dataset) == 2
     summary = summarize(dataset, inspect_images(dataset, 1))
     assert summary.counts == {} and summary.smallest == (3, 5) and summary.largest == (9, 7)
+
+
+def test_an_empty_class_folder_is_found(folder):
+    (folder / "fish" / "deep").mkdir(parents=True)
+    run = run_tool("check", folder)
+    assert run.returncode == 1, run.stderr
+    assert "without an image: 1\n  fish\n" in run.stdout and "classes: 4 of 5" in run.stdout
+
+
+def test_a_class_without_an_image_in_a_list_is_a_line(folder):
+    (folder / "list.txt").write_text("cat/0 x.png 2\nbird/0 x.png 0\n")
+    run = run_tool("check", folder / "list.txt")
+    assert run.returncode == 0, run.stdout
+    assert "classes: 2 of 3; fewest images: 1 (0), most: 1 (0); 1 without an image: 1\n" in run.stdout
+
+
+def test_a_root_of_links_is_split_and_checked(folder, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in SIZES:
+        (root / name).symlink_to(folder / name)
+    (root / "readme.txt").touch()
+    (folder / "cat" / "1.heic").touch()
+    for command in (["split", root], ["check", root]):
+        run = run_tool(*command)
+        assert run.returncode == 0 and "1 file left out: 1 .heic" in run.stderr, run.stderr
+    assert "44 images" in run.stdout
+    assert run_tool("check", root / "train_list.txt", root / "val_list.txt").returncode == 0
 
 
 def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from ppcls import build_model, load_weights
 from ppcls.cli import train
 from ppcls.config import OptimConfig, load_config
-from ppcls.errors import ConfigError, PpclsError
+from ppcls.errors import ConfigError, DataError, PpclsError
 from ppcls.training.optimizer import build_optimizer
 from ppcls.training.schedule import learning_rate, scaled_lr
 from ppcls.training.step import cross_entropy
@@ -80,6 +80,8 @@ def test_training_learns_and_leaves_a_whole_run(colours, tmp_path, capsys):
     assert best >= 0.9
     said = capsys.readouterr().out
     assert f"best top-1 {best:.4f}" in said
+    for part in ("train", "eval"):
+        assert f"{part}: classes: 2; fewest images: 12 (blue), most: 12 (blue)\n" in said
     assert str(folder / "curves.png") in said and "images/s\n" in said
     assert (folder / "curves.png").stat().st_size > 10_000
     assert load_config(folder / "train.yaml").train.epochs == 5
@@ -101,6 +103,19 @@ def test_the_same_seed_gives_the_same_weights_whatever_the_workers(colours, tmp_
     run(colours, f"output_dir={tmp_path / 'run2'}", "seed=1", "train.epochs=1")
     other = load_file(tmp_path / "run2/checkpoints/last/model.safetensors")
     assert (other["fc.weight"] != weights[0]["fc.weight"]).any()
+
+
+def test_a_list_of_fewer_classes_than_the_network_has_is_shown(colours, tmp_path, capsys):
+    lines = [f"blue/{number:02d}.png 0\n" for number in range(0, 24, 2)] + ["red/01.png 1\n"]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    overrides = [f"data.{part}_list={tmp_path / 'list.txt'}" for part in ("train", "eval")]
+    overrides += ["model.num_classes=1000", "data.class_names=imagenet1k"]
+    assert run(colours, *overrides, options=["--check"]) == 0
+    said = capsys.readouterr().out
+    assert "train: classes: 2 of 1000; fewest images: 1 (goldfish" in said and "most: 12 (tench" in said
+    assert "998 without an image: great white shark" in said and "model.num_classes=2" in said
+    with pytest.raises(DataError, match=r"list\.txt.*data\.train_root="):
+        run(colours, *overrides, f"data.train_root={tmp_path}", options=["--check"])
 
 
 def test_the_classes_keep_the_order_and_the_names_of_the_weights(colours, tmp_path):

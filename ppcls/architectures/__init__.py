@@ -48,8 +48,11 @@ def build_model(name: str, num_classes: int = 1000, **options: Any) -> "nn.Layer
     [N, num_classes]. It has the attributes `model_name`, `num_classes`, `bn_epsilon` and `padding`.
     Raises ConfigError for an unknown name, an unknown option or an invalid value.
     """
-    if num_classes < 1:
-        raise ConfigError(f"num_classes must be at least 1. Received: {num_classes}")
+    if num_classes < 2:
+        raise ConfigError(
+            f"num_classes must be at least 2: for one class, take its images and all others. Received: "
+            f"{num_classes}"
+        )
     variant = get_variant(name, **options)
     if isinstance(variant, EfficientNetVariant):
         from ppcls.architectures.efficientnet import EfficientNet

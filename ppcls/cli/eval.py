@@ -93,7 +93,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def open_subject(args: argparse.Namespace, config: Config) -> Subject:
     """Open the predictor and the dataset, with the labels or classes that --labels or --classes request."""
     from ppcls.build import require_weights
-    from ppcls.data.dataset import open_split, require_split
+    from ppcls.data.dataset import open_split, require_images, require_split
 
     if args.exported is None:
         require_weights(config)
@@ -101,6 +101,7 @@ def open_subject(args: argparse.Namespace, config: Config) -> Subject:
     predictor = open_requested(args, config, default="auto", bulk=True)
     num_classes = config.model.num_classes
     dataset = open_split(config.data, "eval", num_classes=num_classes, class_names=predictor.class_names)
+    require_images(dataset, config.data.eval_root, "-o data.eval_root=")
     if args.labels is not None:
         from ppcls.data.valid_labels import with_valid_labels
 

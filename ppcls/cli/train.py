@@ -76,6 +76,7 @@ def refuse_options_of_evaluation(overrides: Sequence[str]) -> None:
 
 def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     """Train, or do what --check and --show-batch request. Rank 0 has locked output_dir if it `writes`."""
+    from ppcls.data.dataset import describe_classes
     from ppcls.training.record import refuse_finished_run
     from ppcls.training.run import open_run, run_to_the_end
 
@@ -88,6 +89,8 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
         f"{trainer.global_batch}; learning rate {config.optim.lr:g} for 256 images, "
         f"{trainer.state.peak_lr:g} for this batch"
     )
+    for part, dataset in (("train", trainer.train_set), ("eval", trainer.eval_set)):
+        log(f"{part}: {describe_classes(dataset, config.model.num_classes)}")
     if args.show_batch is not None:
         show_batch(trainer, args.show_batch)
         return 0

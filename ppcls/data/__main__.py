@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def split(args: argparse.Namespace) -> int:
     """Split a folder, and print the commands that come next."""
     from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, split_folder, write_split
+    from ppcls.progress import note
 
     if args.seed < 0:
         raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
@@ -73,6 +74,8 @@ def split(args: argparse.Namespace) -> int:
     print(f"written: {output / TRAIN_LIST}, {len(parts.train)} images")
     print(f"written: {output / EVAL_LIST}, {len(parts.evaluation)} images")
     print(f"written: {output / CLASS_NAMES}, {len(parts.class_names)} classes")
+    if len(parts.class_names) < 2:
+        note(f"{args.folder} holds one class folder, and a network needs two classes")
     root = ["--root", str(args.folder)] if args.output else []
     lists = [str(output / TRAIN_LIST), str(output / EVAL_LIST)]
     print("next, check for damaged and duplicate images:")
@@ -106,7 +109,7 @@ def check(args: argparse.Namespace) -> int:
     """Check lists and folders, and print a summary of each and all findings."""
     from ppcls import distributed
     from ppcls.data.check import find_problems, inspect_images, summarize
-    from ppcls.data.dataset import open_path
+    from ppcls.data.dataset import describe_classes, open_path
     from ppcls.progress import progress_bar
 
     if args.num_workers is not None and args.num_workers < 1:
@@ -119,8 +122,11 @@ def check(args: argparse.Namespace) -> int:
             inspections.append((dataset, inspect_images(dataset, workers, bar.update)))
     for path, (dataset, inspected) in zip(args.sources, inspections, strict=True):
         _print_summary(path, summarize(dataset, inspected))
+        if dataset.labels is not None:
+            print(f"  {describe_classes(dataset)}")
     findings = find_problems(inspections)
     for title, texts in (
+        ("class folders without an image", findings.empty),
         ("unreadable", findings.unreadable),
         ("conflicts, the same bytes with different labels", findings.conflicts),
         ("leaks, the same bytes in two sources", findings.leaks),
@@ -141,13 +147,6 @@ def _print_summary(source: Path, summary: "Summary") -> None:
         print(
             f"  pixels: {summary.smallest[1]} x {summary.smallest[0]} to {summary.largest[1]} x "
             f"{summary.largest[0]} (width x height), median of the short side {summary.median_short_side}"
-        )
-    if summary.counts:
-        fewest = min(summary.counts, key=lambda name: summary.counts[name])
-        most = max(summary.counts, key=lambda name: summary.counts[name])
-        print(
-            f"  classes: {len(summary.counts)}; fewest images: {summary.counts[fewest]} ({fewest}), most: "
-            f"{summary.counts[most]} ({most})"
         )
 
 

@@ -66,15 +66,17 @@ class Summary:
 
 @dataclass(frozen=True)
 class Findings:
-    """Texts, one for each unreadable image and each group of images with the same bytes."""
+    """Texts, one for each class folder without an image, each unreadable image, and each group of images
+    with the same bytes."""
 
+    empty: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)  # same bytes, different labels
     leaks: list[str] = field(default_factory=list)  # same bytes in two datasets
     duplicates: list[str] = field(default_factory=list)  # same bytes twice in one dataset
 
     def __len__(self) -> int:
-        return sum(map(len, (self.unreadable, self.conflicts, self.leaks, self.duplicates)))
+        return sum(map(len, (self.empty, self.unreadable, self.conflicts, self.leaks, self.duplicates)))
 
 
 def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
@@ -96,11 +98,16 @@ def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
 
 
 def find_problems(inspections: Sequence[tuple[Dataset, Sequence[Inspected]]]) -> Findings:
-    """Find unreadable images, and groups of images with the same bytes: with different labels, in two
-    datasets, or twice in one. A group is listed under each kind that it belongs to."""
+    """Find class folders without an image, unreadable images, and groups of images with the same bytes: with
+    different labels, in two datasets, or twice in one. A group is listed under each kind that it belongs
+    to."""
     findings = Findings()
     groups: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for number, (dataset, inspected) in enumerate(inspections):
+        if dataset.labels is not None and dataset.class_names is not None:
+            used = set(dataset.labels.tolist())
+            folders = enumerate(dataset.class_names.folders)
+            findings.empty.extend(folder for label, folder in folders if label not in used)
         for index, item in enumerate(inspected):
             if item.error is None:
                 groups[item.digest].append((number, index))

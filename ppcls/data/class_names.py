@@ -1,10 +1,13 @@
 """Names of the classes, in the order of the labels."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppcls.data.text import read_lines
 from ppcls.errors import ConfigError, DataError
+from ppcls.progress import note
 
 IMAGENET1K = Path(__file__).with_name("imagenet1k_labels.txt")
 
@@ -38,31 +41,66 @@ class ClassNames:
 def read_class_names(source: str, num_classes: int) -> ClassNames:
     """Read `data.class_names`: "imagenet1k", or a text file with one class on each line, in label order.
 
-    A line is the name; or the class folder's name, a tab and the name. Raises ConfigError if the count
-    differs from `num_classes`, DataError for a file that is missing, has an empty line, or has a class twice.
+    A line is the name; or the class folder's name, a tab and the name; or, in any order, the label and the
+    name, as PaddleClas's lists have them. Raises ConfigError if the count differs from `num_classes`,
+    DataError for a file that is missing, has an empty line, or has a class twice.
     """
-    path = IMAGENET1K if source == "imagenet1k" else Path(source)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
+    path, option = IMAGENET1K if source == "imagenet1k" else Path(source), "data.class_names: "
+    if not path.is_file():
         raise DataError(
-            f"data.class_names: {path} cannot be read ({error.strerror}). Expected: a text file with one "
-            'class on each line, in the order of the labels, or "imagenet1k".'
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"data.class_names: {path} is not UTF-8 text ({error}).") from error
-    while lines and not lines[-1].strip():
+            f"{option}there is no file {path}. Expected: a text file with one class on each line, in the "
+            'order of the labels, or "imagenet1k".'
+        )
+    lines = [line.strip() for line in read_lines(path, option)]
+    while lines and not lines[-1]:
         lines.pop()
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise DataError(f"data.class_names: {path}, line {number} is empty. Each class needs a name.")
+        if not line:
+            raise DataError(f"{option}{path}, line {number} is empty. Each class needs a name.")
     if len(lines) != num_classes:
         raise ConfigError(
-            f"data.class_names: {path} names {len(lines)} classes, but model.num_classes is {num_classes}."
+            f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}."
         )
+    by_label = _read_labels(lines, f"{option}{path}")
+    if by_label is not None:
+        note(f"{option}{path}: the numbers at the beginning of its lines are taken as the labels")
+        return ClassNames.of_pairs(by_label)
     pairs = [line.split("\t", 1) if "\t" in line else [line, line] for line in lines]
-    folders = tuple(folder.strip() for folder, _ in pairs)
-    if len(set(folders)) != len(folders):
-        twice = next(folder for folder in folders if folders.count(folder) > 1)
-        raise DataError(f"data.class_names: {path} has the class {twice!r} twice.")
-    return ClassNames(tuple(name.strip() for _, name in pairs), folders)
+    names = ClassNames.of_pairs((folder.strip(), name.strip()) for folder, name in pairs)
+    folder, count = Counter(names.folders).most_common(1)[0]
+    if count > 1:
+        raise DataError(
+            f"{option}{path} has the class {folder!r} twice. If two classes have the same name, "
+            "give each line the name of its class folder as well: folder<TAB>name."
+        )
+    return names
+
+
+def _read_labels(lines: Sequence[str], file: str) -> list[tuple[str, str]] | None:
+    """Return pairs of label and name in the labels' order if each line is a label and a name; None if not.
+
+    Raises DataError for numbers that are not the labels, and for those that may be labels or folders.
+    """
+    rows = [line.split(None, 1) for line in lines]
+    if not all(
+        len(row) == 2 and row[0].isdecimal() and row[0].isascii() and len(row[0]) < 10 for row in rows
+    ):
+        return None
+    labels, in_order = [int(number) for number, _ in rows], list(range(len(rows)))
+    is_tabbed = all("\t" in line for line in lines)  # then the numbers may be names of folders
+    if is_tabbed and (labels == in_order or sorted(labels) != in_order):
+        return None
+    if sorted(labels) != in_order:
+        wrong = next(label for label in labels if labels.count(label) > 1 or label >= len(rows))
+        raise DataError(
+            f"{file}: each line begins with a number, but these are not the labels 0 to {len(rows) - 1}, "
+            f"each once. Received: {wrong}. Correct them; or, if they belong to the names, write "
+            "folder<TAB>name."
+        )
+    if is_tabbed and lines == sorted(lines):
+        raise DataError(
+            f"{file}: its lines are in alphabetical order, so their numbers may be labels or folders. If "
+            "they are labels, sort the lines by number. If not, give the folders other names, such as with "
+            "zeros before the numbers."
+        )
+    return [(number, name) for number, name in sorted(rows, key=lambda row: int(row[0]))]

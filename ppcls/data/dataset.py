@@ -1,17 +1,26 @@
 """Datasets: images from a source, with their labels; opened from a list file, or from class folders."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
+from unicodedata import normalize
 
 import numpy as np
 
 from ppcls.config import DataConfig
 from ppcls.data.class_names import ClassNames, read_class_names
-from ppcls.data.files import Files, list_class_folders, list_direct_images, list_images, read_list_lines
+from ppcls.data.files import (
+    Files,
+    join_paths,
+    list_class_folders,
+    list_class_images,
+    list_direct_images,
+    list_images,
+    read_list_lines,
+    require_some,
+)
 from ppcls.errors import ConfigError, DataError, suggest
 
 Split = Literal["train", "eval"]
@@ -129,13 +138,17 @@ def open_split(
         dataset = _open_list(Path(list_file), Path(root or "."), num_classes)
         return replace(dataset, class_names=class_names)
     folder, option = Path(root or "."), f"data.{split}_root"
-    folders = list_class_folders(folder)
+    folders = list_class_folders(folder, class_names.folders if class_names else ())
     if class_names is None:
         if len(folders) != num_classes:
+            cure = f"Set -o model.num_classes={len(folders)}, or name the classes: -o data.class_names=FILE."
+            if len(folders) < 2:
+                cure = (
+                    "A network needs two classes: put images of what is not this class into a second folder."
+                )
             raise ConfigError(
                 f"{folder} ({option}) holds {len(folders)} class folders, but model.num_classes is "
-                f"{num_classes}. Set -o model.num_classes={len(folders)}, or name the classes in a file: "
-                "-o data.class_names=FILE."
+                f"{num_classes}. {cure}"
             )
         class_names = ClassNames.of(folders)
     dataset = _open_class_folders(folder, _labels_of(folders, class_names, folder), class_names)
@@ -160,13 +173,42 @@ def open_path(path: Path, root: Path | None = None) -> Dataset:
         return dataset
     if not path.is_file():
         raise DataError(f"There is no list file or folder {path}.")
-    dataset = _open_list(path, path.parent if root is None else root)
-    if not any(os.path.exists(dataset.name(index)) for index in range(len(dataset))):
-        raise DataError(
-            f"None of the {len(dataset)} files of {path} exists; the first would be {dataset.name(0)}. "
-            "Give the folder of the list's paths: --root DIR."
-        )
+    root = path.parent if root is None else root
+    dataset = _open_list(path, root)
+    require_images(dataset, root, "--root ")
     return dataset
+
+
+def require_images(dataset: Dataset, root: str | Path | None, cure: str) -> None:
+    """Raise DataError if the files of a list do not exist, since its root is wrong. cure: how a user gives
+    another root."""
+    if isinstance(dataset.source, Files):
+        require_some(dataset.source, Path(root or "."), cure)
+
+
+def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
+    """Return a line on the images of each class: how many classes have some, the fewest and the most, and
+    which classes have none. num_classes: of the network, where there is one."""
+    labels, names = dataset.labels, dataset.class_names
+    if labels is None:
+        return f"{len(dataset)} images without labels"
+    counts = np.bincount(labels, minlength=max(num_classes, len(names or ())))
+    used, unused = np.flatnonzero(counts), np.flatnonzero(counts == 0)
+    shown = [names.names[label] if names else str(label) for label in range(len(counts))]
+    fewest, most = used[counts[used].argmin()], used[counts[used].argmax()]
+    line = (
+        f"classes: {len(used)}{f' of {len(counts)}' if len(unused) else ''}; fewest images: "
+        f"{counts[fewest]} ({shown[fewest]}), most: {counts[most]} ({shown[most]})"
+    )
+    if len(unused):
+        more = ", ..." if len(unused) > 5 else ""
+        line += f"; {len(unused)} without an image: {', '.join(shown[label] for label in unused[:5])}{more}"
+    if used[-1] + 1 < num_classes:
+        line += (
+            f". The largest label is {used[-1]}: if there are no more classes, -o model.num_classes="
+            f"{used[-1] + 1} -o data.class_names=FILE"
+        )
+    return line
 
 
 def _places(data: DataConfig, split: Split) -> tuple[str | None, str | None]:
@@ -177,29 +219,29 @@ def _places(data: DataConfig, split: Split) -> tuple[str | None, str | None]:
 
 
 def _open_list(list_file: Path, root: Path, num_classes: int | None = None) -> Dataset:
-    paths, labels, lines = [], [], []
+    names, numbers, values = [], [], []
     for number, path, label in read_list_lines(list_file):
-        if num_classes is not None and label >= num_classes:
-            raise DataError(
-                f"{list_file}, line {number}: label {label} is outside 0 to {num_classes - 1}. "
-                f"model.num_classes is {num_classes}; labels count from 0."
-            )
-        paths.append(str(root / path))
-        labels.append(label)
-        lines.append(number)
-    if not paths:
+        names.append(path)
+        numbers.append(number)
+        values.append(label)
+    if not names:
         raise DataError(f"{list_file} names no image. Expected: lines 'path label'.")
-    source = Files(paths, str(list_file), np.array(lines, np.int64))
-    return Dataset(source, np.array(labels, np.int64))
+    lines, labels = np.array(numbers, np.int64), np.array(values, np.int64)
+    if num_classes is not None and labels.max() >= num_classes:
+        first = int((labels >= num_classes).argmax())
+        raise DataError(
+            f"{list_file}, line {lines[first]}: label {labels[first]} is outside 0 to "
+            f"{num_classes - 1}. model.num_classes is {num_classes}; labels count from 0."
+        )
+    return Dataset(Files(join_paths(root, names), str(list_file), lines), labels)
 
 
 def _open_class_folders(root: Path, label_of: Mapping[str, int], class_names: ClassNames) -> Dataset:
     paths: list[str] = []
     labels: list[int] = []
-    for folder, label in label_of.items():
-        images = list_images(root / folder)
+    for folder, images in list_class_images(root, label_of).items():
         paths.extend(images)
-        labels.extend([label] * len(images))
+        labels.extend([label_of[folder]] * len(images))
     return Dataset.of_files(paths, np.array(labels, np.int64), class_names)
 
 
@@ -213,6 +255,8 @@ def _labels_of(folders: Sequence[str], class_names: ClassNames, root: Path) -> d
         if folder not in label_of:
             names = list(label_of)
             hint = suggest(folder, names) if len(names) <= 20 else f"they go from {names[0]} to {names[-1]}."
+            if normalize("NFC", folder) in {normalize("NFC", name) for name in names}:
+                hint = "one has it in another Unicode form: macOS decomposes letters with accents. Rename it."
             raise DataError(
                 f"{root / folder}: none of the {len(names)} classes has this name; {hint} The names come "
                 "from the weights, the training data or data.class_names."

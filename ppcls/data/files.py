@@ -1,18 +1,37 @@
 """Image files: the source of a dataset that reads them, and functions that list them."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+import stat
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from glob import glob
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from ppcls.data.text import read_lines
 from ppcls.errors import DataError
+from ppcls.progress import note
 
 IMAGE_SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".icb", ".vda", ".vst", ".avif", ".avifs"),
+    *(".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
 }
+# How an image file begins, for a file without an ending.
+_IMAGE_START = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8[79]a|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP|P[1-6]\s|"
+    rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51|.{4}ftypavi[fs]",
+    re.DOTALL,
+)
+# Folders that are not classes: those that other programs leave, and the parts of a dataset.
+_LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
+_TRAIN_PARTS, _EVAL_PARTS = {"train", "training"}, {"val", "valid", "validation", "eval", "test", "testing"}
+_TRIED = 1000  # files of a list that are looked for when it is opened
 
 
 @dataclass(frozen=True)
@@ -30,8 +49,12 @@ class Files:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
-        with open(self.paths[index], "rb") as file:
-            return file.read()
+        path = self.paths[index]
+        try:
+            with open(path, "rb") as file:
+                return file.read()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, f"{error.strerror}{other_form_hint(path)}", path) from None
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -52,30 +75,161 @@ class Files:
         return Files([self.paths[index] for index in indices], self.list_file, lines)
 
 
-def is_image(name: str) -> bool:
-    """Return whether a file's name ends as an image's does. Hidden files are not images: they are thumbnails
-    and backups of editors."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+@dataclass(frozen=True)
+class Walk:
+    """Result of a walk. images: their paths, sorted. left_out: numbers of the other files, by ending.
+    folders: the identity of each real folder, with the path that was taken to it."""
+
+    images: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    folders: dict[object, str] = field(default_factory=dict)
+
+
+def walk(top: Path) -> Walk:
+    """Find the images in a folder and in all folders below it.
+
+    Links to folders are followed, after all that is there without them; each real folder is entered once.
+    Hidden files and folders are left out and not counted: they are thumbnails and backups of editors.
+    Raises DataError for a folder that cannot be read, and for a link that leads above `top`.
+    """
+    above = {_identity(parent) for parent in top.resolve().parents}
+    if top.is_symlink():
+        home = top.parent.resolve()
+        above |= {_identity(parent) for parent in (home, *home.parents)}
+    found = Walk()
+    pending = deque([str(top)])
+    while pending:
+        for parent, folders, files in os.walk(pending.popleft(), onerror=_refuse_folder):
+            identity = _identity(parent)
+            if identity in above:
+                raise DataError(
+                    f"{parent} is a link that leads back above {top}, to {os.path.realpath(parent)}: it "
+                    "would bring in the files of other folders. Remove it."
+                )
+            if identity in found.folders:
+                folders.clear()
+                continue
+            found.folders[identity] = parent
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            paths = (os.path.join(parent, name) for name in folders)
+            pending.extend(path for path in paths if os.path.islink(path))
+            _sort_out(parent, files, found)
+    found.images.sort()
+    return found
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise DataError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+
+
+def _identity(folder: str | Path) -> object:
+    """Return what two paths to the same folder have in common."""
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(folder)
+
+
+def _sort_out(parent: str, names: Iterable[str], found: Walk) -> None:
+    for name in names:
+        path, ending = os.path.join(parent, name), os.path.splitext(name)[1].lower()
+        if name.startswith("."):
+            continue
+        if ending in IMAGE_SUFFIXES or (ending in ("", ".") and _begins_as_image(path)):
+            found.images.append(path)
+        else:
+            found.left_out[ending if ending.strip(".") else "without an ending"] += 1
+
+
+def _begins_as_image(path: str) -> bool:
+    """Return whether a file's first bytes are an image's. A file that cannot be read counts as one, so that
+    it is missed."""
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            return False
+        with open(path, "rb") as file:
+            return _IMAGE_START.match(file.read(32)) is not None
+    except OSError:
+        return True
+
+
+def note_left_out(folder: str | Path, left_out: Counter[str]) -> None:
+    """Print how many files of a folder were left out, by their endings."""
+    count = sum(left_out.values())
+    if count:
+        kinds = sorted(left_out.items(), key=lambda item: (-item[1], item[0]))
+        parts = [f"{number} {kind}" for kind, number in kinds[:10]]
+        if len(kinds) > 10:
+            parts.append(f"{sum(number for _, number in kinds[10:])} of {len(kinds) - 10} other endings")
+        note(f"{folder}: {count} {'file' if count == 1 else 'files'} left out: {', '.join(parts)}")
 
 
 def list_images(folder: Path) -> list[str]:
-    """Return the image files in a folder and in all folders below it, sorted. Hidden folders are left out."""
-    found: list[str] = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found.extend(os.path.join(parent, name) for name in files if is_image(name))
-    return sorted(found)
+    """Return the images in a folder and in all folders below it, sorted (see `walk`), and print how many
+    files were left out."""
+    found = walk(folder)
+    note_left_out(folder, found.left_out)
+    return found.images
 
 
 def list_direct_images(folder: Path) -> list[str]:
     """Return the image files in the folder itself, sorted."""
-    return sorted(str(path) for path in folder.iterdir() if is_image(path.name) and not path.is_dir())
+    found = Walk()
+    _sort_out(str(folder), (entry.name for entry in _entries(folder) if not entry.is_dir()), found)
+    return sorted(found.images)
 
 
-def list_class_folders(root: Path) -> list[str]:
+def _entries(folder: Path) -> list[Path]:
+    """Return what a folder holds and is not hidden. Raises DataError for a class that is a broken link."""
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    for entry in entries:
+        if entry.is_symlink() and not entry.suffix and not entry.exists():
+            raise DataError(f"{entry} is a link to {os.readlink(entry)}, which does not exist. Remove it.")
+    return entries
+
+
+def list_class_folders(root: Path, known: Collection[str] = ()) -> list[str]:
     """Return the names of the folders in `root`, sorted: the classes in the order of the labels. Hidden
-    folders are left out."""
-    return sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    folders are left out.
+
+    known: names that are classes for certain. Raises DataError for other folders that are not classes: what
+    another program left there, or the parts of a dataset.
+    """
+    names = sorted(entry.name for entry in _entries(root) if entry.is_dir())
+    unknown = [name for name in names if name not in known]
+    for name in unknown:
+        if name in _LEFTOVERS:
+            raise DataError(f"{root / name} is not a class: another program left this folder. Remove it.")
+    parts = [[name for name in unknown if name.lower() in kind] for kind in (_TRAIN_PARTS, _EVAL_PARTS)]
+    if all(parts):
+        train, evaluation = root / parts[0][0], root / parts[1][0]
+        raise DataError(
+            f"{root} holds the folders {train.name} and {evaluation.name}: the parts of a dataset, not its "
+            f"classes. Give one part: {train} to train (data.train_root), {evaluation} to evaluate "
+            "(data.eval_root)."
+        )
+    return names
+
+
+def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, list[str]]:
+    """Return the images of each class folder of `root`, and print how many files were left out.
+
+    Raises DataError for a folder that links bring into two classes, and as `walk` does.
+    """
+    images: dict[str, list[str]] = {}
+    left_out = Counter({"beside the class folders": len(list_direct_images(root))})
+    class_of: dict[object, tuple[str, str]] = {}
+    for name in folders:
+        found = walk(root / name)
+        for identity, path in found.folders.items():
+            other, other_path = class_of.setdefault(identity, (name, path))
+            if other != name:
+                raise DataError(
+                    f"The classes {other!r} and {name!r} share a folder: {other_path} and {path} are the "
+                    "same. An image has one class: remove one of the links."
+                )
+        images[name] = found.images
+        left_out += found.left_out
+    note_left_out(root, left_out)
+    return images
 
 
 def find_images(pattern: str) -> list[str]:
@@ -85,14 +239,36 @@ def find_images(pattern: str) -> list[str]:
     if path.is_file():
         return [pattern]
     if path.is_dir():
-        found = list_images(path)
-        if not found:
+        images = list_images(path)
+        if not images:
             raise DataError(f"The folder {path} holds no image ({', '.join(sorted(IMAGE_SUFFIXES))}).")
-        return found
-    found = sorted({name for name in glob(pattern, recursive=True) if Path(name).is_file()})
-    if not found:
-        raise DataError(f"There is no image, folder or match for {pattern!r}.")
-    return found
+        return images
+    # Links may lead a pattern with ** to the same file by several paths: the shortest one is kept.
+    matches = sorted(set(glob(pattern, recursive=True)), key=lambda name: (len(name), name))
+    files: dict[object, str] = {}
+    for name in filter(os.path.isfile, matches):
+        files.setdefault((_identity(os.path.dirname(name) or "."), os.path.basename(name)), name)
+    folders = [name for name in matches if os.path.isdir(name)]
+    if folders and "**" not in pattern:
+        note(f"{pattern}: {len(folders)} folders match too, and are not searched: '**' searches them")
+    if not files:
+        raise DataError(f"There is no image, folder or match for {pattern!r}{other_form_hint(pattern)}.")
+    return sorted(files.values())
+
+
+def other_form_hint(path: str) -> str:
+    """Return the end of an error about a missing file: that its name is there in another Unicode form."""
+    parts = () if path.isascii() else Path(path).parts
+    forms: tuple[tuple[Literal["NFC", "NFD"], str], ...] = (("NFC", "composed"), ("NFD", "decomposed"))
+    for form, letters in forms:
+        for start in range(len(parts)):
+            other = Path(*parts[:start], *(unicodedata.normalize(form, part) for part in parts[start:]))
+            if str(other) != path and other.exists():
+                return (
+                    f"; the same name with {letters} letters ({form}) is there: macOS decomposes letters "
+                    "with accents. Write both names in the same Unicode form"
+                )
+    return ""
 
 
 def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
@@ -101,21 +277,47 @@ def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
     The label is the last word of the line, so that paths may contain spaces. Backslashes count as slashes.
     Raises DataError for a file that cannot be read, and for a line without a path or a label.
     """
-    try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{list_file} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{list_file} is not UTF-8 text: {error}. Save it as UTF-8.") from error
-    for number, line in enumerate(text.split("\n"), 1):
-        fields = line.strip().rsplit(None, 1)
+    labels: dict[str, int] = {}  # few words for many lines
+    for number, line in enumerate(read_lines(list_file), 1):
+        fields = line.rsplit(None, 1)
         if not fields:
             continue
-        label = fields[-1]
-        is_label = label.isdecimal() and label.isascii() and len(label) < 10
-        if len(fields) == 1 or not is_label or "\0" in line:
+        word = fields[-1]
+        label = labels.get(word)
+        if label is None and word.isdecimal() and word.isascii() and len(word) < 10:
+            label = labels[word] = int(word)
+        if label is None or len(fields) == 1 or "\0" in line:
             raise DataError(
                 f"{list_file}, line {number}: expected 'path label' with a whole number as the label. "
                 f"Received: {line.strip()[:200]!r}"
             )
-        yield number, fields[0].replace("\\", "/"), int(label)
+        yield number, fields[0].lstrip().replace("\\", "/"), label
+
+
+def join_paths(root: Path, paths: Iterable[str]) -> list[str]:
+    """Return str(root / path) of each path. pathlib, slow for a million, joins those that are not plain."""
+    prefix = os.path.join(str(root), "") if str(root) != "." else ""
+    return [prefix + path if _is_plain(path) else str(root / path) for path in paths]
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether a path with slashes is relative and has no component that is empty or "."."""
+    is_odd = path[0] in "./" or "//" in path or "/./" in path or path.endswith(("/", "/."))
+    return os.sep == "/" and not is_odd
+
+
+def require_some(files: Files, root: Path, cure: str) -> None:
+    """Raise DataError if none of 1,000 of a list's files exists. cure: how a user gives another root."""
+    if files.list_file is None:
+        return
+    tried = [files.paths[index] for index in np.unique(np.linspace(0, len(files) - 1, _TRIED, dtype=int))]
+    if any(map(os.path.exists, tried)):
+        return
+    hint = other_form_hint(tried[0])
+    first = tried[0].removeprefix(str(root)).lstrip("/")
+    homes = [*Path(files.list_file).absolute().parents[:2], *root.absolute().parents[:2]]
+    home = next((str(home) for home in homes if not hint and (home / first).is_file()), "DIR")
+    raise DataError(
+        f"None of {len(tried)} files of {files.list_file} exists; the first would be {tried[0]}{hint}. "
+        f"Is {root} the folder of the list's paths? Another one: {cure}{home}."
+    )

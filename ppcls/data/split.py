@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from ppcls.data.files import list_class_folders, list_direct_images, list_images
+from ppcls.data.files import list_class_folders, list_class_images, list_direct_images
 from ppcls.data.seeding import random_state
 from ppcls.errors import DataError
 
@@ -38,8 +38,7 @@ def split_folder(folder: Path, eval_share: float, seed: int) -> SplitLists:
     split = SplitLists([], [], list_class_folders(folder))
     if not split.class_names:
         raise DataError(f"{folder} holds no image. Expected: one folder for each class, with its images.")
-    for label, name in enumerate(split.class_names):
-        images = list_images(folder / name)
+    for label, (name, images) in enumerate(list_class_images(folder, split.class_names).items()):
         if not images:
             raise DataError(f"The class folder {folder / name} holds no image. Fill it or remove it.")
         count = min(max(round(eval_share * len(images)), 1), len(images) - 1)

@@ -10,7 +10,7 @@ import yaml
 from ppcls import distributed
 from ppcls.build import Log, Network, build_to_train
 from ppcls.config import CHECKPOINTS, Config
-from ppcls.data.dataset import open_split, require_split
+from ppcls.data.dataset import open_split, require_images, require_split
 from ppcls.errors import DataError, Stopped
 from ppcls.training.checkpoint import find_state, read_state, states_in
 from ppcls.training.loop import Trainer
@@ -44,6 +44,8 @@ def open_run(config: Config, requested: str | None, num_workers: int, log: Log) 
     num_classes, names = config.model.num_classes, network.class_names
     train_set = open_split(data, "train", num_classes=num_classes, class_names=names)
     eval_set = open_split(data, "eval", num_classes=num_classes, class_names=train_set.class_names)
+    require_images(train_set, data.train_root, "-o data.train_root=")
+    require_images(eval_set, data.eval_root, "-o data.eval_root=")
     network = network._replace(class_names=train_set.class_names)
     trainer = Trainer(config, network, train_set, eval_set, num_workers)
     if found is not None:
