@@ -92,6 +92,15 @@ def test_streams_keep_their_outputs(exported):
         assert np.array_equal(first, kept)
 
 
+def test_openvino_fills_its_table_of_types_before_any_thread_runs(exported, monkeypatch):
+    """Its first call in several threads at once can wait forever: 8 of 15 processes that tried it."""
+    openvino = pytest.importorskip("openvino")
+    to_dtype, calls = openvino.Type.to_dtype, []
+    monkeypatch.setattr(openvino.Type, "to_dtype", lambda kind: calls.append(kind) or to_dtype(kind))
+    open_here(exported, "openvino", streams=2)
+    assert calls
+
+
 @pytest.mark.parametrize("kind", ["onnx", "paddle"])
 def test_openvino_reads_other_formats(exported, eager, kind):
     artifact = read_artifact(exported)

@@ -10,6 +10,8 @@ from ppcls.inference.engines.engine import EngineType, RunBatch
 def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]:
     import openvino
 
+    # The first call fills a table. Two threads in it at once wait for each other forever (OpenVINO 2026.4).
+    openvino.Type.f32.to_dtype()
     options = {
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": threads * streams,
