@@ -248,6 +248,60 @@ def test_the_tool_prints_what_it_found(spoilt):
     assert run_tool("check", spoilt / "val.txt").returncode == 0
 
 
+def write_corrupt_jpeg(path):
+    """A JPEG of whole headers, with a marker in the middle of its pixels: OpenCV reads it."""
+    write_picture(path, 7, size=(150, 200))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + b"\xff\xc4\0\1" + data[len(data) // 2 + 4 :])
+
+
+def test_corrupt_pixels_that_opencv_passes_over_are_found(folder):
+    write_corrupt_jpeg(folder / "cat" / "corrupt.jpg")
+    write_picture(folder / "cat" / "sound.jpg", 8, size=(150, 200))
+    run = run_tool("check", folder)
+    assert run.returncode == 1 and "0 of them unreadable" in run.stdout and "Traceback" not in run.stderr
+    (line,) = (line for line in run.stdout.splitlines() if ".jpg" in line)
+    assert line.startswith(f"  {folder / 'cat' / 'corrupt.jpg'}: ")
+    assert re.search(r"^damaged.*: 1$", run.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "error", [AttributeError("odd"), MemoryError(), subprocess.CalledProcessError(1, "gs")]
+)
+def test_an_odd_error_of_a_decoder_does_not_end_the_check(folder, monkeypatch, error):
+    from PIL import ImageFile
+
+    load = ImageFile.ImageFile.load
+
+    def fail(image):
+        if image.size == (1, 2):
+            raise error
+        return load(image)
+
+    write_picture(folder / "cat" / "odd.png", 5, size=(2, 1))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+    dataset = open_path(folder)
+    (text,) = find_problems([(dataset, inspect_images(dataset, 2))]).unreadable
+    assert text.startswith(f"{folder / 'cat' / 'odd.png'}: ")
+
+
+def test_a_file_too_large_to_be_read_does_not_end_the_check(folder, monkeypatch):
+    def read(files, index):
+        raise MemoryError
+
+    monkeypatch.setattr("ppcls.data.files.Files.read", read)
+    inspected = inspect_images(open_path(folder), 2)
+    assert len(inspected) == 44 and all("out of memory" in item.error for item in inspected)
+
+
+def test_warnings_name_each_image(folder, monkeypatch, recwarn):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 9 * 7 - 1)
+    dataset = open_path(folder)
+    inspect_images(dataset, 2)
+    named = {str(warning.message).split(": ")[0] for warning in recwarn}
+    assert named == {dataset.where(index) for index in range(44)}
+
+
 def test_the_same_line_twice_is_a_duplicate(folder):
     (folder / "twice.txt").write_text("cat/0 x.png 0\ncat/0 x.png 0\n")
     dataset = open_path(folder / "twice.txt")

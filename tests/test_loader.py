@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
 from ppcls.data.files import Files
 from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices
+from ppcls.data.opencv import cv2
 from ppcls.data.seeding import random_state
 from ppcls.data.transforms import EvalTransform, TrainTransform, resize_short_center_crop
 from ppcls.errors import DataError
@@ -252,6 +254,44 @@ def test_a_picture_too_thin_to_resize_counts_as_unreadable(tmp_path):
     dataset = Dataset.of_files([str(tmp_path / "thin.png")])
     (batch,) = load(dataset, [np.array([0])], spec=spec, on_error="skip")
     assert "6000 x 1" in batch.unreadable[0].reason
+
+
+def no_memory(how):
+    if how == "numpy":
+        raise MemoryError
+    cv2.resize(np.zeros((8, 8, 3), np.uint8), (10**6, 10**6))  # 3 TB
+
+
+@pytest.mark.parametrize("how", ["numpy", "OpenCV"])
+def test_an_image_that_takes_too_much_memory_counts_as_unreadable(pictures, how):
+    def transform(image, index):
+        return no_memory(how) if index == 1 else EvalTransform(SPEC)(image, index)
+
+    (batch,) = load(pictures, [np.arange(3)], transform, on_error="skip")
+    assert numbers_of(batch) == [0, 2] and "out of memory at 20 x 18" in batch.unreadable[0].reason
+
+
+def test_a_file_too_large_to_be_read_counts_as_unreadable(pictures, monkeypatch):
+    read = Files.read
+    monkeypatch.setattr(
+        Files, "read", lambda files, index: no_memory("numpy") if index == 1 else read(files, index)
+    )
+    (batch,) = load(pictures, [np.arange(3)], on_error="skip")
+    assert numbers_of(batch) == [0, 2] and "out of memory" in batch.unreadable[0].reason
+
+
+def test_other_errors_of_opencv_reach_the_caller(pictures):
+    with pytest.raises(cv2.error):
+        list(load(pictures, [np.arange(3)], lambda image, index: cv2.resize(image, (0, 0)), on_error="skip"))
+
+
+def test_warnings_of_pillow_name_file_and_line(pictures, monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 20 * 18 - 1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        list(load(pictures, [np.arange(3)]))
+    names = {str(warning.message).split(": ")[0] for warning in caught}
+    assert names == {pictures.where(index) for index in range(3)}
 
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])

@@ -150,11 +150,14 @@ SETTINGS = [(256, 224), (64, 64), (37, 20), (72, 71), (256, 1), (100, 33)]
 @pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("interpolation", CODES)
 def test_a_part_of_the_resized_picture_is_that_part_of_the_whole(interpolation, antialias):
-    random = np.random.RandomState(1)
+    random, checked = np.random.RandomState(1), 0
     for number, (height, width) in enumerate(random_sizes(60 if antialias else 500)):
         short, size = SETTINGS[number % len(SETTINGS)]
         if math.prod(resized_size(height, width, short)) > 500_000:
             short, size = 40, 32
+        if is_thin(height, width, short):
+            continue  # the next test
+        checked += 1
         picture = np.frombuffer(random.bytes(height * width * 3), np.uint8).reshape(height, width, 3)
         result = resize_short_center_crop(picture, spec(short, size, interpolation, antialias))
         np.testing.assert_array_equal(
@@ -162,6 +165,60 @@ def test_a_part_of_the_resized_picture_is_that_part_of_the_whole(interpolation, 
             plain(picture, short, size, interpolation, antialias),
             err_msg=f"{height}x{width} to {short}, {size}",
         )
+    assert checked > (50 if antialias else 430)
+
+
+def is_thin(height, width, short):
+    height, width = resized_size(height, width, short)
+    return max(height, width) > 16 * min(height, width)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", CODES)
+def test_of_a_long_and_thin_picture_the_part_around_the_crop_is_resized(interpolation, antialias):
+    """To nearly the pixels of the whole: the difference is within a level, seldom more."""
+    random = np.random.RandomState(2)
+    for number in range(24):
+        height, ratio = random.randint(1, 60), random.uniform(17, 60)
+        width = math.ceil(height * ratio)
+        coarse = random.randint(0, 256, (max(2, height // 4), max(2, width // 4), 3)).astype(np.uint8)
+        picture = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+        picture = picture if number % 2 else np.ascontiguousarray(picture.transpose(1, 0, 2))
+        short, size = SETTINGS[number % 4]
+        assert is_thin(*picture.shape[:2], short)
+        result = resize_short_center_crop(picture, spec(short, size, interpolation, antialias))
+        expected = plain(picture, short, size, interpolation, antialias)
+        assert result.shape == expected.shape and result.dtype == np.uint8
+        difference = np.abs(result.astype(int) - expected)
+        # of the area, one line of the crop may begin a pixel later
+        assert (difference > 1).mean() <= (1 / size if interpolation == "area" else 0.002), picture.shape
+        assert difference.mean() < 1 and difference.max() < 80
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", CODES)
+def test_a_long_and_thin_picture_is_never_resized_whole(monkeypatch, interpolation, antialias):
+    """The whole would be 256 x 512,000 pixels and take 1.25 GB."""
+    sizes = []
+    resize_opencv, resize_pillow = cv2.resize, Image.Image.resize
+
+    def note(result, size):
+        sizes.append(math.prod(size))
+        return result
+
+    monkeypatch.setattr(
+        transforms.cv2,
+        "resize",
+        lambda *args, **options: (lambda out: note(out, out.shape[:2]))(resize_opencv(*args, **options)),
+    )
+    monkeypatch.setattr(
+        Image.Image,
+        "resize",
+        lambda *args, **options: (lambda out: note(out, out.size))(resize_pillow(*args, **options)),
+    )
+    picture = draw_picture(10, 20_000)
+    assert resize_short_center_crop(picture, spec(256, 224, interpolation, antialias)).shape == (224, 224, 3)
+    assert len(sizes) == 1 and sizes[0] < 8_000_000
 
 
 def test_only_a_part_is_resized(monkeypatch):

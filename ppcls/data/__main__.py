@@ -43,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     command = commands.add_parser(
         "check",
-        help="decode every image; report unreadable, duplicate and leaking ones",
-        description="Decode every image of the lists and folders. Report unreadable images, and images with "
-        "the same bytes: with different labels, in two sources (a leak from training to evaluation), or "
-        "twice in one. Exit code 0: nothing found; 1: something found; 2: wrong input.",
+        help="decode every image; report unreadable, damaged, duplicate and leaking ones",
+        description="Decode every image of the lists and folders. Report unreadable and damaged images, and "
+        "images with the same bytes: with different labels, in two sources (a leak from training to "
+        "evaluation), or twice in one. Exit code 0: nothing found; 1: something found; 2: wrong input.",
     )
     command.add_argument(
         "sources", nargs="+", type=Path, metavar="LIST_OR_FOLDER", help="a list file, or a folder of images"
@@ -128,6 +128,7 @@ def check(args: argparse.Namespace) -> int:
     for title, texts in (
         ("class folders without an image", findings.empty),
         ("unreadable", findings.unreadable),
+        ("damaged JPEG data, read with wrong pixels", findings.damaged),
         ("conflicts, the same bytes with different labels", findings.conflicts),
         ("leaks, the same bytes in two sources", findings.leaks),
         ("duplicates, the same bytes twice in a source", findings.duplicates),

@@ -1,7 +1,8 @@
-"""Check datasets before training: unreadable images, duplicates, leaks and conflicting labels."""
+"""Check datasets before training: unreadable and damaged images, duplicates, leaks and conflicting labels."""
 
 import hashlib
 import statistics
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,18 +13,20 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls.data.dataset import Dataset
-from ppcls.data.decode import decode
+from ppcls.data.decode import decode, find_jpeg_damage
 from ppcls.errors import DataError
 
 _CHUNK = 1024  # images handed to the threads at a time
 
 
 class Inspected(NamedTuple):
-    """Result for one image: the `digest` of its bytes and its height and width; or the `error`."""
+    """Result for one image: the `digest` of its bytes and its height and width; or the `error`.
+    damage: what a second decoder says of pixels that are read all the same."""
 
     digest: bytes
     size: tuple[int, int]
     error: str | None = None
+    damage: str | None = None
 
 
 def inspect_images(
@@ -32,7 +35,8 @@ def inspect_images(
     """Read and decode every image with `num_workers` threads. `progress` is called with 1 after each one."""
     found = []
     inspect = partial(_inspect, dataset)
-    with ThreadPoolExecutor(num_workers) as pool:
+    with warnings.catch_warnings(), ThreadPoolExecutor(num_workers) as pool:
+        warnings.filterwarnings("always", module="PIL")  # for each image, not only for the first
         for start in range(0, len(dataset), _CHUNK):
             for inspected in pool.map(inspect, range(start, min(start + _CHUNK, len(dataset)))):
                 found.append(inspected)
@@ -43,12 +47,15 @@ def inspect_images(
 def _inspect(dataset: Dataset, index: int) -> Inspected:
     try:
         data = dataset.read(index)
-        height, width = decode(data).shape[:2]
+        height, width = decode(data, dataset.where(index)).shape[:2]
+        damage = find_jpeg_damage(data)
     except DataError as error:
         return Inspected(b"", (0, 0), str(error))
     except OSError as error:
         return Inspected(b"", (0, 0), error.strerror or str(error))
-    return Inspected(hashlib.blake2b(data, digest_size=16).digest(), (height, width))
+    except MemoryError:
+        return Inspected(b"", (0, 0), "out of memory while the file is read")
+    return Inspected(hashlib.blake2b(data, digest_size=16).digest(), (height, width), damage=damage)
 
 
 @dataclass(frozen=True)
@@ -66,17 +73,19 @@ class Summary:
 
 @dataclass(frozen=True)
 class Findings:
-    """Texts, one for each class folder without an image, each unreadable image, and each group of images
-    with the same bytes."""
+    """Texts, one for each class folder without an image, each unreadable or damaged image, and each group of
+    images with the same bytes."""
 
     empty: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    damaged: list[str] = field(default_factory=list)  # read, but with corrupt pixels
     conflicts: list[str] = field(default_factory=list)  # same bytes, different labels
     leaks: list[str] = field(default_factory=list)  # same bytes in two datasets
     duplicates: list[str] = field(default_factory=list)  # same bytes twice in one dataset
 
     def __len__(self) -> int:
-        return sum(map(len, (self.empty, self.unreadable, self.conflicts, self.leaks, self.duplicates)))
+        kinds = (self.empty, self.unreadable, self.damaged, self.conflicts, self.leaks, self.duplicates)
+        return sum(map(len, kinds))
 
 
 def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
@@ -98,9 +107,9 @@ def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
 
 
 def find_problems(inspections: Sequence[tuple[Dataset, Sequence[Inspected]]]) -> Findings:
-    """Find class folders without an image, unreadable images, and groups of images with the same bytes: with
-    different labels, in two datasets, or twice in one. A group is listed under each kind that it belongs
-    to."""
+    """Find class folders without an image, unreadable and damaged images, and groups of images with the same
+    bytes: with different labels, in two datasets, or twice in one. A group is listed under each kind that it
+    belongs to."""
     findings = Findings()
     groups: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for number, (dataset, inspected) in enumerate(inspections):
@@ -113,6 +122,8 @@ def find_problems(inspections: Sequence[tuple[Dataset, Sequence[Inspected]]]) ->
                 groups[item.digest].append((number, index))
             else:
                 findings.unreadable.append(f"{dataset.where(index)}: {item.error}")
+            if item.damage is not None:
+                findings.damaged.append(f"{dataset.where(index)}: {item.damage}")
     for members in groups.values():
         if len(members) == 1:
             continue

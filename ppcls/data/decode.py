@@ -7,41 +7,72 @@ allocate 2 GB or crash, and the missing part of a BMP is filled in.
 """
 
 import io
-import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from ppcls.data import formats, side_data
 from ppcls.data.opencv import IS_LIMITED, cv2
 from ppcls.errors import DataError
 
-# Exceptions that Pillow's readers raise for a damaged file.
-_BROKEN = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, RuntimeError, LookupError, ArithmeticError),
-    *(struct.error, Image.DecompressionBombError),
-)
+_JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_BAND = 1 << 22  # pixels that are copied out of Pillow's memory at a time
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE = 258, 262, 339  # tags
+_NO_RANGE = {2: "signed ", 3: "floating-point "}  # kinds of a TIFF's samples
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decode an image file's bytes to RGB uint8 [H, W, 3], turned upright by its EXIF orientation.
+def decode(data: bytes, where: str = "") -> np.ndarray:
+    """Decode an image file's bytes to RGB uint8 [H, W, 3], turned upright as its EXIF or XMP data state.
 
     Returns the first frame of an animation, and the high byte of 16-bit values. Transparency is dropped.
-    Raises DataError for bytes that are not an image, a truncated image, or more than MAX_PIXELS pixels. (A
-    JPEG that was cut off and then given an end marker cannot be distinguished from a whole one.)
+    where: what Pillow's warnings call the image.
+    Raises DataError, and nothing else, for bytes that are not an image, a truncated image, more than
+    MAX_PIXELS pixels or too little memory. (A JPEG that was cut off and then given an end marker cannot be
+    distinguished from a whole one.)
     """
     if not data:
         raise DataError("the file is empty")
-    if data[:3] == b"\xff\xd8\xff":
-        _refuse_zeros_for_an_end(data)
-        if not IS_LIMITED:
-            _refuse_too_many_pixels(data)
+    image = _decode_opencv(data) if data.startswith(side_data.JPEG) else None
+    if image is not None:
+        orientation = side_data.jpeg_orientation(data)
+    else:
+        with _name_warnings(where):
+            image, orientation = _decode_pillow(data)
+    try:
+        return side_data.turn_upright(image, orientation)
+    except cv2.error as error:
+        raise DataError(f"out of memory at {image.shape[1]} x {image.shape[0]} pixels") from error
+
+
+def find_jpeg_damage(data: bytes) -> str | None:
+    """Return why Pillow refuses the pixels of a JPEG file; None if it reads them, or for another format.
+
+    OpenCV fills up corrupt pixel data and returns an image.
+    """
+    if data.startswith(side_data.JPEG):
         try:
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-        except cv2.error:  # too many pixels
-            image = None
-        if image is not None:
-            return image
-    return _decode_pillow(data)
+            with _open_pillow(side_data.separate(data).pixels) as image:
+                image.draft(None, (1, 1))  # at an eighth of the size: quicker, and all data are read
+                image.load()
+        except DataError as error:
+            return str(error)
+    return None
+
+
+def _decode_opencv(jpeg: bytes) -> np.ndarray | None:
+    _refuse_zeros_for_an_end(jpeg)
+    if not IS_LIMITED:
+        _refuse_too_many_pixels(jpeg)
+    try:
+        return cv2.imdecode(np.frombuffer(jpeg, np.uint8), _JPEG_FLAGS)
+    except cv2.error:  # too many pixels, or too little memory
+        return None
 
 
 def _refuse_zeros_for_an_end(jpeg: bytes) -> None:
@@ -49,41 +80,119 @@ def _refuse_zeros_for_an_end(jpeg: bytes) -> None:
     grey."""
     if jpeg[-2:] != b"\0\0":
         return
-    scan = 2
-    while jpeg[scan : scan + 2] not in (b"\xff\xda", b""):  # over the segments before the pixel data
-        scan += 2 + int.from_bytes(jpeg[scan + 2 : scan + 4], "big")
-    if jpeg.find(b"\xff\xd9", scan) < 0:
+    ends = [start for _, start, _ in side_data.jpeg_segments(jpeg)]
+    if jpeg.find(b"\xff\xd9", ends[-1] if ends else 0) < 0:
         raise DataError("the image is truncated: it ends in zeros")
 
 
 def _refuse_too_many_pixels(data: bytes) -> None:
     """Raise DataError if the file's header states too many pixels. Pillow checks this on opening."""
     try:
-        Image.open(io.BytesIO(data)).close()
-    except Image.DecompressionBombError as error:
-        raise DataError(str(error)) from error
-    except _BROKEN:  # OpenCV may still read it
-        return
+        with _open_pillow(data):
+            pass
+    except DataError as error:
+        if isinstance(error.__cause__, Image.DecompressionBombError):
+            raise  # what else Pillow refuses, OpenCV may still read
 
 
-def _decode_pillow(data: bytes) -> np.ndarray:
+def _decode_pillow(data: bytes) -> tuple[np.ndarray, int]:
+    """Return the image as it is stored, and its orientation."""
+    other = formats.name_other(data)
+    if other is not None:
+        raise DataError(other)
+    pixels, exifs, xmps = side_data.separate(data)
+    with _open_pillow(pixels) as image:
+        if image.format == "JPEG2000":
+            _refuse_cut_jpeg2000(data)
+        image.load()
+        exifs += _as_bytes(image, "exif")
+        xmps += _as_bytes(image, "xmp", "XML:com.adobe.xmp")
+        rgb = _to_rgb(image)
+    return rgb, side_data.find_orientation(exifs, xmps)
+
+
+def _refuse_cut_jpeg2000(data: bytes) -> None:
+    """Raise DataError if the pixels' box has no end marker. Pillow reads a part of them, as a blurred
+    image."""
+    if data.find(b"\xff\xd9", max(0, data.find(b"jp2c"))) < 0:
+        raise DataError("the image is truncated: its end marker is missing")
+
+
+@contextmanager
+def _open_pillow(data: bytes) -> Iterator[Image.Image]:
+    """Open an image with Pillow. All exceptions, also those of the block, become DataError: Pillow's readers
+    meet damage unprepared, and raise what they happen to."""
+    size = "an unknown size"
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
-                raise DataError("32-bit pixels have no known range; save the image with 8 or 16 bits")
-            try:
-                upright = ImageOps.exif_transpose(image)
-            except SyntaxError:  # unreadable EXIF data is ignored, as OpenCV does
-                upright = image
-            return _to_rgb(upright)
+        with Image.open(io.BytesIO(data), formats=formats.read_formats()) as image:
+            size = f"{image.width} x {image.height} pixels"
+            yield image
+    except DataError:
+        raise
     except UnidentifiedImageError:
-        raise DataError("not an image, or of a format that neither OpenCV nor Pillow can read") from None
-    except _BROKEN as error:
+        raise DataError(formats.name_unread(data)) from None
+    except MemoryError as error:
+        raise DataError(f"out of memory at {size}") from error
+    except Exception as error:
         raise DataError(str(error) or type(error).__name__) from error
 
 
+def _as_bytes(image: Image.Image, *keys: str) -> list[bytes]:
+    values = (image.info.get(key) for key in keys)
+    texts = (value.encode(errors="replace") if isinstance(value, str) else value for value in values)
+    return [text for text in texts if isinstance(text, bytes)]
+
+
 def _to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits; convert("RGB") would clip the values
-        return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    return np.asarray(image.convert("RGB"))
+    """Return a loaded image's pixels, uint8 [H, W, 3]. Bands of it are converted one after the other, so that
+    a large image is in memory twice, not four times."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    bits, sample = tags.get(_TIFF_BITS, (16,))[0], tags.get(_TIFF_SAMPLE, (1,))[0]
+    is_deep = image.mode.startswith("I")  # more than 8 bits of grey
+    if image.mode == "F" or (is_deep and (bits > 16 or sample in _NO_RANGE)):
+        bits, name = (bits, _NO_RANGE.get(sample, "")) if tags else (32, _NO_RANGE[3])
+        raise DataError(f"{bits}-bit {name}pixels have no known range; save the image with 8 or 16 bits")
+    out = np.empty((image.height, image.width, 3), np.uint8)
+    if not out.size:
+        raise DataError("the image has no pixels")
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(top + rows, image.height)))
+        if is_deep:  # convert("RGB") would clip the values
+            out[top : top + rows] = (np.asarray(band) >> (bits - 8))[..., None]
+        else:
+            out[top : top + rows] = np.asarray(band if band.mode == "RGB" else band.convert("RGB"))
+    is_negative = is_deep and tags.get(_TIFF_PHOTOMETRIC) == 0  # which Pillow passes over
+    return cv2.bitwise_not(out) if is_negative else out
+
+
+_decoded = threading.local()  # its `where`: what warnings call the image that this thread decodes
+
+
+@contextmanager
+def _name_warnings(where: str) -> Iterator[None]:
+    """Have this thread's warnings begin with the image's name."""
+    global _show_unnamed
+    if where and warnings.showwarning is not _show_named:
+        _show_unnamed, warnings.showwarning = warnings.showwarning, _show_named
+    _decoded.where = where
+    try:
+        yield
+    finally:
+        _decoded.where = ""
+
+
+_show_unnamed = warnings.showwarning
+
+
+def _show_named(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    where = getattr(_decoded, "where", "")
+    named = category(f"{where}: {message}") if where else message
+    _show_unnamed(named, category, filename, lineno, file, line)

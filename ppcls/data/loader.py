@@ -13,6 +13,7 @@ import numpy as np
 from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
+from ppcls.data.opencv import cv2
 from ppcls.data.seeding import MIXING, random_state
 from ppcls.data.transforms import Normalizer
 from ppcls.errors import DataError
@@ -46,10 +47,21 @@ class Batch(NamedTuple):
     unreadable: list[Unreadable]
 
 
-def fill_slot(data: bytes, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray) -> None:
+def fill_slot(
+    data: bytes, index: int, transform: Transform, normalize: Normalizer, out: np.ndarray, where: str = ""
+) -> None:
     """Decode, transform and normalise an image's bytes into `out`, its slot of a batch, float32 [3, S, S].
-    Raises DataError for bytes that are not an image."""
-    normalize(transform(decode(data), index), out)
+
+    where: what Pillow's warnings call the image. Raises DataError for bytes that are not an image, and for
+    an image that needs too much memory.
+    """
+    image = decode(data, where)
+    try:
+        normalize(transform(image, index), out)
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise
+        raise DataError(f"out of memory at {image.shape[1]} x {image.shape[0]} pixels") from error
 
 
 def empty_batch(count: int, preprocessing: Preprocessing) -> np.ndarray:
@@ -148,13 +160,15 @@ def _load_image(
 ) -> Unreadable | None:
     """Load one image into `out`. Returns why it is unreadable, or None."""
     try:
-        fill_slot(dataset.read(index), index, transform, normalize, out)
+        fill_slot(dataset.read(index), index, transform, normalize, out, dataset.where(index))
         if finish is not None:
             finish(out, index)
     except DataError as error:
         reason = str(error)
     except OSError as error:
         reason = error.strerror or str(error)
+    except MemoryError:
+        reason = "out of memory while the file is read"
     else:
         return None
     return Unreadable(index, dataset.name(index), dataset.where(index), reason)

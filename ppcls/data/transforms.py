@@ -23,6 +23,9 @@ _INTERPOLATIONS = {
     "area": (cv2.INTER_AREA, 1, Image.Resampling.BOX),
     "lanczos": (cv2.INTER_LANCZOS4, 4, Image.Resampling.LANCZOS),
 }
+# Above this ratio of the sides, only the part of an image around the crop is resized. This moves some of its
+# pixels by a level, few by more. All other images, panoramas too, keep the pixels of the whole.
+_LONG_AND_THIN = 16
 
 
 def resize(image: np.ndarray, height: int, width: int, interpolation: str, antialias: bool) -> np.ndarray:
@@ -53,34 +56,66 @@ def resize_short_center_crop(image: np.ndarray, preprocessing: Preprocessing) ->
         )
     top, left = (height - size) // 2, (width - size) // 2
     if (height, width) != image.shape[:2]:
+        if max(height, width) > _LONG_AND_THIN * min(height, width):
+            return _resize_part(image, height, width, size, interpolation, preprocessing.antialias)
         if preprocessing.antialias:
             image = resize(image, height, width, interpolation, antialias=True)
         else:
-            image = _resize_top_left(image, height, width, top + size, left + size, interpolation)
+            code, reach, _ = _INTERPOLATIONS[interpolation]
+            if reach is None:
+                image = cv2.resize(image, (width, height), interpolation=code)
+            else:
+                scales = height / image.shape[0], width / image.shape[1]
+                image = _resize_top_left(image, scales, top + size, left + size, code, reach)
     return image[top : top + size, left : left + size]
 
 
 def _resize_top_left(
-    image: np.ndarray, height: int, width: int, need_height: int, need_width: int, interpolation: str
+    image: np.ndarray, scales: tuple[float, float], need_height: int, need_width: int, code: int, reach: int
 ) -> np.ndarray:
-    """Return the same pixels as OpenCV's resize to [height, width], but only the first rows and columns.
+    """Return the same pixels as OpenCV's resize by `scales` of the height and width, but only the first rows
+    and columns.
 
     The scale is passed as a factor, so that it is the scale of the whole image. The resized part of the
     image is large enough that its edge does not change the needed pixels.
     """
-    code, reach, _ = _INTERPOLATIONS[interpolation]
-    if reach is None:
-        return cv2.resize(image, (width, height), interpolation=code)
-    rows = _source_extent(image.shape[0], height, need_height, reach)
-    columns = _source_extent(image.shape[1], width, need_width, reach)
-    scale_x, scale_y = width / image.shape[1], height / image.shape[0]
-    return cv2.resize(image[:rows, :columns], (0, 0), fx=scale_x, fy=scale_y, interpolation=code)
+    rows, columns = (
+        min(source, math.ceil((needed + 1) / scale) + reach + 1)
+        for source, needed, scale in zip(image.shape, (need_height, need_width), scales, strict=False)
+    )
+    return cv2.resize(image[:rows, :columns], (0, 0), fx=scales[1], fy=scales[0], interpolation=code)
 
 
-def _source_extent(source: int, target: int, needed: int, reach: int) -> int:
-    """Return how many of `source` pixels are enough for the first `needed` of `target` resized pixels."""
-    step = source / target
-    return min(source, math.ceil(needed * step + step) + reach + 1)
+def _resize_part(
+    image: np.ndarray, height: int, width: int, size: int, interpolation: str, antialias: bool
+) -> np.ndarray:
+    """Return the centre [size, size] of the image resized to [height, width]; resize only what it needs.
+
+    OpenCV has no box of fractions of pixels: the part begins where the resized pixels of the part and of the
+    whole image nearly coincide.
+    """
+    code, reach, pillow_filter = _INTERPOLATIONS[interpolation]
+    scales = height / image.shape[0], width / image.shape[1]
+    top, left = (height - size) // 2, (width - size) // 2
+    if antialias:
+        # of the short side all: Pillow rounds a box, which may move its edges to the next pixel
+        y, x, rows, columns = (0, left, height, size) if width > height else (top, 0, size, width)
+        right, bottom = (x + columns) / scales[1], (y + rows) / scales[0]
+        box = (x / scales[1], y / scales[0], min(right, image.shape[1]), min(bottom, image.shape[0]))
+        part = np.asarray(Image.fromarray(image).resize((columns, rows), pillow_filter, box))
+        return part[top - y : top - y + size, left - x : left - x + size]
+    reach = 2 if reach is None else reach
+    y, x = (_part_start(offset, scale, reach) for offset, scale in zip((top, left), scales, strict=True))
+    top, left = top - round(y * scales[0]), left - round(x * scales[1])
+    part = _resize_top_left(image[y:, x:], scales, top + size, left + size, code, reach)
+    return part[top : top + size, left : left + size]
+
+
+def _part_start(offset: int, scale: float, reach: int) -> int:
+    """Return a source pixel before those of resized pixel `offset` that nearly begins a resized pixel."""
+    last = max(0, math.floor((offset - 1) / scale) - reach - 1)
+    starts = range(max(0, last - 1000), last + 1)
+    return min(starts, key=lambda start: abs(start * scale - round(start * scale)))
 
 
 def random_resized_crop(
