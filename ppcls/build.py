@@ -11,6 +11,7 @@ from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.errors import ConfigError, WeightsError
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights import WeightsInfo, load_weights
+from ppcls.weights.identify import START
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -51,7 +52,7 @@ def build_to_run(config: Config, log: Log) -> Network:
     given_names = given_class_names(config)
     _start(config, log)
     model = _empty_model(config)
-    info = load_weights(model, weights, config.model.variant)
+    info = load_weights(model, weights, config.model.variant, averaged=config.model.averaged)
     log_weights(info, log)
     return _complete(config, model, info, given_names, log)
 
@@ -85,8 +86,15 @@ def build_to_train(config: Config, log: Log, start: WeightsInfo | None = None) -
         log("training starts from random weights (train.start_from is null)")
         return _complete(config, _fresh_model(config), None, given_names, log)
     model = _fresh_model(config) if train.reset_head else _empty_model(config)
-    variant = train.start_variant
-    info = load_weights(model, source, variant, train.reset_head, source_model=source_model)
+    info = load_weights(
+        model,
+        source,
+        train.start_variant,
+        train.reset_head,
+        source_model=source_model,
+        averaged=train.start_averaged,
+        options=START,
+    )
     log(f"training starts from {train.start_from} (train.start_from)")
     log_weights(info, log)
     return _complete(config, model, info, given_names, log)
@@ -133,7 +141,8 @@ def _complete(
     config: Config, model: "nn.Layer", info: WeightsInfo | None, given: ClassNames | None, log: Log
 ) -> Network:
     own = info.preprocessing if info else None
-    preprocessing = resolve_preprocessing(config.data.preprocessing, own, log)
+    assumed = info.assumed if info else None
+    preprocessing = resolve_preprocessing(config.data.preprocessing, own, log, assumed)
     published_size = MODELS[config.model.name].image_size
     if info is not None and own is None and preprocessing.crop_size != published_size:
         log(
@@ -151,9 +160,24 @@ def log_weights(info: WeightsInfo, log: Log) -> None:
         log(f"note: {note}")
 
 
-def resolve_preprocessing(given: PreprocessingConfig, own: Preprocessing | None, log: Log) -> Preprocessing:
-    """Return the options given, completed by those that the weights were made for; log each difference."""
-    preprocessing = given.resolve(own)
+def resolve_preprocessing(
+    given: PreprocessingConfig, own: Preprocessing | None, log: Log, assumed: Preprocessing | None = None
+) -> Preprocessing:
+    """Return the options given, completed by those that the weights were made for; log each difference.
+
+    assumed: what completes them if the weights do not state their own, which is logged.
+    """
+    preprocessing = given.resolve(own or assumed)
+    open_values = [
+        f"{item.name} {getattr(preprocessing, item.name)}"
+        for item in fields(Preprocessing)
+        if own is None and getattr(given, item.name) is None
+    ]
+    if open_values:
+        log(
+            f"note: the weights do not state their preprocessing; assumed: {', '.join(open_values)} "
+            "(data.preprocessing replaces it)"
+        )
     for item in fields(Preprocessing) if own is not None else ():
         made_for, used = getattr(own, item.name), getattr(preprocessing, item.name)
         if made_for != used:

@@ -57,6 +57,7 @@ class ModelConfig:
     num_classes: Classes = 1000
     weights: str | None = None  # to evaluate, export and run: a file, a URL, "pretrained", or null
     variant: str | None = None  # tag of the published weights, if the file does not identify them
+    averaged: bool = True  # of a checkpoint with a moving average of the weights: take it, not the raw ones
     bn_momentum: Rate | None = None  # weight of the old statistics; null: the network's own
     dropout: Rate | None = None  # null: the network's own
     drop_connect: Rate | None = None  # rate of the last block; null: the network's own
@@ -144,6 +145,7 @@ class TrainConfig:
     epochs: Count = 100
     start_from: str | None = None  # pretrained, a model's name, a file, a URL, a run's folder; null: random
     start_variant: str | None = None  # tag of its published weights, if the file does not identify them
+    start_averaged: bool = True  # as model.averaged, of train.start_from
     reset_head: bool = False  # replace the classifier of train.start_from, as for other classes
     label_smoothing: Rate = 0.0
     freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"

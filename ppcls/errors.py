@@ -1,6 +1,6 @@
 """Errors about the user's input: config, images, weights. Tools print them without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -40,6 +40,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f"did you mean {by_lower[close[0]]}?"
     return f"choose from {', '.join(choices)}."
+
+
+def first_few(names: Sequence[object], count: int = 5) -> str:
+    """Return the first names in a line, each shortened, and dots if there are more."""
+    return ", ".join(str(name)[:200] for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
 def first_line(error: BaseException) -> str:

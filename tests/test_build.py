@@ -124,7 +124,7 @@ def test_training_starts_from_the_published_weights_of_a_model_with_the_same_lay
     assert network.model.model_name == "Tiny32"
     assert_same(network.model, drawn(1))
     assert fetched == ["https://host/Tiny"]
-    assert "tests/Tiny," in network.weights.source and network.weights.license == "MIT"
+    assert "tests/Tiny, " in network.weights.source and network.weights.license == "MIT"
     assert " Tiny " in lines and "train.start_from" in lines
     fetched.clear()
     train_from("pretrained", model="Tiny32")

@@ -223,7 +223,9 @@ HOW: dict[str, Run | str] = {
     # docs/weights.md
     f"{B0} -o model.variant=lukemelas/aa -o data.preprocessing=null": NETWORK,
     "python tools/convert_weights.py INPUT OUTPUT -m MODEL [--to ppcls|paddleclas|torchvision|timm] "
-    "[--variant TAG]": Run(words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG]": "--to timm"}),
+    "[--variant TAG] [--raw]": Run(
+        words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG] [--raw]": "--to timm"}
+    ),
     # docs/models
     B0: Run("--engine eager"),
     "python tools/model_zoo.py --measured output/EfficientNetB0": Run(after=(B0,)),

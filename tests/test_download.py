@@ -481,6 +481,90 @@ except WeightsError as error:
 """
 
 
+class NoLock:
+    """A lock as on a file system that does not honour it between machines."""
+
+    def __init__(self, path):
+        pass
+
+    def acquire(self, timeout):
+        pass
+
+    def release(self):
+        pass
+
+
+def test_without_locks_each_has_a_part_of_its_own(site, cache, monkeypatch):
+    """Both append at the same time; the file has no hash to check."""
+    monkeypatch.setattr(download, "FileLock", NoLock)
+    url = site.plan("/w.pth", Reply(cut=60_000), then=Reply(hold=100_000))
+    monkeypatch.setattr(download, "TRIES", 1)
+    with pytest.raises(WeightsError):
+        fetch([url], sha256=None, size=None)
+    monkeypatch.setattr(download, "TRIES", 5)
+    results = []
+    both = [
+        threading.Thread(target=lambda: results.append(fetch([url], sha256=None, size=None)))
+        for _ in range(2)
+    ]
+    for thread in both:
+        thread.start()
+    wait_for(lambda: len(site.asked) == 3 and len(list(cache.glob("w.pth.*.part"))) == 2)
+    site.gate.set()
+    for thread in both:
+        thread.join()
+    assert results == [cache / "w.pth"] * 2 and results[0].read_bytes() == BODY
+    assert sorted(map(str, site.ranges())) == ["None", "None", "bytes=60000-"]  # one had the part
+    assert names(cache) == ["w.pth", "w.pth.json"]
+
+
+def test_a_stranded_part_is_adopted_when_its_owner_is_gone(site, cache, monkeypatch):
+    monkeypatch.setattr(download, "TRIES", 1)
+    url = site.plan("/w.pth", Reply(cut=100_000))
+    with pytest.raises(WeightsError):
+        fetch_body(url)
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here, elsewhere = f"{socket.gethostname()}-{ended.pid}-ab", "node-7-5-ab"
+    mine = f"{socket.gethostname()}-{os.getpid()}-cd"
+    for owner, age, resumed in (
+        (here, 0, True),
+        (elsewhere, 999, True),
+        (elsewhere, 0, False),
+        (mine, 999, False),
+    ):
+        site.asked.clear()
+        part = cache / f"w.pth.{owner}.part"
+        (cache / "w.pth.part").rename(part)
+        (cache / "w.pth.part.json").rename(cache / f"{part.name}.json")
+        os.utime(part, (time.time() - age,) * 2)
+        assert fetch_body(url).read_bytes() == BODY
+        assert site.ranges() == ["bytes=100000-" if resumed else None]
+        assert part.exists() != resumed
+        for path in cache.iterdir():
+            path.unlink()
+        site.plan("/w.pth", Reply(cut=100_000))
+        with pytest.raises(WeightsError):
+            fetch_body(url)
+
+
+def test_the_size_on_the_disk_is_held_against_the_stated_length(site, cache, monkeypatch):
+    """Another process has appended to the part, and no hash is known."""
+    copy, done = download._copy, []
+
+    def append(response, file, *rest):
+        copy(response, file, *rest)
+        if not done:
+            done.append(file.write(b"more"))
+
+    monkeypatch.setattr(download, "_copy", append)
+    monkeypatch.setattr(download, "TRIES", 1)
+    url = site.plan("/w.pth")
+    with pytest.raises(WeightsError, match="300,004.*300,000"):
+        fetch([url], sha256=None, size=None)
+    assert fetch([url], sha256=None, size=None).read_bytes() == BODY
+
+
 class Asker:
     """A process that fetches; `said` is what it printed so far."""
 
@@ -521,9 +605,11 @@ def askers(tmp_path):
         asker.process.wait()
 
 
-def first_half_sent(site, cache):
-    part = cache / "w.pth.part"
-    wait_for(lambda: site.asked and part.exists() and part.stat().st_size == 100_000)
+def first_half_sent(site, cache, count=1):
+    def sizes():
+        return [path.stat().st_size for path in cache.glob("w.pth.*.part")]
+
+    wait_for(lambda: site.asked and sizes() == [100_000] * count)
 
 
 def test_of_two_processes_one_fetches(site, cache, askers):

@@ -78,18 +78,18 @@ def test_all_values_come_back(kind, name, tmp_path):
     if kind == "safetensors":
         assert metadata == {"model": "any", "licence": "none"}
     else:
-        assert metadata == {"under": None, "prefix": "", "others": []}
+        assert metadata == {"values": {}, "skipped": {}}
 
 
 @pytest.mark.parametrize("name", ["nested.zip.pth", "nested.stream.pth"])
-def test_weights_under_model_lose_their_prefix(name):
+def test_tensors_in_a_dictionary_have_its_key_before_theirs(name):
     _, entries, metadata = read_file(GOLDEN / name)
-    same(entries["0.weight"], EXPECTED["weight"])
-    same(entries["0.bias"], EXPECTED["bias"])
-    same(entries["1.num_batches_tracked"], np.array(1))
-    assert len(entries) == 7
-    others = ["epoch", "accuracy", "arch", "optimizer", "lr_scheduler", "args", "shape"]
-    assert metadata == {"under": "model", "prefix": "module.", "others": others}
+    same(entries["model/module.0.weight"], EXPECTED["weight"])
+    same(entries["model/module.0.bias"], EXPECTED["bias"])
+    same(entries["model/module.1.num_batches_tracked"], np.array(1))
+    assert len(entries) == 7 and metadata["skipped"] == {}
+    values = {key: metadata["values"][key] for key in ("epoch", "accuracy", "arch", "args/lr")}
+    assert values == {"epoch": 3, "accuracy": 0.86, "arch": "resnext", "args/lr": 0.1}
 
 
 @pytest.mark.parametrize("paddle", [2, 3])
@@ -99,7 +99,7 @@ def test_tensors_that_paddle_names_come_back(paddle, protocol):
     assert set(entries) == {"weight", "bias", "transposed"}
     for key, entry in entries.items():
         same(entry, EXPECTED[key])
-    assert metadata == {"under": None, "prefix": "", "others": ["epoch", "note"]}
+    assert metadata == {"values": {"epoch": 3}, "skipped": {}}
 
 
 @pytest.mark.parametrize("name", ["optimizer.paddle2.pdopt", "optimizer.paddle3.pdopt"])
@@ -319,8 +319,13 @@ HOSTILE = [
 def test_hostile_pickles_run_nothing(hostile, protocol, refused, tmp_path):
     mark = tmp_path / "mark"
     pickled = pickle.dumps({"weight": hostile(str(mark))}, protocol)
-    for data in (pickled, torch_zip(pickled), torch_stream(pickled)):
-        refused(data, "refers to ")
+    for data in (pickled, torch_zip(pickled)):
+        refused(data, "no tensors.* weight")
+    refused(torch_stream(pickled), "storages")
+    path = tmp_path / "beside"
+    path.write_bytes(b"\x80\x04}" + text("w") + array() + b"s" + text("weight") + pickled[2:-1] + b"s.")
+    _, entries, metadata = read_file(path)
+    assert list(entries) == ["w"] and set(metadata["skipped"]) <= {"weight/weight"}
     assert not mark.exists()
     try:
         pickle.loads(pickled)
@@ -332,6 +337,7 @@ def test_hostile_pickles_run_nothing(hostile, protocol, refused, tmp_path):
 # A memo entry and names that are admitted, used for something else.
 SETATTR = b"}" + text("append") + b"cos\nsystem\ns"
 NAMESPACE = name("argparse", "Namespace")
+SYSTEM = name("os", "system")
 ORDERED = name("collections", "OrderedDict")
 NDARRAY = name("numpy", "ndarray")
 ENCODE = name("_codecs", "encode")
@@ -342,7 +348,14 @@ TUPLE = name("builtins", "tuple")
     ("value", "words"),
     [
         (b"(ios\nsystem\n", "has b'i'"),  # INST
-        (b"(cos\nsystem\no", "os.system"),
+        (b"(cos\nsystem\no", "has b'o'"),
+        (SYSTEM + b")R}b", r"w \(os.system\)"),  # states, items and calls of what is not made are dropped
+        (SYSTEM + b")\x81)R]a", r"w \(os.system\)"),
+        (SYSTEM + b")R" + b"(K\x01K\x02u", r"w \(os.system\)"),
+        (SYSTEM + b")R" + b"(K\x01u", "key without"),
+        (b"\x8f(" + SYSTEM + b"\x90", r"w \(a set\)"),
+        (b"(" + SYSTEM + b"\x91", r"w \(a set\)"),
+        (b"\x90", "a value that does not exist"),
         (b"(" + NAMESPACE + b"o", "has b'o'"),  # OBJ
         (NAMESPACE + b")}\x92", r"has b'\\x92'"),  # NEWOBJ_EX
         (NDARRAY + b")\x81", "calls"),  # NEWOBJ
@@ -368,8 +381,8 @@ TUPLE = name("builtins", "tuple")
         (b"]K\x01K\x02s", "not a dictionary"),
         (b"}K\x01a", "not a list"),
         (b"}(K\x01u", "key without"),
-        (b"})Ns", "type tuple"),
-        (b"}" + TUPLE + b"Ns", "type Name"),
+        (b"})" + array() + b"s", "no tensors"),  # a key that is a tuple, one that is a name
+        (b"}" + TUPLE + array() + b"s", "no tensors"),
         (b"}(K\x01NK\x01Nu", "twice"),
         (b"K\x01)R", "calls"),
         (array() + b")R", "calls"),
@@ -378,7 +391,7 @@ TUPLE = name("builtins", "tuple")
         (TUPLE + b"}b", "state"),
         (b"]}b", "state"),
         (b"}" + text("x") + b"b", "state"),
-        (ORDERED + b")R" + SETATTR + b"b", "os.system"),
+        (ORDERED + b")R" + SETATTR + b"b", "no tensors"),
         (ORDERED + b"]]a\x85R", "OrderedDict.*pairs"),
         (ORDERED + b"}\x85R", "OrderedDict.*pairs"),
         (ENCODE + text("a") + text("rot13") + b"\x86R", "codec.*latin1"),
@@ -486,7 +499,9 @@ def test_a_pickle_has_an_end(refused, monkeypatch):
 )
 def test_views_stay_inside_their_storage(view, words, refused):
     refused(torch_zip(one(view)), words)
-    refused(torch_stream(one(view), keys=("1",) if b"1cpu" in view else ("0",)), words)
+    has_storage = b"cpu" in view
+    keys = (("1",) if b"1cpu" in view else ("0",)) if has_storage else ()
+    refused(torch_stream(one(view), keys, b"\4" + bytes(7 + 16) if has_storage else b""), words)
 
 
 def test_the_stride_of_a_single_row_does_not_matter(tmp_path):
@@ -513,50 +528,69 @@ def dictionary(**values: bytes) -> bytes:
 WEIGHTS = dictionary(w=array())
 
 
+def entries_of(tmp_path, pickled):
+    path = tmp_path / "file"
+    path.write_bytes(pickled)
+    _, entries, metadata = read_file(path)
+    return list(entries), metadata
+
+
 @pytest.mark.parametrize(
-    ("values", "under"),
+    ("values", "keys"),
     [
-        ({"model": WEIGHTS}, "model"),
-        ({"state_dict": WEIGHTS}, "state_dict"),
-        ({"state_dict": dictionary(x=array()), "model": WEIGHTS}, "model"),
-        ({"state_dict_ema": dictionary(x=array()), "state_dict": WEIGHTS}, "state_dict"),
-        ({"model": text("resnext"), "state_dict": WEIGHTS}, "state_dict"),
-        ({"epoch": array(), "model": WEIGHTS}, "model"),
-        ({"w": array(), "more": dictionary(a=b"N")}, None),
+        ({"model": WEIGHTS}, ["model/w"]),
+        ({"a.b": dictionary(c=WEIGHTS), "w": array()}, ["w", "a.b/c/w"]),
+        ({"module.a": array(), "epoch": array()}, ["module.a", "epoch"]),
+        ({"model": WEIGHTS, "optimizer": dictionary(master_weights=WEIGHTS)}, ["model/w"]),
+        ({"model": WEIGHTS, "best_acc": name("numpy.core.multiarray", "scalar")}, ["model/w"]),
+        ({"model": WEIGHTS, "more": array(kind=dtype("O8"))}, ["model/w"]),
+        ({"model": WEIGHTS, "more": b"\x8a\x18" + bytes(24)}, ["model/w"]),
     ],
 )
-def test_the_weights_are_found(values, under, tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"\x80\x03" + dictionary(**values) + b".")
-    _, entries, metadata = read_file(path)
-    assert list(entries) == ["w"] and metadata["under"] == under
-    assert metadata["others"] == [key for key in values if key not in (under, "w")]
+def test_tensors_are_found_in_all_dictionaries(values, keys, tmp_path):
+    assert entries_of(tmp_path, b"\x80\x03" + dictionary(**values) + b".")[0] == keys
+
+
+def test_what_is_not_an_array_is_named(tmp_path):
+    values = {"w": array(), "at": name("pathlib", "PosixPath") + text("a") + b"\x85R", "by": TUPLE}
+    values["text"] = array(kind=dtype("U2"))
+    _, metadata = entries_of(tmp_path, b"\x80\x03" + dictionary(**values, epoch=b"K\x03") + b".")
+    skipped = {"at": "pathlib.PosixPath", "by": "builtins.tuple", "text": "an array of dtype U2"}
+    assert metadata == {"values": {"epoch": 3}, "skipped": skipped}
+
+
+def test_a_dictionary_in_many_places_is_read_once(tmp_path):
+    inner = dictionary(w=array()) + b"\x94"
+    twice = b"\x80\x03}(" + text("a") + inner + text("b") + b"h\0" + b"u."
+    assert entries_of(tmp_path, twice)[0] == ["a/w"]
+    deep = array()
+    for _ in range(12):
+        deep = dictionary(x=deep)
+    assert entries_of(tmp_path, one(array())[:-2] + b"s" + text("deep") + deep + b"s.")[0] == ["w"]
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"ema": WEIGHTS, "teacher": WEIGHTS}, "ema, teacher.* model .*state_dict"),
-        ({"state_dict_ema": WEIGHTS}, "under state_dict_ema"),
-        ({"a": array(), "b": WEIGHTS}, "under b,"),
-        ({"deep": dictionary(er=WEIGHTS), "epoch": b"N"}, "deep, epoch"),
         ({"LR_Scheduler": dictionary(last_epoch=b"K\x03")}, "optimizer.*LR_Scheduler"),
         ({"master_weights": WEIGHTS}, "optimizer.*master_weights"),
         ({"conv2d_0.w_0_velocity_0": array()}, "optimizer.*velocity_0"),
-        ({"state": dictionary(), "param_groups": b"]"}, "optimizer.*param_groups"),
+        ({"state": b"}K\0" + WEIGHTS + b"s", "param_groups": b"]"}, "optimizer.*param_groups"),
         ({"w@@.0": array(), "UnpackBigParamInfor@@": b"}"}, "protocol=4"),
+        ({"model": name("timm.models", "Net") + b")\x81}b"}, r"timm\.models\.Net.*state_dict"),
     ],
 )
-def test_unclear_weights_are_refused(values, words, refused):
+def test_other_things_than_weights_are_refused(values, words, refused):
     refused(b"\x80\x03" + dictionary(**values) + b".", words)
 
 
-def test_a_prefix_stays_unless_all_keys_have_it(tmp_path):
-    path = tmp_path / "file"
-    values = {"module.a": array(), "module.b": array()}
-    for more, keys in (({}, ["a", "b"]), ({"c": array()}, ["module.a", "module.b", "c"])):
-        path.write_bytes(b"\x80\x03" + dictionary(**values, **more) + b".")
-        assert list(read_file(path)[1]) == keys
+def test_a_list_of_optimizers_and_a_whole_model_are_named(refused):
+    """As PaddleClas 2.6 and torch.save(model) write them."""
+    optimizer = dictionary(**{"conv2d_0.w_0_velocity_0": array()})
+    refused(b"\x80\x03]" + optimizer + b"a.", "optimizer.*velocity_0.*pdparams")
+    refused(
+        b"\x80\x03" + name("torchvision.models", "Net") + b")\x81}b.", r"torchvision\.models\.Net.*state_dict"
+    )
 
 
 # Zip archives

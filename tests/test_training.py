@@ -163,6 +163,7 @@ def test_a_checkpoint_is_predicted_under_its_own_names(colours, tmp_path, capsys
         ("model.weights=pretrained", "train.start_from"),
         ("model.weights=null", "train.start_from"),
         ("model.variant=x", "train.start_variant"),
+        ("model.averaged=false", "train.start_averaged"),
         ("model={name: EfficientNetB0_small, num_classes: 2, weights: w}", "train.start_from"),
         ("model.reset_head=true", "train.reset_head"),
     ],

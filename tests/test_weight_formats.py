@@ -12,8 +12,8 @@ from safetensors.numpy import save_file
 from ppcls import build_model, load_weights
 from ppcls.cli.convert import main as convert_main
 from ppcls.errors import PpclsError, WeightsError
+from ppcls.weights.find import find_weights
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map, sources_of
-from ppcls.weights.load import recognise
 from ppcls.weights.published import PUBLISHED
 from ppcls.weights.readers import Entry
 
@@ -53,14 +53,15 @@ def load(path, variant=None):
 @pytest.mark.parametrize(
     ("source", "variant", "epsilon", "padding", "mean"),
     [
-        ("paddleclas", None, 1e-3, "same", 0.485),
-        ("paddleclas-names", None, 1e-3, "same", 0.485),
+        ("paddleclas", None, 1e-3, "same", None),
+        ("paddleclas-names", None, 1e-3, "same", None),
+        ("lukemelas", None, 1e-3, "same", None),
         ("lukemelas", "lukemelas/aa", 1e-3, "same", 0.485),
         ("lukemelas", "lukemelas/advprop", 1e-3, "same", 0.5),
         ("timm", "timm/tf_efficientnet_b1.aa_in1k", 1e-3, "same", 0.485),
         ("timm", "timm/tf_efficientnet_b1.ap_in1k", 1e-3, "same", 0.5),
         ("timm", "timm/efficientnet_b1", 1e-5, "symmetric", 0.485),
-        ("torchvision", None, 1e-5, "symmetric", 0.485),
+        ("torchvision", None, 1e-5, "symmetric", None),
     ],
 )
 def test_each_format_fills_the_network_and_sets_its_conventions(
@@ -71,14 +72,15 @@ def test_each_format_fills_the_network_and_sets_its_conventions(
         np.testing.assert_array_equal(parameter.numpy(), drawn[key], err_msg=key)
     assert (model.bn_epsilon, model.padding) == (epsilon, padding)
     assert model.stem.bn._epsilon == epsilon
-    assert info.preprocessing.mean[0] == mean
+    assert info.license is None
+    assert mean == (info.preprocessing and info.preprocessing.mean[0])
+    assert (info.assumed is None) == (mean is not None)
     assert bool(info.notes) == (epsilon != 1e-3)
 
 
-@pytest.mark.parametrize("source", ["lukemelas", "timm"])
-def test_what_stays_ambiguous_is_refused_with_the_choices(tmp_path, drawn, source):
-    path = write(tmp_path / "file", drawn, source)
-    tags = [row.tag for row in PUBLISHED[NAME] if row.file_format == source]
+def test_what_stays_ambiguous_is_refused_with_the_choices(tmp_path, drawn):
+    path = write(tmp_path / "file", drawn, "timm")
+    tags = [row.tag for row in PUBLISHED[NAME] if row.file_format == "timm"]
     assert len(tags) > 1
     with pytest.raises(WeightsError) as error:
         load(path)
@@ -103,10 +105,9 @@ def test_timms_config_beside_the_file_decides(tmp_path, drawn):
     model, info = load(path)
     assert (model.bn_epsilon, model.padding) == (1e-5, "symmetric")
     assert (info.preprocessing.resize_short, info.preprocessing.crop_size) == (256, 256)
-    assert "timm/efficientnet_b1.ft_in1k" in info.source
-    with pytest.raises(
-        WeightsError, match=r"timm/efficientnet_b1\.ft_in1k.*timm/tf_efficientnet_b1\.ap_in1k"
-    ):
+    assert "config.json" in info.source and "ft_in1k" not in info.source and info.license is None
+    load(path, "timm/efficientnet_b1.ft_in1k")
+    with pytest.raises(WeightsError, match=r"timm/efficientnet_b1\b.*timm/tf_efficientnet_b1\.ap_in1k"):
         load(path, "timm/tf_efficientnet_b1.ap_in1k")
     config["architecture"] = "tf_efficientnet_b1"
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -154,7 +155,8 @@ def test_converted_weights_come_back_bit_for_bit(tmp_path, drawn, to, container)
 
 def test_converted_weights_keep_their_facts(tmp_path, drawn, capsys):
     origin = write(tmp_path / "origin", drawn, "torchvision")
-    convert_main([str(origin), str(tmp_path / "own.safetensors"), "-m", NAME])
+    tag = ["--variant", PUBLISHED_TORCHVISION.tag]
+    convert_main([str(origin), str(tmp_path / "own.safetensors"), "-m", NAME, *tag])
     model, info = load(tmp_path / "own.safetensors")
     assert (model.bn_epsilon, model.padding) == (1e-5, "symmetric")
     assert info.preprocessing == PUBLISHED_TORCHVISION.preprocessing
@@ -204,7 +206,7 @@ def test_twins_without_metadata_must_be_named(tmp_path):
     load_weights(model, str(tmp_path / "twin"), "ppcls/EfficientNetLite0")
 
 
-def test_a_resnexts_layout_tells_torch_from_paddle(tmp_path):
+def test_a_resnexts_layout_tells_torch_from_paddle(tmp_path, monkeypatch):
     """Both use the same names; the real networks are too large for this, so three entries stand for them."""
     with paddle.LazyGuard():
         model = build_model("ResNeXt101_32x8d_wsl")
@@ -212,5 +214,7 @@ def test_a_resnexts_layout_tells_torch_from_paddle(tmp_path):
         for kind in ("torch", "safetensors", "pdparams"):
             entries = {"conv1.weight": Entry((64, 3, 7, 7), np.dtype("f4"), None)}
             entries["fc.weight"] = Entry(shape, np.dtype("f4"), None)
-            found = recognise(kind, entries, {}, model)
-            assert (found in TORCH_SOURCES) == (source == "torchvision")
+            file = kind, entries, {"values": {}, "skipped": {}}
+            monkeypatch.setattr("ppcls.weights.find.read_file", lambda path, file=file: file)
+            found = find_weights(tmp_path / "file", model)
+            assert (found.source in TORCH_SOURCES) == (source == "torchvision")

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from ppcls.training.loop import Trainer
 
 # Options of evaluation that were options of training before.
-START = {"model.weights": "train.start_from", "model.variant": "train.start_variant"}
+START = {
+    "model.weights": "train.start_from",
+    "model.variant": "train.start_variant",
+    "model.averaged": "train.start_averaged",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     config = load_config(args.config, args.override)
     refuse_options_of_evaluation(args.override)
-    config = replace(config, model=replace(config.model, weights=None, variant=None))
+    config = replace(config, model=replace(config.model, weights=None, variant=None, averaged=True))
     writes = not args.check and args.show_batch is None
     with locked(config.output_path) if writes and distributed.rank() == 0 else nullcontext():
         return train(config, args, writes)

@@ -59,7 +59,8 @@ def read_class_names(source: str, num_classes: int) -> ClassNames:
             raise DataError(f"{option}{path}, line {number} is empty. Each class needs a name.")
     if len(lines) != num_classes:
         raise ConfigError(
-            f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}."
+            f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}. Give a "
+            "list of these, or set data.class_names=null, for the names of the class folders or the weights."
         )
     by_label = _read_labels(lines, f"{option}{path}")
     if by_label is not None:

@@ -25,10 +25,11 @@ class Artifact:
     """The description of a network to run, as inference.yml holds it; an eager network has no files.
 
     output: of the network, float32 [N, num_classes]; "probabilities" with the softmax inside. preprocessing:
-    None if the weights have none, which is possible only for an export in the cache. parameters_sha256:
-    `weights.hash_parameters` of the network, "" for an eager one. weights: their source and SHA-256. notes:
-    of the weights, for the user. files: each format's files with their sizes in bytes. parity: for each
-    format the relative difference ||a - b|| / ||b|| to the eager network, by the size of the images.
+    None if the weights have none, which is possible only for an export in the cache; then `assumed` is that
+    of the published weights of the same kind. parameters_sha256: `weights.hash_parameters` of the network, ""
+    for an eager one. weights: their source and SHA-256. notes: of the weights, for the user. files: each
+    format's files with their sizes in bytes. parity: for each format the relative difference ||a - b|| /
+    ||b|| to the eager network, by the size of the images.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Artifact:
     notes: tuple[str, ...] = ()
     files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    assumed: Preprocessing | None = None
 
     @property
     def crop_size(self) -> int:
@@ -63,6 +65,7 @@ class Artifact:
             "weights": self.weights,
             "licence": self.license,
             **({"notes": list(self.notes)} if self.notes else {}),
+            **({"assumed": self.assumed.to_dict()} if self.assumed and not self.preprocessing else {}),
             "versions": dict(self.versions),
             "files": {kind: dict(sizes) for kind, sizes in self.files.items()},
             "parity": {kind: dict(rows) for kind, rows in self.parity.items()},
@@ -140,6 +143,7 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         num_classes=int(values["num_classes"]),
         output=values["output"],
         preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
+        assumed=Preprocessing.from_dict(values["assumed"]) if values.get("assumed") else None,
         class_names=names,
         parameters_sha256=str(values["parameters_sha256"]),
         weights=values["weights"],

@@ -26,20 +26,22 @@ def export_key(config: Config) -> str:
     necessary; imports no Paddle.
 
     It is a hash of the model, the number of classes, the SHA-256 of the weights (without weights the seed),
-    the other sources of the batch-norm epsilon and the padding (model.variant, timm's config.json beside the
-    file), and the versions of all packages that take part. It does not depend on preprocessing and class
-    names, because a Predictor can replace those of an export.
+    the other options that choose weights (model.averaged, model.variant), the published weights that were
+    fetched, timm's config.json beside the file, and the versions of all packages that take part. It does not
+    depend on preprocessing and class names, because a Predictor can replace those of an export.
     """
     model = config.model
     parts: dict[str, Any] = {"model": model.name, "num_classes": model.num_classes, "versions": versions()}
     if model.weights is None:
         parts["seed"] = config.seed
     else:
-        path = locate(model.name, model.weights, model.variant)
+        path, published = locate(model.name, model.weights, model.variant)
         beside = path.with_name("config.json")
         parts |= {
             "sha256": sha256_of(path),
             "variant": model.variant,
+            "averaged": model.averaged,
+            "published": published and published.tag,
             "config.json": sha256_of(beside) if beside.is_file() else None,
         }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -129,7 +129,7 @@ def open_export(
     """
     artifact = read_artifact(folder)
     data = config.data if config else DataConfig()
-    preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log)
+    preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
     given = given_class_names(config) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()

@@ -255,6 +255,7 @@ def describe(
         license=weights.license if weights else None,
         versions={},
         notes=weights.notes if weights else (),
+        assumed=weights.assumed if weights else None,
     )
 
 

@@ -69,11 +69,24 @@ def read_state(path: Path) -> SavedState:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise PpclsError(f"There is no state {path}. Give a file checkpoints/state-*.safetensors, or auto.")
+        state = "is a folder, not a state" if path.is_dir() else "does not exist"
+        raise PpclsError(
+            f"{path} {state}. Give a file checkpoints/state-*.safetensors to --resume, or auto for the "
+            "newest one in output_dir."
+        )
+    with path.open("rb") as file:
+        head = file.read(9)
+    # Safetensors begin with the length of their header and a brace. A file with a state's name is damaged.
+    if not path.match("state-*.safetensors") and head[4:] != b"\0\0\0\0{":
+        raise PpclsError(
+            f"{path} is not the state of a run, but another kind of file. Give a file "
+            "checkpoints/state-*.safetensors to --resume; weights to start a new run from are given as "
+            "train.start_from."
+        )
     try:
-        with safe_open(path, "numpy") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+        with safe_open(path, "numpy") as opened:
+            metadata = opened.metadata() or {}
+            arrays = {name: opened.get_tensor(name) for name in opened.keys()}
     except SafetensorError as error:
         raise DamagedState(f"{path} is damaged ({error}).") from error
     if HEADER not in metadata or "sha256" not in metadata:

@@ -22,12 +22,12 @@ from ppcls.weights.load import WeightsInfo, sha256_of
 MAY_CHANGE = {
     *("output_dir", "device", "data.num_workers", "data.on_error"),
     *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
-    *("train.start_from", "train.start_variant"),
+    *("train.start_from", "train.start_variant", "train.start_averaged"),
     *("train.patience", "train.on_nan", "train.recompute", "train.log_seconds", "train.histograms"),
     *("train.keep_last", "train.keep_best", "train.checkpoint_minutes", "train.checkpoint_steps"),
 }
 # Options that are not compared: they concern evaluation.
-NOT_COMPARED = {"model.weights", "model.variant"}
+NOT_COMPARED = {"model.weights", "model.variant", "model.averaged"}
 PREPROCESSING = "data.preprocessing."  # compared as resolved
 
 

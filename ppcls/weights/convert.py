@@ -2,18 +2,19 @@
 
 import pickle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ppcls.architectures import build_model
 from ppcls.errors import WeightsError
 from ppcls.files import write_aside
-from ppcls.weights.identify import Identity, identify
+from ppcls.weights.find import find_weights
+from ppcls.weights.identify import CONVERSION, Identity
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map
-from ppcls.weights.load import check_fit, recognise, sha256_of, to_own_keys
-from ppcls.weights.native import identity_of, metadata_of, write_weights
-from ppcls.weights.readers import Entry, read_file
+from ppcls.weights.load import find_file, identify_found
+from ppcls.weights.native import metadata_of, write_weights
+from ppcls.weights.readers import Entry
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -27,29 +28,35 @@ UNKNOWN = {
 }
 
 
-def convert(source: Path, target: Path, model_name: str, to: str, variant: str | None = None) -> Identity:
+def convert(
+    source: Path,
+    target: Path,
+    model_name: str,
+    to: str,
+    variant: str | None = None,
+    averaged: bool = True,
+) -> Identity:
     """Write `source` to `target` in the format `to`: "ppcls", "paddleclas", "torchvision" or "timm".
 
-    The target's ending chooses the container, .safetensors or .pdparams. Returns the identity of the weights,
-    with a note if the target's framework computes other outputs with them. Raises WeightsError.
+    The target's ending chooses the container, .safetensors or .pdparams. averaged: as for `load_weights`.
+    Returns the identity of the weights, with notes on what was left out, and if the target's framework
+    computes other outputs with them. Raises WeightsError.
     """
     import paddle
 
     if (model_name, to) in UNKNOWN:
         raise WeightsError(f"{to} has no {model_name}. Choose another format.")
-    kind, entries, metadata = read_file(source)
+    source = find_file(source, CONVERSION.weights)
     with paddle.LazyGuard():
         model = build_model(model_name)
-    origin = recognise(kind, entries, metadata, model)
-    entries = to_own_keys(entries, origin, model)
-    if "fc.bias" in entries and entries["fc.bias"].shape != (model.num_classes,):
+    found = find_weights(source, model, averaged=averaged, options=CONVERSION)
+    entries = found.entries
+    if "fc.bias" in entries and len(entries["fc.bias"].shape) == 1:
         with paddle.LazyGuard():
             model = build_model(model_name, num_classes=entries["fc.bias"].shape[0])
-    check_fit(model, entries, source)
-    if origin == "ppcls":
-        identity = identity_of(source, metadata, model, variant)
-    else:
-        identity = identify(model_name, origin, source, sha256_of(source), variant)
+    identity, _ = identify_found(found, model, model_name, source, variant, CONVERSION)
+    for note in found.notes:
+        identity = identity.with_note(note)
     arrays = _convert_arrays(entries, model_name, to)
     if to == "ppcls" and target.suffix == ".safetensors":
         _write_native(target, arrays, model, identity)
@@ -88,11 +95,26 @@ def _write_native(path: Path, arrays: dict[str, np.ndarray], model: "nn.Layer", 
     write_weights(path, arrays, metadata | {"bn_epsilon": identity.bn_epsilon, "padding": identity.padding})
 
 
+_PythonPickler: Any = pickle._Pickler  # its methods can be replaced, those of the one in C cannot
+
+
+class _ArrayPickler(_PythonPickler):
+    """Pickler that writes arrays for numpy 1 and 2. PaddleClas 2.6 needs numpy 1, which does not know the
+    module that numpy 2 names; numpy 2 still knows that of numpy 1."""
+
+    def save_global(self, obj: object, name: str | None = None) -> None:
+        if name == "_reconstruct" or getattr(obj, "__name__", None) == "_reconstruct":
+            self.write(b"cnumpy.core.multiarray\n_reconstruct\n")
+            self.memoize(obj)
+        else:
+            super().save_global(obj, name)
+
+
 def _write_plain(path: Path, arrays: dict[str, np.ndarray], license: str | None) -> None:
     """Write a pickle (.pdparams) or safetensors, which do not describe the network."""
     if path.suffix == ".pdparams":
         with write_aside(path) as aside, aside.open("wb") as file:
-            pickle.dump(arrays, file, protocol=4)
+            _ArrayPickler(file, protocol=4).dump(arrays)
     else:
         from safetensors.numpy import save_file
 

@@ -1,12 +1,15 @@
 """Download published files to the user's cache: resume, retry and check them, once for all processes.
 
 Each file NAME has two others beside it: NAME.lock, which the system releases when its holder ends, and
-NAME.json, the metadata of the file or the reason why the last attempt failed. During a download there are
-also NAME.part and NAME.part.json, which shows whether the server still has the same file.
+NAME.json, the metadata of the file or the reason why the last attempt failed. An interrupted download leaves
+NAME.part and NAME.part.json, which shows whether the server still has the same file. Some network file
+systems do not honour locks between machines. So a process renames the part to a name of its own, which only
+one can do, before it appends to it, and gives it back afterwards.
 """
 
 import contextlib
 import errno
+import glob
 import hashlib
 import http.client
 import json
@@ -17,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -61,23 +64,29 @@ class _Unavailable(Exception):
 
 @dataclass(frozen=True)
 class _Request:
-    """A published file, its place in the cache, and the files beside it."""
+    """A published file, its place in the cache, and the files beside it. token: names this process's part."""
 
     urls: Sequence[str]
     sha256: str | None
     size: int | None
     path: Path
+    token: str = field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
 
     def beside(self, suffix: str) -> Path:
         return self.path.with_name(self.path.name + suffix)
 
     @property
     def part(self) -> Path:
-        return self.beside(".part")
+        return self.beside(f".{self.token}.part")
 
     @property
     def part_metadata(self) -> Path:
-        return self.beside(".part.json")
+        return _beside_part(self.part)
+
+    @property
+    def left_part(self) -> Path:
+        """The part that an earlier attempt has given back."""
+        return self.beside(".part")
 
     @property
     def metadata(self) -> Path:
@@ -96,6 +105,10 @@ class _Request:
         return sha256 if len(sha256) == 64 else f"one that begins with {sha256}"
 
 
+def _beside_part(part: Path) -> Path:
+    return part.with_name(f"{part.name}.json")
+
+
 class _Progress:
     """Progress of a download: a bar on rank 0, and for waiting processes a file whose time stamp changes."""
 
@@ -110,8 +123,9 @@ class _Progress:
 
     def beat(self) -> None:
         if time.monotonic() - self.last_beat > BEAT:
-            with contextlib.suppress(OSError):
-                os.utime(self.request.metadata)
+            for path in (self.request.metadata, self.request.part):
+                with contextlib.suppress(OSError):
+                    os.utime(path)
             self.last_beat = time.monotonic()
 
     def show(self, done: int, total: int | None) -> None:
@@ -192,11 +206,12 @@ def _fetch_once(request: _Request, progress: _Progress) -> None:
         if _is_known(request):
             return
         _raise_failure(request, earlier)
-        state = (_stat(request.metadata), _stat(request.part))
+        part = request.path.with_name(str(_read_json(request.metadata).get("part")))
+        state = (_stat(request.metadata), _stat(part))
         if state != seen:
             seen, seen_at = state, time.monotonic()
-            if done := _size(request.part):
-                progress.show(done, _read_json(request.part_metadata).get("total", request.size))
+            if done := _size(part):
+                progress.show(done, _read_json(_beside_part(part)).get("total", request.size))
         elif time.monotonic() - seen_at > PATIENCE:
             holder = _read_json(request.metadata).get("holder", "another process")
             raise WeightsError(
@@ -216,22 +231,81 @@ def _fetch_locked(request: _Request, progress: _Progress) -> None:
     """Download and check the file, or check the one in the cache, while this process holds the lock."""
     attempt = uuid.uuid4().hex
     holder = f"process {os.getpid()} on {socket.gethostname()}"
-    _write_json(request.metadata, {"attempt": attempt, "holder": holder})
+    _write_json(request.metadata, {"attempt": attempt, "holder": holder, "part": request.part.name})
     try:
         if request.path.exists():
             _save_metadata(request, request.path, _check(request, request.path, progress))
             return
+        _claim_part(request)
         sha256 = _download(request, progress)
         with request.part.open("rb+") as file:
             os.fsync(file.fileno())
         _save_metadata(request, request.part, sha256)
         os.replace(request.part, request.path)
-        request.part_metadata.unlink(missing_ok=True)
+        for part in (request.part, request.left_part, *_stranded_parts(request)):
+            _discard(part)
     except (WeightsError, OSError) as error:
         reason = str(error) if isinstance(error, WeightsError) else _cannot_write(request, error)
         with contextlib.suppress(OSError):
             _write_json(request.metadata, {"attempt": attempt, "failure": reason})
         raise
+    finally:
+        with contextlib.suppress(OSError):
+            _give_back_part(request)
+
+
+def _claim_part(request: _Request) -> None:
+    """Rename the part of an earlier attempt to this process's own name: the one given back, or the longest of
+    those whose process was killed."""
+    stranded = sorted(_stranded_parts(request), key=_size, reverse=True)
+    for part in (request.left_part, *stranded):
+        try:
+            os.rename(part, request.part)
+        except FileNotFoundError:  # there is none, or another process has it
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(_beside_part(part), request.part_metadata)
+        return
+
+
+def _give_back_part(request: _Request) -> None:
+    """Leave the part, if there is one, to the next attempt."""
+    if not request.part.exists() or _size(request.part) < _size(request.left_part):
+        _discard(request.part)
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(request.part_metadata, _beside_part(request.left_part))
+    os.replace(request.part, request.left_part)
+
+
+def _stranded_parts(request: _Request) -> list[Path]:
+    """Return the parts that nobody gave back: their process has ended, or has shown no life for long. Times
+    are compared on the file system's own clock."""
+    now = (_stat(request.metadata) or (0, 0))[1] / 1e9
+    host = f"{request.path.name}.{socket.gethostname()}-"
+    found = []
+    for name in glob.glob(f"{glob.escape(str(request.path))}.*-*-*.part"):
+        path = Path(name)
+        process = path.name.split("-")[-2]
+        is_here = path.name.startswith(host) and process.isdecimal() and os.name == "posix"
+        if is_here:
+            is_stranded = not _is_alive(int(process))
+        else:
+            is_stranded = now - (_stat(path) or (0, 0))[1] / 1e9 > PATIENCE
+        if is_stranded and path != request.part:
+            found.append(path)
+    return found
+
+
+def _is_alive(process: int) -> bool:
+    """Return whether a process of this machine runs. One that was killed may still be in the table, as Z."""
+    try:
+        os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user, or there is no /proc
+        return True
 
 
 def _raise_failure(request: _Request, earlier: dict[str, Any]) -> None:
@@ -271,7 +345,7 @@ def _check(request: _Request, path: Path, progress: _Progress | None) -> str:
 
 
 def _download(request: _Request, progress: _Progress) -> str:
-    """Download the file to request.part and check it. Return its SHA-256. Raises WeightsError."""
+    """Download the rest of request.part and check it. Return its SHA-256. Raises WeightsError."""
     reasons = []
     for url in request.urls:
         try:
@@ -296,10 +370,13 @@ def _download_from(url: str, request: _Request, progress: _Progress) -> str:
         try:
             resumed = _receive(url, request, progress)
             sha256 = _sha256(request.part, progress)
-            problem = request.mismatch(sha256, _size(request.part))
+            size, stated = _size(request.part), _read_json(request.part_metadata).get("total")
+            problem = request.mismatch(sha256, size)
+            if problem is None and stated not in (None, size):
+                problem = f"it has {size:,} bytes, the server stated {stated:,}"
             if problem is None:
                 return sha256
-            _discard(request)
+            _discard(request.part)
             # A crash may have damaged one of several pieces. A file in one piece is the server's own.
             raise (_Retry if resumed else _Unavailable)(f"{problem}. The downloaded part was removed")
         except _Retry as error:
@@ -358,7 +435,7 @@ def _check_answer(
         wait = response.headers.get("Retry-After", "")
         raise _Retry(f"HTTP {status} {response.reason}", float(wait) if wait.isdecimal() else 0.0)
     if status == 416:
-        _discard(request)
+        _discard(request.part)
         raise _Retry(f"the server's file ends before byte {have}. Starting over")
     if status not in (200, 206):
         raise _Unavailable(f"HTTP {status} {response.reason}")
@@ -368,7 +445,7 @@ def _check_answer(
         # Some servers ignore If-Range.
         changed = any(response.headers.get(key) not in (None, metadata.get(key)) for key in VALIDATORS)
         if changed or not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            _discard(request)
+            _discard(request.part)
             raise _Retry("the file on the server has changed. Starting over")
 
 
@@ -447,9 +524,9 @@ def _sha256(path: Path, progress: _Progress | None) -> str:
     return digest.hexdigest()
 
 
-def _discard(request: _Request) -> None:
-    request.part.unlink(missing_ok=True)
-    request.part_metadata.unlink(missing_ok=True)
+def _discard(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _beside_part(part).unlink(missing_ok=True)
 
 
 def _stat(path: Path) -> tuple[int, int] | None:

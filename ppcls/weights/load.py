@@ -1,6 +1,7 @@
 """Load weights into a network: from a file, a URL or the published ones. Every parameter must match."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,18 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ppcls.errors import WeightsError, suggest
+from ppcls.errors import WeightsError, first_few, suggest
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights.identify import identify, matching, require_same_logits
-from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map, sources_of
-from ppcls.weights.native import FORMAT, identity_of
-from ppcls.weights.published import LITE0_PACKAGE, PUBLISHED, Published
-from ppcls.weights.readers import Entry, read_file
+from ppcls.weights.find import HEAD, Found, find_weights
+from ppcls.weights.identify import (
+    EVALUATION,
+    Identity,
+    OptionNames,
+    fingerprint,
+    identify,
+    matching,
+    require_architecture,
+    require_same,
+    usual_preprocessing,
+)
+from ppcls.weights.native import identity_of
+from ppcls.weights.published import LITE0_PACKAGE, LITE0_TAG, PUBLISHED, Published
+from ppcls.weights.readers import Entry
 
 if TYPE_CHECKING:
     from paddle import nn
 
-HEAD = ("fc.weight", "fc.bias")
+# Files of weights in a folder. Of a Hugging Face folder that has both, the first.
+ENDINGS = ((".safetensors",), (".bin", ".pth", ".pt", ".pdparams"))
+SHARD = re.compile(r"-\d+-of-(?!0*1\D)\d+\.|\.index\.json$")
 
 
 @dataclass(frozen=True)
@@ -27,8 +40,9 @@ class WeightsInfo:
     """The origin of a network's weights, and the network and preprocessing that they need.
 
     path: the file that was read. source: its format and, if known, the published file. bn_epsilon, padding:
-    of the network. preprocessing, class_names (pairs of the class folder's name and the shown name, in the
-    order of the labels): None if they are not known. notes: lines for the user.
+    of the network. license, preprocessing, class_names (pairs of the class folder's name and the shown name,
+    in the order of the labels): None if nothing states them. notes: lines for the user. assumed: if nothing
+    states the preprocessing, that of the published weights of the same kind.
     """
 
     path: str
@@ -40,11 +54,13 @@ class WeightsInfo:
     preprocessing: Preprocessing | None
     class_names: tuple[tuple[str, str], ...] | None
     notes: tuple[str, ...] = ()
+    assumed: Preprocessing | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. The key of the license is "licence", as in all files of this
         project."""
         values = asdict(self) | {"preprocessing": self.preprocessing and self.preprocessing.to_dict()}
+        values["assumed"] = self.assumed and self.assumed.to_dict()
         values["licence"] = values.pop("license")
         return values
 
@@ -52,6 +68,7 @@ class WeightsInfo:
     def from_dict(cls, values: dict[str, Any]) -> "WeightsInfo":
         """Return the record that `to_dict` wrote, also if it has been through JSON."""
         preprocessing, names = values["preprocessing"], values["class_names"]
+        assumed = values.get("assumed")
         given = {key: value for key, value in values.items() if key != "licence"}
         return cls(
             **given
@@ -60,6 +77,7 @@ class WeightsInfo:
                 "preprocessing": preprocessing and Preprocessing.from_dict(preprocessing),
                 "class_names": names and tuple((folder, name) for folder, name in names),
                 "notes": tuple(values["notes"]),
+                "assumed": assumed and Preprocessing.from_dict(assumed),
             }
         )
 
@@ -71,38 +89,32 @@ def load_weights(
     reset_head: bool = False,
     *,
     source_model: str | None = None,
+    averaged: bool = True,
+    options: OptionNames = EVALUATION,
 ) -> WeightsInfo:
     """Fill `model`: each parameter and each batch-norm statistic exactly once.
 
-    weights: a file, a URL, or "pretrained" for the model's published weights. Files are recognised by their
-    content: this project's own, PaddleClas's, timm's, torchvision's, lukemelas's, Facebook's WSL and FixRes.
+    weights: a file, a folder with one, a URL, or "pretrained" for the model's published weights. Files are
+    recognised by their content: this project's own, PaddleClas's, timm's, torchvision's, lukemelas's,
+    Facebook's WSL and FixRes, and checkpoints that hold such weights under any prefix.
     variant: the tag of a published file, such as "timm/tf_efficientnet_b0.aa_in1k", if the content fits
-    several; for "pretrained" it chooses one. reset_head: leave the classifier as it is, whatever the number
-    of classes in the file. source_model: the published model that the weights belong to, if it is another one
-    with the same layers. If the weights need another batch-norm epsilon or padding, the network is set to it.
+    several; for "pretrained" it chooses one. reset_head: leave the classifier as it is, whatever the file's
+    is. source_model: the published model that the weights belong to, if it is another one with the same
+    layers. averaged: take the moving average of the weights if the file has both. options: names for
+    messages. If the weights need another batch-norm epsilon or padding, the network is set to it.
     Raises WeightsError for a file that is missing, broken, ambiguous or of another network, and for values
     that are not finite.
     """
     name = source_model or model.model_name
-    path = locate(name, weights, variant)
-    kind, entries, metadata = read_file(path)
-    source = recognise(kind, entries, metadata, model)
-    entries = to_own_keys(entries, source, model)
-    ignored = HEAD if reset_head else ()
-    named = identity_of(path, metadata, model, variant) if metadata.get("format") == FORMAT else None
-    check_fit(model, entries, path, ignored)
-    digest = sha256_of(path)
-    if named is not None:
-        identity = named
-    elif source == "ppcls":
-        identity = identity_of(path, metadata, model, variant)
-    else:
-        identity = identify(name, source, path, digest, variant)
-    _fill(model, entries, path, ignored)
-    if (identity.bn_epsilon, identity.padding) != (model.bn_epsilon, model.padding):
+    path, fetched = locate(name, weights, variant, options)
+    found = find_weights(path, model, averaged=averaged, reset_head=reset_head, options=options)
+    identity, digest = identify_found(found, model, name, path, variant, options, fetched, reset_head)
+    _fill(model, found.entries, path, HEAD if reset_head else ())
+    conventions = (identity.bn_epsilon, identity.padding)
+    if conventions != (model.bn_epsilon, model.padding):
         from ppcls.architectures.blocks import set_conventions
 
-        set_conventions(model, identity.bn_epsilon, identity.padding)
+        set_conventions(model, *conventions)
         note = (
             f"batch-norm epsilon {identity.bn_epsilon:g} and {identity.padding} padding, as the weights need"
         )
@@ -111,6 +123,8 @@ def load_weights(
         identity = identity.with_note(
             f"the classifier of {model.num_classes} classes starts from random weights"
         )
+    names = identity.class_names
+    is_known = identity.preprocessing is not None
     return WeightsInfo(
         path=str(path),
         source=identity.source,
@@ -119,38 +133,97 @@ def load_weights(
         bn_epsilon=identity.bn_epsilon,
         padding=identity.padding,
         preprocessing=identity.preprocessing,
-        class_names=None if reset_head else identity.class_names,
-        notes=identity.notes,
+        class_names=names if names and len(names) == model.num_classes and not reset_head else None,
+        notes=(*identity.notes, *found.notes),
+        assumed=None if is_known else usual_preprocessing(name, found.source, conventions),
     )
 
 
-def locate(model_name: str, weights: str, variant: str | None = None) -> Path:
-    """Return the file that `model.weights` names, downloaded if necessary. Raises WeightsError."""
+def identify_found(
+    found: Found,
+    model: "nn.Layer",
+    name: str,
+    path: Path,
+    variant: str | None,
+    options: OptionNames = EVALUATION,
+    fetched: Published | None = None,
+    reset_head: bool = False,
+) -> tuple[Identity, str]:
+    """Check that the weights that were found fit the model, and identify them. name: the published model
+    that they belong to. Returns the SHA-256 of the file too. Raises WeightsError."""
+    identity = None
+    if found.is_own:
+        identity = identity_of(path, found.metadata, model, variant, options)
+    elif fetched is None:
+        require_architecture(found.architecture, name, path)
+    check_fit(model, found, path, HEAD if reset_head else ())
+    digest = sha256_of(path)
+    if identity is None and found.source == "ppcls":
+        identity = identity_of(path, found.metadata, model, variant, options)
+    if identity is None:
+        source, stated = found.source, found.architecture
+        identity = identify(
+            name, source, path, digest, variant, fetched=fetched, architecture=stated, options=options
+        )
+    return identity, digest
+
+
+def locate(
+    model_name: str, weights: str, variant: str | None, options: OptionNames = EVALUATION
+) -> tuple[Path, Published | None]:
+    """Return the file that `model.weights` names, downloaded if necessary, and the row of PUBLISHED if it
+    comes from a published address. Raises WeightsError."""
     from ppcls.weights.download import fetch_on_all_ranks
 
+    if weights == "pretrained":
+        row: Published | None = _choose(model_name, variant, options)
+    else:
+        rows = PUBLISHED.get(model_name, ())
+        row = next((row for row in rows if weights in row.urls and row.tag != LITE0_TAG), None)
+    if row is not None and row.tag == LITE0_TAG:
+        return _find_lite0(row), row
+    if row is not None:
+        path = fetch_on_all_ranks(
+            row.urls, sha256=row.sha256, size=row.size, file_name=row.file_name, license=row.terms
+        )
+        return path, row
     if weights.startswith(("http://", "https://")):
-        return fetch_on_all_ranks([weights], sha256=None, size=None)
-    if weights != "pretrained":
-        path = Path(weights)
-        if not path.is_file():
+        return fetch_on_all_ranks([weights], sha256=None, size=None), None
+    return find_file(Path(weights), options.weights), None
+
+
+def find_file(path: Path, option: str) -> Path:
+    """Return the path itself, or the one file of weights in this folder. option: the one that names it.
+
+    Raises WeightsError if there is none, if there are several, and for a part of one that is in shards.
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        groups = [[file for file in files if file.suffix in endings] for endings in ENDINGS]
+        candidates = groups[0] or groups[1]
+        parts = [] if len(candidates) == 1 else [file for file in files if SHARD.search(file.name)]
+        if len(candidates) != 1 and not parts:
+            found = ", ".join(file.name for file in candidates[:5]) or "none"
             raise WeightsError(
-                f"There is no file {path} (model.weights). Expected: a file of weights, a URL, or "
-                '"pretrained" for the published weights.'
+                f"{path} is a folder ({option}). Expected: a file of weights, or a folder with a single one. "
+                f"Received: {found}. Name the file; a run's folder is given as the config: -c {path}."
             )
-        return path
-    published = _choose(model_name, variant)
-    if model_name == "EfficientNetLite0":
-        return _find_lite0(published)
-    return fetch_on_all_ranks(
-        published.urls,
-        sha256=published.sha256,
-        size=published.size,
-        file_name=published.file_name,
-        license=published.terms,
-    )
+        path = parts[0] if parts else candidates[0]
+    if not path.is_file():
+        raise WeightsError(
+            f"There is no file {path} ({option}). Expected: a file of weights, a URL, or "
+            '"pretrained" for the published weights.'
+        )
+    if SHARD.search(path.name):
+        raise WeightsError(
+            f"{path} is a part of weights that are saved in several files ({option}). Expected: a single "
+            "file. Save them again in one piece (with transformers: max_shard_size), or join the parts: "
+            "safetensors.numpy.save_file(load_file(PART1) | load_file(PART2), FILE)."
+        )
+    return path
 
 
-def _choose(model_name: str, variant: str | None) -> Published:
+def _choose(model_name: str, variant: str | None, options: OptionNames) -> Published:
     rows = PUBLISHED[model_name]
     if variant is None:
         return rows[0]
@@ -158,9 +231,10 @@ def _choose(model_name: str, variant: str | None) -> Published:
     if not named:
         tags = [row.tag for row in rows]
         raise WeightsError(
-            f"{model_name} has no such published weights. Received: {variant}; {suggest(variant, tags)}"
+            f"{model_name} has no such published weights ({options.variant}). Received: {variant}; "
+            f"{suggest(variant, tags)}"
         )
-    require_same_logits(named, model_name, variant)
+    require_same(named, fingerprint, model_name, variant, options.variant)
     return named[0]
 
 
@@ -184,55 +258,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def recognise(kind: str, entries: dict[str, Entry], metadata: dict[str, Any], model: "nn.Layer") -> str:
-    """Return "ppcls" or the source in keymaps that shares most keys with the file.
-
-    Of sources with the same keys (PaddleClas's older names of a ResNeXt are torch's) the layout of the
-    classifier decides, then the kind of file.
-    """
-    if metadata.get("format") == FORMAT:
-        return "ppcls"
-    shapes = {key: list(parameter.shape) for key, parameter in model.state_dict().items()}
-
-    def score(source: str) -> tuple[int, bool, bool]:
-        is_torch = source in TORCH_SOURCES
-        names = {key: key for key in shapes}
-        if source != "ppcls":
-            names = key_map(source, model.model_name, shapes)
-        head = entries.get(names["fc.weight"])
-        features = shapes["fc.weight"][0]
-        fits = head is not None and head.shape[-1 if is_torch else 0] == features
-        return len(set(names.values()) & entries.keys()), fits, is_torch == (kind == "torch")
-
-    return max(("ppcls", *sources_of(model.model_name)), key=score)
-
-
-def to_own_keys(entries: dict[str, Entry], source: str, model: "nn.Layer") -> dict[str, Entry]:
-    """Return the entries with this project's keys and layout. Keys without a counterpart stay as they are."""
-    if source == "ppcls":
-        return dict(entries)
-    names = key_map(source, model.model_name, model.state_dict())
-    own = {theirs: ours for ours, theirs in names.items()}
-    result = {}
-    for key, entry in entries.items():
-        if key.endswith(".num_batches_tracked"):
-            continue
-        ours = own.get(key, key)
-        is_transposed = ours in TRANSPOSED and source in TORCH_SOURCES
-        result[ours] = transposed(entry) if is_transposed else entry
-    return result
-
-
-def transposed(entry: Entry) -> Entry:
-    """Return an entry that reads the transposed array."""
-    return Entry(entry.shape[::-1], entry.dtype, lambda: entry.read().T)
-
-
-def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored: Sequence[str] = ()) -> None:
+def check_fit(model: "nn.Layer", found: Found, path: Path, ignored: Sequence[str] = ()) -> None:
     """Raise WeightsError unless the entries are the model's parameters, each of the right shape."""
+    entries = found.entries
     parameters = {key: p for key, p in model.state_dict().items() if key not in ignored}
     missing = [key for key in parameters if key not in entries]
-    unexpected = [key for key in entries if key not in parameters and key not in ignored]
+    unexpected = [key for key in entries if key not in parameters]
     misshapen = [
         key for key, p in parameters.items() if key in entries and list(entries[key].shape) != list(p.shape)
     ]
@@ -240,17 +271,27 @@ def check_fit(model: "nn.Layer", entries: dict[str, Entry], path: Path, ignored:
         return
     shapes = [f"{key} {list(entries[key].shape)} for {list(parameters[key].shape)}" for key in misshapen]
     lists = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    problems = [f"{len(keys)} {words}: {_first(keys)}" for words, keys in lists if keys]
+    problems = [f"{len(keys)} {words}: {first_few(keys, 3)}" for words, keys in lists if keys]
     if misshapen == list(HEAD) and not missing and not unexpected and len(entries["fc.bias"].shape) == 1:
         (classes,) = entries["fc.bias"].shape
         cause = (
             f"It holds {classes} classes: set model.num_classes={classes}, or, to train on other classes, "
             "start with a new classifier: train.reset_head=true."
         )
+    elif set(missing) | set(misshapen) <= set(HEAD) and found.only_head_differs:
+        cause = (
+            "It has another classifier, or none: to train, start with a new one, train.reset_head=true. To "
+            "evaluate, give weights with a single linear layer as the classifier."
+        )
     else:
         cause = "Probably it holds another network or variant, or no weights of a network."
+    skipped = found.metadata.get("skipped") if not found.is_own else None
+    if missing and isinstance(skipped, dict) and skipped:
+        objects = [f"{key[:80]} ({what})" for key, what in skipped.items()]
+        cause += f" Not read, as they are not arrays: {first_few(objects, 3)}."
+    place = f', under "{found.prefix}",' if found.prefix else ""
     raise WeightsError(
-        f"{path} does not fit {model.model_name} with {model.num_classes} classes: "
+        f"{path}{place} does not fit {model.model_name} with {model.num_classes} classes: "
         f"{'; '.join(problems)}. {cause}"
     )
 
@@ -270,7 +311,3 @@ def _are_finite(array: np.ndarray) -> bool:
     of finite values may overflow, so only then each value is tested."""
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(array.sum())) or bool(np.isfinite(array).all())
-
-
-def _first(keys: list[str], count: int = 3) -> str:
-    return ", ".join(keys[:count]) + (", ..." if len(keys) > count else "")

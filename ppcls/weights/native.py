@@ -16,7 +16,7 @@ from ppcls.architectures import are_same_network
 from ppcls.errors import WeightsError
 from ppcls.files import write_aside
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights.identify import Identity
+from ppcls.weights.identify import EVALUATION, Identity, OptionNames
 
 if TYPE_CHECKING:
     from paddle import nn
@@ -84,7 +84,13 @@ def read_metadata(path: Path, texts: dict[str, Any]) -> dict[str, Any]:
 TWINS = ("EfficientNetB0_small", "EfficientNetLite0")
 
 
-def identity_of(path: Path, texts: dict[str, Any], model: "nn.Layer", variant: str | None) -> Identity:
+def identity_of(
+    path: Path,
+    texts: dict[str, Any],
+    model: "nn.Layer",
+    variant: str | None,
+    options: OptionNames = EVALUATION,
+) -> Identity:
     """Return the identity of a file with this project's keys. texts: its metadata, as `read_file` returns it.
 
     A file without metadata, such as a .pdparams, has the network's own batch-norm epsilon and padding; if its
@@ -95,12 +101,12 @@ def identity_of(path: Path, texts: dict[str, Any], model: "nn.Layer", variant: s
     named = f"ppcls/{model.model_name}"
     if variant not in (None, named):
         raise WeightsError(
-            f"{path} has the keys of ppcls, but model.variant is {variant}. Set model.variant to null."
+            f"{path} has the keys of ppcls, but {options.variant} is {variant}. Leave {options.variant} out."
         )
     if not has_metadata and model.model_name in TWINS and variant is None:
         raise WeightsError(
             f"{path} fits {' and '.join(TWINS)}: their keys and shapes are equal. If it belongs to "
-            f"{model.model_name}, set it: -o model.variant={named}."
+            f"{model.model_name}, set it: {options.variant}={named}."
         )
     metadata = read_metadata(path, texts) if has_metadata else metadata_of(model)
     source_model = str(metadata.get("model"))

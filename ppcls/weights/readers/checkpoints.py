@@ -1,14 +1,18 @@
-"""Rules that find the weights in a checkpoint."""
+"""Collect the tensors of a checkpoint from its dictionaries, and leave all other things out."""
 
 import re
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from ppcls.errors import first_few
 from ppcls.weights.readers.entries import Refused
+from ppcls.weights.readers.pickles import Name, Namespace, Opaque
 
-# FixRes saves its weights under the first key, timm and most training scripts under the second.
-_NESTED = ("model", "state_dict")
-_PREFIX = "module."  # added by torch's DataParallel
+SAVE_STATE_DICT = (
+    "Where its code is, load it and save the weights alone: torch.save(model.state_dict(), FILE)."
+)
+_MAX_DEPTH = 8
 _NAME_TABLE = "StructuredToParameterName@@"  # written by paddle.save: a layer's key to its parameter's name
 _SLICES = "UnpackBigParamInfor@@"  # written by paddle.save for arrays of over 1 GB with protocols 2 and 3
 _OPTIMIZER_KEYS = ("LR_Scheduler", "master_weights", "param_groups")
@@ -20,59 +24,63 @@ _OPTIMIZER_NAMES = re.compile(
 Tensor = TypeVar("Tensor")
 
 
-def weights_of(
-    top: Any, as_tensor: Callable[[Any], Tensor | None]
+def tensors_of(
+    top: Any, as_tensor: Callable[[Any], Tensor | Opaque | None]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the weights by key, and their origin: under (a key or None), prefix (removed), others (keys).
+    """Return all tensors of a checkpoint, by the keys that lead to them, joined by "/".
 
-    If "model" is a dictionary with tensors, they are the weights; else those of "state_dict"; else those of
-    the top level, provided that no other dictionary beside them holds tensors. If all keys have the prefix
-    "module.", it is removed.
-    Raises Refused for an optimizer's state, and if the rule does not decide.
+    The metadata has "values" (the texts and numbers by their keys) and "skipped" (by their keys, what the
+    other values are). An optimizer's state is left out.
+    Raises Refused if no tensors are left.
     """
+    if type(top) in (list, tuple):
+        top = {str(index): value for index, value in enumerate(top) if type(value) is dict}
     if type(top) is not dict:
-        raise Refused(f"it holds a {type(top).__name__}; expected: a dictionary of tensors")
-    strange = [key for key in top if key in _OPTIMIZER_KEYS or _OPTIMIZER_NAMES.search(str(key))]
-    nested = [
-        key
-        for key, value in top.items()
-        if type(value) is dict and any(as_tensor(item) is not None for item in value.values())
-    ]
-    under = next((key for key in _NESTED if key in nested), None)
-    if under is None and strange:
+        cure = {"cure": SAVE_STATE_DICT} if isinstance(top, Opaque) else {}
+        what = f"a whole object of {top.what}, which is code" if cure else f"a {type(top).__name__}"
+        raise Refused(f"it holds {what}; expected: a dictionary of tensors", **cure)
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, str | float] = {}
+    skipped: dict[str, str] = {}
+    optimizer: list[str] = []
+    waiting: deque[tuple[str, dict, int]] = deque([("", top, 0)])
+    seen = {id(top)}  # a dictionary may hold itself, or be in many places
+    while waiting:
+        path, level, depth = waiting.popleft()
+        for key, value in level.items():
+            is_optimizer = key in _OPTIMIZER_KEYS or _OPTIMIZER_NAMES.search(str(key)) is not None
+            if is_optimizer:
+                optimizer.append(str(key))
+            if type(key) is not str or key == _NAME_TABLE or is_optimizer:
+                continue
+            if key == _SLICES:
+                raise Refused(
+                    "it holds arrays cut into slices: paddle.save with protocol 2 or 3 does this above 1 GB",
+                    "Load it with Paddle and save it with protocol=4.",
+                )
+            tensor = as_tensor(value)
+            inner = value.attributes if type(value) is Namespace else value
+            if type(inner) is dict:
+                if id(inner) not in seen and depth < _MAX_DEPTH:
+                    seen.add(id(inner))
+                    waiting.append((f"{path}{key}/", inner, depth + 1))
+            elif isinstance(tensor, Opaque):
+                skipped[path + key] = tensor.what
+            elif tensor is not None:
+                tensors[path + key] = tensor
+            elif isinstance(value, Opaque | Name):
+                skipped[path + key] = value.what
+            elif type(value) in (str, int, float):
+                values[path + key] = value
+    if not tensors and optimizer:
         raise Refused(
-            f"it looks like an optimizer's state, not weights: it has {_some(strange)}",
+            f"it looks like an optimizer's state, not weights: it has {first_few(optimizer)}",
             "Take the file of weights beside it (.pdparams).",
         )
-    if under is None and nested:
-        raise Refused(
-            f"it is not clear which tensors are the weights: some are under {_some(nested)}, and none under "
-            f"{' or '.join(_NESTED)}",
-            'Save the right ones in a separate file, or under "state_dict".',
-        )
-    level = top if under is None else top[under]
-    if _SLICES in level:
-        raise Refused(
-            "it holds arrays cut into slices: paddle.save with protocol 2 or 3 does this above 1 GB",
-            "Load it with Paddle and save it with protocol=4.",
-        )
-    tensors: dict[str, Tensor] = {}
-    others = [str(key) for key in top if key != under] if under is not None else []
-    for key, value in level.items():
-        tensor = as_tensor(value)
-        if tensor is None:
-            others.append(str(key))
-        elif type(key) is not str:
-            raise Refused(f"a tensor has the key {key}; expected: a string")
-        else:
-            tensors[key] = tensor
-    others = [key for key in others if key != _NAME_TABLE]
+    if not tensors and skipped:
+        named = [f"{key[:80]} ({what})" for key, what in skipped.items()]
+        raise Refused(f"it holds no tensors, but objects that are code: {first_few(named)}", SAVE_STATE_DICT)
     if not tensors:
-        raise Refused(f"it holds no tensors, only {_some(others) if others else 'an empty dictionary'}")
-    prefix = _PREFIX if all(key.startswith(_PREFIX) for key in tensors) else ""
-    weights = {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
-    return weights, {"under": under, "prefix": prefix, "others": others}
-
-
-def _some(keys: list[Any], count: int = 5) -> str:
-    return ", ".join(str(key)[:80] for key in keys[:count]) + (", ..." if len(keys) > count else "")
+        found = first_few(list(top)) if top else "an empty dictionary"
+        raise Refused(f"it holds no tensors, only {found}", "Take the file that holds the weights.")
+    return tensors, {"values": values, "skipped": skipped}

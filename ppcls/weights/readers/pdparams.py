@@ -5,9 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from ppcls.weights.readers.checkpoints import weights_of
+from ppcls.weights.readers.checkpoints import tensors_of
 from ppcls.weights.readers.entries import Entry, Refused, are_sizes, mapped_entry, strides_of
-from ppcls.weights.readers.pickles import Buildable, LongText, Name, inert, load, ordered_dict
+from ppcls.weights.readers.pickles import (
+    Buildable,
+    LongText,
+    Name,
+    Namespace,
+    Opaque,
+    default_dict,
+    load,
+    ordered_dict,
+)
 
 # u2 is bfloat16, which numpy lacks: Paddle saves it as uint16, a type that Paddle itself does not have.
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "b1")
@@ -31,13 +40,17 @@ class _Array(Buildable):
     """A numpy array that a pickle describes."""
 
     def __init__(self) -> None:
-        self.entry: Entry | None = None
+        self.entry: Entry | Opaque | None = None
 
     def build(self, state: Any) -> None:
-        """Check shape, dtype and bytes, and make the entry. Raises Refused."""
+        """Check shape, dtype and bytes, and make the entry. An array of a dtype that weights do not have is
+        opaque. Raises Refused."""
         if self.entry is not None or type(state) is not tuple or len(state) != 5:
             raise Refused("the description of an array is not valid")
         _, shape, dtype, fortran, data = state
+        if type(dtype) is Opaque:
+            self.entry = Opaque(f"an array of {dtype.what}")
+            return
         if type(data) is str:  # from Python 2, and shorter than LongText
             data = memoryview(_latin1(data))
         if not (
@@ -59,19 +72,21 @@ def _latin1(text: str) -> bytes:
         raise Refused("the text that holds an array has characters that are not bytes") from error
 
 
-def _reconstruct(arguments: tuple) -> _Array:
+def _reconstruct(arguments: tuple) -> _Array | Opaque:
     """Stand in for numpy's _reconstruct, which makes an empty array that a state fills later."""
+    if len(arguments) == 3 and type(arguments[0]) is Name and not arguments[0].is_admitted:
+        return Opaque(arguments[0].what)  # a subclass, such as a masked array
     if len(arguments) != 3 or not _is_name(arguments[0], "numpy", "ndarray"):
         raise Refused("the pickle makes an array of a class other than numpy.ndarray")
     return _Array()
 
 
-def _dtype(arguments: tuple) -> _Dtype:
+def _dtype(arguments: tuple) -> _Dtype | Opaque:
     """Stand in for numpy.dtype(name, align, copy)."""
-    if len(arguments) != 3 or type(arguments[0]) is not str or arguments[0] not in _DTYPES:
-        name = arguments[0][:20] if arguments and type(arguments[0]) is str else "none"
-        raise Refused(f"an array has dtype {name}; expected: {', '.join(_DTYPES)}")
-    return _Dtype(arguments[0])
+    if len(arguments) != 3 or type(arguments[0]) is not str:
+        raise Refused("the description of a dtype is not valid")
+    name = arguments[0]
+    return _Dtype(name) if name in _DTYPES else Opaque(f"dtype {name[:20]}")
 
 
 def _encode(arguments: tuple) -> memoryview:
@@ -113,7 +128,8 @@ _ADMITTED = {
     ("__builtin__", "tuple"): _tuple,  # protocol 2
     ("builtins", "tuple"): _tuple,
     ("collections", "OrderedDict"): ordered_dict,
-    ("argparse", "Namespace"): inert,
+    ("collections", "defaultdict"): default_dict,
+    ("argparse", "Namespace"): Namespace,
 }
 
 
@@ -121,7 +137,7 @@ def _is_name(value: Any, module: str, name: str) -> bool:
     return type(value) is Name and (value.module, value.name) == (module, name)
 
 
-def _as_array(value: Any) -> Entry | None:
+def _as_array(value: Any) -> Entry | Opaque | None:
     """Return the entry of an array, alone or as (name, array); None for any other value."""
     if type(value) is tuple and len(value) == 2 and type(value[0]) is str:
         value = value[1]
@@ -133,8 +149,8 @@ def _as_array(value: Any) -> Entry | None:
 
 
 def read_pdparams(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Return entries by key, and the metadata of checkpoints.weights_of. Raises Refused."""
+    """Return entries by key, and the metadata of checkpoints.tensors_of. Raises Refused."""
     top, end = load(data, 0, _ADMITTED)
     if end != len(data):
         raise Refused(f"{len(data) - end} bytes follow the end of the pickle")
-    return weights_of(top, _as_array)
+    return tensors_of(top, _as_array)

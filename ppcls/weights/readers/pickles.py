@@ -2,8 +2,9 @@
 
 pickle.Unpickler with its own find_class still calls, sets attributes and allocates as the file requests. Here
 a global name is a token. Calling it runs the function that the reader admits for this name, which checks its
-arguments. The file can choose no other object, and no attribute is set. Bytes are not copied: they are slices
-of the mapped file.
+arguments. The file can choose no other object, and no attribute is set. A name that is not admitted, and all
+that is made from it, is a token without content, so that a checkpoint may hold other things beside its
+tensors. Bytes are not copied: they are slices of the mapped file.
 """
 
 import struct
@@ -24,11 +25,17 @@ Admitted = Mapping[tuple[str, str], Callable[[tuple], Any] | None]
 
 @dataclass(frozen=True, eq=False)
 class Name:
-    """A global name in a pickle. call: None if the name may only be an argument of another call."""
+    """A global name in a pickle. call: None if the name may only be an argument of another call. is_admitted:
+    whether the reader knows the name."""
 
     module: str
     name: str
     call: Callable[[tuple], Any] | None
+    is_admitted: bool = True
+
+    @property
+    def what(self) -> str:
+        return f"{self.module[:80]}.{self.name[:80]}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,16 +52,27 @@ class Buildable:
         raise NotImplementedError
 
 
-class Inert(Buildable):
-    """Stands for an object that the weights do not need. It ignores its state."""
+class Opaque(Buildable):
+    """Stands for an object that the weights do not need. what: its class or kind, for messages. It ignores
+    its state and its items."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
 
     def build(self, state: Any) -> None:
         pass
 
 
-def inert(arguments: tuple) -> Inert:
-    """Stand in for a class whose objects hold no weights."""
-    return Inert()
+class Namespace(Opaque):
+    """The attributes of an argparse.Namespace, in which training scripts save their options."""
+
+    def __init__(self, arguments: tuple) -> None:
+        super().__init__("argparse.Namespace")
+        self.attributes: dict = {}
+
+    def build(self, state: Any) -> None:
+        if type(state) is dict:
+            self.attributes = state
 
 
 def ordered_dict(arguments: tuple) -> dict:
@@ -70,6 +88,11 @@ def ordered_dict(arguments: tuple) -> dict:
     return result
 
 
+def default_dict(arguments: tuple) -> dict:
+    """Stand in for collections.defaultdict(factory)."""
+    return {}
+
+
 def load(
     data: memoryview, start: int, admitted: Admitted, persistent: Callable[[Any], Any] | None = None
 ) -> tuple[Any, int]:
@@ -81,9 +104,9 @@ def load(
 def _set_item(target: Any, key: Any, value: Any) -> None:
     if type(target) is not dict:
         raise Refused("it sets an item of something that is not a dictionary")
-    # No tuples: a few bytes can make one whose hash takes forever.
+    # No tuples: a few bytes can make one whose hash takes forever. And no weights have such keys.
     if key is not None and type(key) not in (str, int, float, bool):
-        raise Refused(f"a dictionary has a key of type {type(key).__name__}")
+        return
     if key in target:
         raise Refused("a dictionary has the same key twice")
     target[key] = value
@@ -168,9 +191,11 @@ class _Machine:
 
     def long(self) -> None:
         size = self.number("<B")
-        if size > _MAX_LONG:
-            raise Refused(f"the pickle has an integer of {size} bytes")
-        self.push(int.from_bytes(self.take(size), "little", signed=True))
+        data = self.take(size)
+        short = size <= _MAX_LONG
+        self.push(
+            int.from_bytes(data, "little", signed=True) if short else Opaque(f"an integer of {size} bytes")
+        )
 
     def text(self, form: str) -> None:
         utf8 = self.take(self.number(form))
@@ -206,12 +231,7 @@ class _Machine:
     def push_name(self, module: Any, name: Any) -> None:
         if type(module) is not str or type(name) is not str:
             raise Refused("the pickle refers to an object without a name")
-        if (module, name) not in self.admitted:
-            raise Refused(
-                f"it refers to {module[:80]}.{name[:80]}, which weights do not need",
-                "Nothing in it was run. Do not open the file with other tools unless you trust its source.",
-            )
-        self.push(Name(module, name, self.admitted[module, name]))
+        self.push(Name(module, name, self.admitted.get((module, name)), (module, name) in self.admitted))
 
     def global_name(self) -> None:
         module = self.line()
@@ -223,11 +243,14 @@ class _Machine:
 
     def call(self, new: bool) -> None:
         arguments, target = self.pop(), self.pop()
+        if isinstance(target, Opaque) or (type(target) is Name and not target.is_admitted):
+            self.push(Opaque(target.what))  # nothing is called, and the arguments are dropped
+            return
         if type(target) is not Name or target.call is None or type(arguments) is not tuple:
             raise Refused("the pickle calls something that weights do not call")
-        # Of the admitted names only the inert classes may be called through __new__.
-        if new and target.call is not inert:
-            raise Refused(f"the pickle makes a new object of {target.module}.{target.name}")
+        # Of the admitted names only this class may be called through __new__.
+        if new and target.call is not Namespace:
+            raise Refused(f"the pickle makes a new object of {target.what}")
         self.push(target.call(arguments))
 
     def build(self) -> None:
@@ -240,6 +263,8 @@ class _Machine:
 
     def append(self, values: list[Any]) -> None:
         target = self.top()
+        if isinstance(target, Opaque):
+            return
         if type(target) is not list:
             raise Refused("the pickle appends to something that is not a list")
         target.extend(values)
@@ -248,12 +273,18 @@ class _Machine:
         target = self.top()
         if len(values) % 2:
             raise Refused("a dictionary has a key without a value")
+        if isinstance(target, Opaque):
+            return
         for key, value in zip(values[::2], values[1::2], strict=True):
             _set_item(target, key, value)
 
     def set_item(self) -> None:
         value, key = self.pop(), self.pop()
         self.set_items([key, value])
+
+    def frozen_set(self) -> None:
+        self.pop_mark()
+        self.push(Opaque("a set"))
 
     def persistent_id(self) -> None:
         identity = self.pop()
@@ -294,6 +325,9 @@ _BY_CHARACTER: dict[bytes, Callable[[_Machine], None]] = {
     b"}": lambda m: m.push({}),
     b"s": _Machine.set_item,
     b"u": lambda m: m.set_items(m.pop_mark()),
+    b"\x8f": lambda m: m.push(Opaque("a set")),
+    b"\x90": lambda m: m.append(m.pop_mark()),
+    b"\x91": _Machine.frozen_set,
     b"q": lambda m: m.put(m.number("<B")),
     b"r": lambda m: m.put(m.number("<I")),
     b"\x94": lambda m: m.put(len(m.memo)),

@@ -1,5 +1,6 @@
 """Reader for safetensors, through their library, one tensor at a time."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from ppcls.errors import WeightsError
-from ppcls.weights.readers.entries import AGAIN, Entry, Refused
+from ppcls.weights.readers.entries import AGAIN, Entry, Refused, mapped_entry, strides_of
 
-# BF16 and the 8-bit floats are left out: the library returns them in numpy only if ml_dtypes is installed.
+# The 8-bit floats are left out: the library returns them in numpy only if ml_dtypes is installed. So it does
+# with BF16, which is therefore read from the mapped file.
 _DTYPES: dict[str, np.dtype] = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
@@ -23,8 +25,9 @@ _DTYPES: dict[str, np.dtype] = {
 }
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Return entries by key, and the file's metadata. Raises Refused."""
+def read_safetensors(path: Path, data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
+    """Return entries by key, and the file's metadata. data: the same file, mapped into memory. Raises
+    Refused."""
     from safetensors import SafetensorError, safe_open
 
     def reader(key: str) -> Callable[[], np.ndarray]:
@@ -40,12 +43,21 @@ def read_safetensors(path: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
     try:
         # It stays open: the entries read from it later.
         file = safe_open(path, framework="numpy")
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(bytes(data[8:start]))  # the library has checked it
         for key in file.keys():
             piece = file.get_slice(key)
             dtype = _DTYPES.get(piece.get_dtype())
+            if piece.get_dtype() == "BF16":
+                first, end = (start + offset for offset in header[key]["data_offsets"])
+                shape = tuple(piece.get_shape())
+                entries[key] = mapped_entry(
+                    data[first:end], np.dtype("<u2"), shape, strides_of(shape), bfloat16=True
+                )
+                continue
             if dtype is None:
                 raise Refused(
-                    f"{key[:80]} has dtype {piece.get_dtype()}; expected: {', '.join(_DTYPES)}",
+                    f"{key[:80]} has dtype {piece.get_dtype()}; expected: BF16, {', '.join(_DTYPES)}",
                     "Convert it to F32.",
                 )
             entries[key] = Entry(tuple(piece.get_shape()), dtype, reader(key))

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ppcls.weights.readers.checkpoints import weights_of
+from ppcls.weights.readers.checkpoints import tensors_of
 from ppcls.weights.readers.entries import Entry, Refused, are_sizes, mapped_entry
-from ppcls.weights.readers.pickles import Name, inert, load, ordered_dict
+from ppcls.weights.readers.pickles import Name, Namespace, Opaque, default_dict, load, ordered_dict
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _VERSION = 1001
@@ -63,8 +63,10 @@ class _View:
         )
 
 
-def _rebuild_tensor(arguments: tuple) -> _View:
+def _rebuild_tensor(arguments: tuple) -> _View | Opaque:
     """Stand in for _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks[, metadata])."""
+    if len(arguments) in (6, 7) and type(arguments[0]) is Opaque:
+        return Opaque(f"a tensor of {arguments[0].what}")
     if len(arguments) not in (6, 7) or type(arguments[0]) is not _Storage:
         raise Refused("the description of a tensor is not valid")
     storage, offset, shape, strides = arguments[:4]
@@ -73,11 +75,18 @@ def _rebuild_tensor(arguments: tuple) -> _View:
     return _View(storage, offset, shape, strides)
 
 
-def _rebuild_parameter(arguments: tuple) -> _View:
-    """Stand in for _rebuild_parameter(tensor, requires_grad, hooks)."""
-    if len(arguments) != 3 or type(arguments[0]) is not _View:
+def _rebuild_parameter(arguments: tuple) -> _View | Opaque:
+    """Stand in for _rebuild_parameter(tensor, requires_grad, hooks[, attributes])."""
+    if len(arguments) not in (3, 4) or not isinstance(arguments[0], _View | Opaque):
         raise Refused("the description of a parameter is not valid")
     return arguments[0]
+
+
+def _rebuild_with_attributes(arguments: tuple) -> Any:
+    """Stand in for _rebuild_from_type_v2(rebuild, class, arguments, attributes)."""
+    if len(arguments) != 4 or type(arguments[0]) is not Name or arguments[0].call is not _rebuild_tensor:
+        return Opaque("a tensor of a class of its own")
+    return _rebuild_tensor(arguments[2] if type(arguments[2]) is tuple else ())
 
 
 def _size(arguments: tuple) -> tuple:
@@ -91,31 +100,37 @@ _ADMITTED = {
     ("collections", "OrderedDict"): ordered_dict,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+    ("torch._tensor", "_rebuild_from_type_v2"): _rebuild_with_attributes,
     ("torch", "Size"): _size,
-    ("argparse", "Namespace"): inert,
+    ("collections", "defaultdict"): default_dict,
+    ("argparse", "Namespace"): Namespace,
     **{("torch", name): None for name in _DTYPES},
 }
 
 
 class _Storages:
-    """The storages that a pickle describes, by their keys."""
+    """The storages that a pickle describes, by their keys. is_stream: they follow one another, so that each
+    needs a known size."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_stream: bool) -> None:
         self.by_key: dict[str, _Storage] = {}
+        self.is_stream = is_stream
 
-    def describe(self, identity: Any) -> _Storage:
-        """Record ("storage", type, key, device, count), in a stream followed by None. Raises Refused."""
+    def describe(self, identity: Any) -> _Storage | Name | Opaque:
+        """Record ("storage", type, key, device, count), in a stream followed by None. A stream
+        has the class of a module as ("module", class, file, source). Raises Refused."""
+        if type(identity) is tuple and len(identity) == 4 and identity[0] == "module":
+            return identity[1] if type(identity[1]) is Name else Opaque("a module")
         if type(identity) is not tuple or len(identity) not in (5, 6) or identity[5:] not in ((), (None,)):
             raise Refused("the description of a storage is not valid")
         word, kind, key, _, count = identity[:5]
-        if (
-            word != "storage"
-            or type(kind) is not Name
-            or kind.name not in _DTYPES
-            or type(key) is not str
-            or not are_sizes((count,))
-        ):
+        if type(kind) is Name and kind.name not in _DTYPES and not self.is_stream:
+            return Opaque(kind.what)
+        if word != "storage" or type(kind) is not Name or type(key) is not str or not are_sizes((count,)):
             raise Refused("the description of a storage is not valid")
+        if kind.name not in _DTYPES:
+            raise Refused(f"it has a tensor of {kind.what}", "Save it again without this tensor.")
         storage = _Storage(key, kind.name, count)
         if self.by_key.setdefault(key, storage) != storage:
             raise Refused(f"storage {key[:20]} is described in two ways")
@@ -132,8 +147,8 @@ def is_stream(head: bytes) -> bool:
 
 
 def read_stream(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Return entries by key, and the metadata of checkpoints.weights_of. Raises Refused."""
-    storages = _Storages()
+    """Return entries by key, and the metadata of checkpoints.tensors_of. Raises Refused."""
+    storages = _Storages(is_stream=True)
     magic, position = load(data, 0, _ADMITTED)
     version, position = load(data, position, _ADMITTED)
     if magic != MAGIC or version != _VERSION:
@@ -164,7 +179,7 @@ def read_stream(data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
 
 
 def read_zip(file: BinaryIO, data: memoryview) -> tuple[dict[str, Entry], dict[str, Any]]:
-    """Return entries by key, and the metadata of checkpoints.weights_of. data: the same file, mapped into
+    """Return entries by key, and the metadata of checkpoints.tensors_of. data: the same file, mapped into
     memory. Raises Refused."""
     members = _members(file, data)
     if "data.pkl" not in members:
@@ -172,11 +187,9 @@ def read_zip(file: BinaryIO, data: memoryview) -> tuple[dict[str, Entry], dict[s
             "it is a zip archive, but not one of torch: data.pkl is missing",
             "Unpack it, if it holds the file.",
         )
-    if "constants.pkl" in members:
-        raise Refused("it is a TorchScript program, which is code", "Take the file of its weights.")
     if bytes(members.get("byteorder", b"little")[:8]) != b"little":
         raise Refused("it was written by a big-endian machine", "Save it again on another machine.")
-    storages = _Storages()
+    storages = _Storages(is_stream=False)
     pickle = members["data.pkl"]
     top, end = load(pickle, 0, _ADMITTED, storages.describe)
     if end != len(pickle):
@@ -190,7 +203,7 @@ def read_zip(file: BinaryIO, data: memoryview) -> tuple[dict[str, Entry], dict[s
 
 
 def _entries(top: Any, part: Callable[[str], memoryview]) -> tuple[dict[str, Entry], dict[str, Any]]:
-    views, metadata = weights_of(top, _as_view)
+    views, metadata = tensors_of(top, _as_view)
     return {name: view.entry(part(view.storage.key)) for name, view in views.items()}, metadata
 
 
@@ -208,6 +221,9 @@ def _members(file: BinaryIO, data: memoryview) -> dict[str, memoryview]:
             directory = archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, EOFError, struct.error) as error:
         raise Refused(f"it is not a complete zip archive: {error}") from error
+    if any(info.filename.endswith("/constants.pkl") for info in infos):  # its other members are compressed
+        cure = "Save its weights alone: torch.save(torch.jit.load(FILE).state_dict(), OTHER_FILE)."
+        raise Refused("it is a TorchScript program, which is code", cure)
     members: dict[str, memoryview] = {}
     roots = set()
     free = 0
@@ -247,7 +263,7 @@ def _data_start(info: zipfile.ZipInfo, data: memoryview) -> int:
     local_name = bytes(data[start : start + name_size])
     encoding = "utf-8" if flags & 0x800 else "cp437"
     # With bit 3 the numbers may follow the data, with zip64 they are in a field of their own: then 0 or all
-    # ones # take their place.
+    # ones take their place.
     unknown = (0,) if flags & 8 else ()
     sizes = {packed, size} - {info.file_size, 0xFFFFFFFF, *unknown}
     if (
