@@ -1,11 +1,13 @@
 """Package metadata. Versions are ranges; extras hold what only some users need."""
 
 import re
+import shutil
 import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # read from the text, because importing ppcls needs packages that may not be installed yet
@@ -22,6 +24,19 @@ has_other_opencv = any(
     for package in distributions(path=site_packages)
 )
 
+
+class BuildWithConfigs(build_py):
+    """Copies the YAML files of configs/ into the built package. An editable install reads them in place."""
+
+    def run(self) -> None:
+        super().run()
+        if not getattr(self, "editable_mode", False):
+            folder = Path(self.build_lib, "ppcls", "configs")
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in sorted((ROOT / "configs").glob("*.yaml")):
+                shutil.copy(path, folder)
+
+
 setup(
     name="ppcls",
     version=version[1],
@@ -30,13 +45,12 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["ppcls", "ppcls.*"]), "ppcls.configs"],
-    package_dir={"ppcls.configs": "configs"},
-    package_data={
-        "ppcls": ["py.typed"],
-        "ppcls.configs": ["*.yaml"],
-        "ppcls.data": ["imagenet1k_labels.txt"],
-    },
+    packages=find_packages(include=["ppcls", "ppcls.*"]),
+    # Exactly this makes an editable install one plain line in a .pth file. Any other, or none, makes it a
+    # finder, which a clone named ppcls hides from those who import from the folder above.
+    package_dir={"": "."},
+    package_data={"ppcls": ["py.typed"], "ppcls.data": ["imagenet1k_labels.txt"]},
+    cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "filelock>=3.12",
         "matplotlib>=3.6",
@@ -63,7 +77,7 @@ setup(
         "onnx": ["onnx>=1.14", "onnxoptimizer>=0.3.13", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
-        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.3"],
+        "test": ["pytest>=8.0", "pytest-xdist>=3.5", "scikit-learn>=1.3", "setuptools", "wheel"],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },
 )

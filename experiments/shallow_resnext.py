@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ppcls import MODELS  # noqa: E402
 from ppcls.architectures.variants import BottleneckStage, ResNeXtVariant  # noqa: E402
-from ppcls.cli.common import run  # noqa: E402
 from ppcls.cli.train import main  # noqa: E402
+from ppcls.commands import run  # noqa: E402
 
 
 @dataclass(frozen=True)

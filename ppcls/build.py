@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ppcls import distributed
 from ppcls.architectures import MODELS, are_same_network, build_model
+from ppcls.commands import command_line
 from ppcls.config import Config, PreprocessingConfig, best_weights, find_run
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.errors import ConfigError, WeightsError
@@ -37,7 +38,7 @@ def require_weights(config: Config) -> str:
         cure = f"{run} is a run of this config: give its folder in place of the config, -c {run}"
     else:
         cure = (
-            "Train it, tools/train.py with the same config, and give the run's folder, "
+            f"Train it, `{command_line('train')}` with the same config, and give the run's folder, "
             f"-c {run}; or give a file, -o model.weights=FILE"
         )
     raise WeightsError(f"model.weights is null, and a network of random weights predicts nothing. {cure}.")

@@ -15,7 +15,7 @@ from ppcls.architectures import get_variant
 from ppcls.errors import ConfigError, suggest
 from ppcls.format1 import convert_config, is_config_of_format1
 from ppcls.preprocessing import Interpolation, Preprocessing
-from ppcls.typed import Rule, build_section
+from ppcls.typed import Rule, build_section, option_names
 
 Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
 # The likeliest of one class is always that class: loss 0, accuracy 1.
@@ -48,6 +48,27 @@ RENAMED = {
         f"data.{name}": f"data.preprocessing.{name}"
         for name in ("resize_short", "crop_size", "interpolation", "antialias", "mean", "std")
     },
+}
+# What other projects call the options, in whatever section.
+SYNONYMS = {
+    "model.name": "arch architecture backbone model_name",
+    "model.num_classes": "class_num nb_classes n_classes",
+    "model.weights": "checkpoint pretrained_model",
+    "model.drop_connect": "drop_path drop_path_rate",
+    "data.batch_size": "bs batchsize",
+    "data.num_workers": "workers",
+    "data.preprocessing.crop_size": "image_size img_size imgsz input_size image_shape",
+    "train.epochs": "epoch num_epochs max_epochs",
+    "train.start_from": "pretrained finetune",
+    "train.patience": "early_stop early_stopping",
+    "train.amp": "use_amp fp16 mixed_precision",
+    "train.label_smoothing": "smoothing",
+    "optim.name": "optimizer opt",
+    "optim.lr": "learning_rate base_lr initial_lr",
+    "optim.schedule": "scheduler lr_scheduler sched",
+    "optim.warmup_epochs": "warmup warmup_epoch",
+    "optim.clip_norm": "clip_grad grad_clip",
+    "output_dir": "out_dir save_dir work_dir",
 }
 
 
@@ -285,9 +306,19 @@ def parse_config(tree: dict, overrides: Sequence[str] = ()) -> Config:
     """Return the config of a YAML file's content, with overrides. Raises ConfigError as load_config does."""
     for override in overrides:
         _apply(tree, override)
-    config = build_section(Config, tree, RENAMED)
+    config = build_section(Config, tree, RENAMED | _meanings())
     _check(config)
     return config
+
+
+def _meanings() -> dict[str, str]:
+    """Return what an option that is unknown where it is given may mean, under "*." and its name: that of a
+    synonym, or the one option of this name in another section."""
+    options = [option for option in option_names(Config) if "." in option]
+    names = [option.rpartition(".")[2] for option in options]
+    meanings = {word: option for option, words in SYNONYMS.items() for word in words.split()}
+    meanings |= {name: option for name, option in zip(names, options, strict=True) if names.count(name) == 1}
+    return {f"*.{name}": option for name, option in meanings.items()}
 
 
 def _apply(tree: dict, override: str) -> None:

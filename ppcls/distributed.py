@@ -60,7 +60,7 @@ def import_paddle() -> Any:
             import paddle
         except ModuleNotFoundError as error:
             raise ConfigError(
-                f"Paddle is not installed ({error}): pip install -e '.[cpu]', or a Paddle for your GPU."
+                f"Paddle is not installed ({error}): pip install 'ppcls[cpu]', or a Paddle for your GPU."
             ) from error
     warnings.filterwarnings("ignore", message="When training, we now always track global mean")
     for line in noise.getvalue().splitlines():

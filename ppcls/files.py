@@ -1,12 +1,14 @@
 """Cache folder, atomic writes, and the run-folder lock."""
 
 import contextlib
+import json
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ppcls.errors import ConfigError, PpclsError
 
@@ -37,6 +39,9 @@ def cache_dir() -> Path:
 def write_aside(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`. Without an error, its file is synced and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():  # such as /dev/stdout, which must not be replaced
+        yield path
+        return
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield aside
@@ -46,6 +51,19 @@ def write_aside(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, whole or not at all. errors: what becomes of characters that UTF-8 has not,
+    such as Python's surrogates for the bytes of an odd file name."""
+    with write_aside(path) as aside:
+        aside.write_text(text, encoding="utf-8", errors=errors)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write a JSON file, whole or not at all. It is valid UTF-8 whatever the names in it are."""
+    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n"
+    write_text(path, text, errors="backslashreplace")  # of a surrogate: its escape in JSON too
 
 
 def _sync_folder(folder: Path) -> None:

@@ -36,7 +36,7 @@ def progress_bar(
     """
     from tqdm import tqdm
 
-    is_terminal = sys.stderr.isatty()
+    is_terminal = sys.stderr is not None and sys.stderr.isatty()
     return tqdm(
         total=total,
         desc=description,

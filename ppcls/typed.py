@@ -1,7 +1,7 @@
 """Typed sections of options: values as YAML gives them, converted by a dataclass's type hints and rules."""
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,10 +16,19 @@ class Rule:
     holds: Callable[[Any], bool]
 
 
+def option_names(section: type, prefix: str = "") -> Iterator[str]:
+    """Yield the full names of all options and sections below a dataclass."""
+    for name, hint in get_type_hints(section).items():
+        yield prefix + name
+        if is_dataclass(hint) and isinstance(hint, type):
+            yield from option_names(hint, f"{prefix}{name}.")
+
+
 def build_section(section: type, values: dict, renamed: Mapping[str, str], prefix: str = "") -> Any:
     """Return the dataclass `section`, filled with `values`.
 
-    renamed: earlier names of options, with their present names. prefix: the section's own name and a dot.
+    renamed: earlier names of options, with their present names; under "*.name" what an option that no section
+    has, or another one, may mean. prefix: the section's own name and a dot.
     Raises ConfigError for an unknown option, a missing one, a value of another type, and a broken rule.
     """
     hints = get_type_hints(section, include_extras=True)
@@ -29,9 +38,9 @@ def build_section(section: type, values: dict, renamed: Mapping[str, str], prefi
         if option in renamed:
             raise ConfigError(f"{option} is now called {renamed[option]}. Received: {value!r}")
         if name not in hints:
-            raise ConfigError(
-                f"unknown option {option}; {suggest(option, [prefix + known for known in hints])}"
-            )
+            meant = renamed.get(f"*.{name}".lower().replace("-", "_"))
+            nearest = suggest(option, [prefix + known for known in hints])
+            raise ConfigError(f"unknown option {option}; {f'did you mean {meant}?' if meant else nearest}")
         converted[name] = _convert(hints[name], value, option, renamed)
     for known in fields(section):
         is_required = known.default is MISSING and known.default_factory is MISSING

@@ -194,6 +194,13 @@ def predictor_of(
 
 # Exports
 
+
+def code_without_ppcls() -> str:
+    """Return the code of docs/deployment.md that runs an export without ppcls."""
+    text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    return text.split("## Without ppcls")[1].split("```python\n")[1].split("```")[0].strip()
+
+
 NETWORK_FILES = {"onnxruntime": "model.onnx", "openvino": "openvino.xml", "paddle": "inference.pdiparams"}
 
 

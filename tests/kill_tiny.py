@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "golden/format1"))
 import tiny  # noqa: E402, F401
 
 from ppcls.cli import train  # noqa: E402
-from ppcls.cli.common import run  # noqa: E402
+from ppcls.commands import run  # noqa: E402
 from ppcls.training.loop import Trainer  # noqa: E402
 
 

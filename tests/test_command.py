@@ -23,7 +23,7 @@ def call(monkeypatch, capsys):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ppcls", *map(str, arguments)])
-        monkeypatch.setattr("ppcls.cli.common._leave_at_once", sys.exit)  # this process is to stay
+        monkeypatch.setattr("ppcls.commands._leave_at_once", sys.exit)  # this process is to stay
         with pytest.raises(SystemExit) as end:
             command.main()
         said = capsys.readouterr()

@@ -9,9 +9,10 @@ import yaml
 
 from ppcls import MODELS
 from ppcls.architectures import are_same_network
-from ppcls.config import Config, best_weights, find_run, load_config
+from ppcls.config import SYNONYMS, Config, best_weights, find_run, load_config
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
+from ppcls.typed import option_names
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 FORMAT1 = Path(__file__).parent / "golden" / "format1"
@@ -147,6 +148,39 @@ def test_overrides_come_last_and_are_typed(small):
 def test_wrong_options_are_refused(small, override, words):
     with pytest.raises(ConfigError, match=re.compile(words, re.DOTALL)):
         load_config(small, ["data.preprocessing.resize_short=256", override])
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("learning_rate=0.1", "optim.lr"),
+        ("train.learning_rate=0.1", "optim.lr"),
+        ("optim.learning-rate=0.1", "optim.lr"),
+        ("batch_size=64", "data.batch_size"),  # the name of one option, in no section ...
+        ("train.lr=0.1", "optim.lr"),  # ... or in another
+        ("optim.Epochs=3", "train.epochs"),
+        ("train.early_stop=5", "train.patience"),
+        ("image_size=224", "data.preprocessing.crop_size"),
+        ("data.image_size=[3, 224, 224]", "data.preprocessing.crop_size"),
+        ("crop_size=224", "data.preprocessing.crop_size"),
+        ("optimizer={name: sgd}", "optim.name"),
+        ("name=EfficientNetB1", "model"),  # of two sections: the nearest spelling here
+    ],
+)
+def test_an_option_by_another_name_or_section(small, given, meant):
+    with pytest.raises(ConfigError) as error:
+        load_config(small, [given])
+    name = given.split("=")[0]
+    assert f"{name};" in str(error.value)
+    if name != "name":
+        assert str(error.value).endswith(f"did you mean {meant}?")
+
+
+def test_synonyms_are_options_and_no_options_names():
+    options = set(option_names(Config))
+    words = [word for words in SYNONYMS.values() for word in words.split()]
+    assert set(SYNONYMS) <= options and len(words) == len(set(words))
+    assert not {option.rpartition(".")[2] for option in options} & set(words)
 
 
 def test_options_of_the_other_family_are_refused(small):

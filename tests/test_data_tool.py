@@ -96,11 +96,11 @@ def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
     for _, path, _ in read_list_lines(train):
         assert (folder / path).is_file()
 
-    command = run.stdout[run.stdout.index("python tools/train.py") :].replace("\\\n", " ")
+    command = run.stdout[run.stdout.index("python -m ppcls train") :].replace("\\\n", " ")
     words = shlex.split(command)
     options = dict(word.split("=", 1) for word in words if "=" in word)
     values = {name: yaml.safe_load(value) for name, value in options.items()}
-    assert values["model.num_classes"] == 4 and words[2:4] == ["-c", "configs/EfficientNetB0.yaml"]
+    assert values["model.num_classes"] == 4 and words[4:6] == ["-c", "EfficientNetB0"]
     for part in ("train", "eval"):
         places = {
             f"{part}_{kind}": str(tmp_path / values[f"data.{part}_{kind}"]) for kind in ("root", "list")

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from helpers import code_without_ppcls
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -59,6 +60,8 @@ ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
 PHOTOS = {"output/photos": "RUN"}
 IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
+
+STEPS = code_without_ppcls()
 
 WORDS = {
     "CONFIG": "small.yaml",
@@ -133,6 +136,7 @@ HOW: dict[str, Run | str] = {
         after=(EXPORT,), words=IMAGENET
     ),
     "pip install 'ppcls[onnx]'": PIP,
+    "pip install 'ppcls[cpu]'": PIP,
     "import ppcls\n\n"
     'predictor = ppcls.load("EfficientNetLite0")\n'
     'best = predictor("cat.jpg")  # labels, probabilities, class_ids, the likeliest first': Run(),
@@ -146,6 +150,7 @@ HOW: dict[str, Run | str] = {
     'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
     "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
     f"{LAUNCH_2} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
+    STEPS: Run(after=(EXPORT,)),
     ENGINES: Run(FEW_ROUNDS),
     "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(FEW_ROUNDS),
     # docs/migration.md
@@ -211,6 +216,7 @@ HOW: dict[str, Run | str] = {
     ),
     f"{LAUNCH_2} tools/train.py -c configs/digits.yaml": Run("--check", (DIGITS,)),
     f"{LAUNCH_2} tools/eval.py -c RUN": Run("--engine eager", (TRAIN,)),
+    f'{LAUNCH_2} "$(command -v ppcls)" train -c CONFIG': Run("--check", (SPLIT_PHOTOS,)),
     "python tools/benchmark.py train -c CONFIG [--synthetic] [--steps N] [--json FILE]": Run(
         after=(SPLIT_PHOTOS,), words={"[": "", "]": "", " N": " 1", "FILE": "speed.json"}
     ),
@@ -325,6 +331,7 @@ def call(sandbox):
         if "EfficientNetB" in line and not how.code and not any((sandbox / "home").glob("*.pdparams")):
             publish(sandbox)
         environment = {"PYTHONPATH": str(sandbox), "PPCLS_HOME": str(sandbox / "home")}
+        environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         ended = subprocess.run(
             ["bash", "-c", line],
             cwd=sandbox,

@@ -1,6 +1,7 @@
 """The engines against the eager network and published numbers; which one is taken, and what replaces it."""
 
 import json
+import pickle
 import shutil
 import threading
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden.seeded import draw_input
-from helpers import GOLDEN, LIMIT, NETWORK_FILES, build_filled, damage
+from helpers import GOLDEN, LIMIT, NETWORK_FILES, build_filled, damage, value_from
 
+import ppcls
 from ppcls.errors import DataError, ExportError
 from ppcls.inference import fastest
 from ppcls.inference.artifact import read_artifact
@@ -24,7 +26,7 @@ from ppcls.inference.engines.fallback import FallbackEngine
 from ppcls.inference.export import export_model
 from ppcls.inference.fastest import measure, rank_engines, streams_for
 from ppcls.inference.formats import FORMATS, writable_formats
-from ppcls.inference.predictor import describe
+from ppcls.inference.predictor import describe, eager_predictor
 from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
 
@@ -235,8 +237,8 @@ def test_measuring_leaves_a_damaged_one_out_and_does_not_remember_it(exported, t
     assert set(rank_engines(folder, artifact, threads=1, log=said.append)) == set(installed_engines(artifact))
 
 
-def quick_blocks(runs, rounds):
-    return time_in_blocks(runs, rounds=1, seconds=0, pause=0)
+def quick_blocks(runs, rounds, of):
+    return time_in_blocks(runs, rounds=rounds, seconds=0, pause=0, of=of)
 
 
 class Sleeper:
@@ -336,6 +338,39 @@ def test_a_cache_that_cannot_be_written_costs_a_measurement(stubbed, tmp_path):
         assert ranking[0] == "openvino" and stub.runs
 
 
+def blocks_from(*tries):
+    """A stand-in for time_in_blocks that returns these times, one of them at each call."""
+    left = list(tries)
+    return lambda runs, rounds, of: left.pop(0)
+
+
+def test_a_wrong_order_under_load_is_measured_again_and_not_kept(stubbed, monkeypatch):
+    # another program slows one engine's first block and the other's second
+    unstable = {"onnxruntime": [0.9, 1.2], "openvino": [1.5, 1.0], "paddle": [3.0, 3.0]}
+    calm = {"onnxruntime": [0.8, 0.8], "openvino": [0.7, 0.7], "paddle": [3.0, 3.0]}
+    tie = {"onnxruntime": [0.50, 0.52], "openvino": [0.51, 0.51], "paddle": [3.0, 3.0]}
+    monkeypatch.setattr(fastest, "time_in_blocks", blocks_from(unstable, calm))
+    ranking, said, stub = stubbed(**SLOW_ORT)
+    assert ranking == ["openvino", "onnxruntime", "paddle"] and len(said) == 2
+    assert stubbed(**SLOW_ORT)[0] == ranking  # remembered
+    monkeypatch.setattr(fastest, "time_in_blocks", blocks_from(tie))
+    assert stubbed(threads=5, **SLOW_ORT)[0][0] == "onnxruntime"  # as good as equal: not measured again
+    monkeypatch.setattr(fastest, "time_in_blocks", blocks_from(unstable, unstable, unstable, calm))
+    ranking, said, stub = stubbed(threads=4, **SLOW_ORT)
+    assert ranking[0] == "onnxruntime" and [line for line in said if line.startswith("note: ")]
+    assert stubbed(threads=4, **SLOW_ORT)[0][0] == "openvino"  # nothing was remembered
+
+
+def test_measure_measures_anew(stubbed, exported, monkeypatch):
+    assert stubbed(**SLOW_ORT)[0][0] == "openvino"
+    others = SLOW_ORT | {"openvino": 0.03}
+    assert stubbed(**others)[0][0] == "openvino"  # remembered
+    stub = Sleeper(**others)
+    monkeypatch.setattr(fastest, "open_engine", stub)
+    assert ppcls.load(exported, "measure", threads=2, log=lambda line: None).engine.name == "paddle"
+    assert stubbed(**SLOW_ORT)[0][0] == "paddle"  # remembered in the place of the earlier one
+
+
 def test_a_single_engine_is_not_measured(exported, monkeypatch):
     monkeypatch.setattr(fastest, "installed_engines", lambda artifact: ["paddle"])
     monkeypatch.setattr(fastest, "open_engine", None)
@@ -352,7 +387,9 @@ def test_large_networks_are_measured_one_at_a_time_and_take_one_stream(exported,
     together = []
     monkeypatch.setattr(fastest, "open_engine", Sleeper(**dict.fromkeys(SLOW_ORT, 0)))
     monkeypatch.setattr(
-        fastest, "time_in_blocks", lambda runs, rounds: together.append(list(runs)) or quick_blocks(runs, 1)
+        fastest,
+        "time_in_blocks",
+        lambda runs, **how: together.append(list(runs)) or quick_blocks(runs, **how),
     )
     measure(exported, artifact, list(SLOW_ORT), threads=1, log=print)
     assert together == [["onnxruntime"], ["openvino"], ["paddle"]]
@@ -504,3 +541,80 @@ def test_a_records_own_errors_and_its_absence(exported, monkeypatch):
         with pytest.raises(ExportError, match=words):
             open_engine(exported, artifact, name, threads=1)
     assert "nowhere" not in installed_engines(artifact)
+
+
+# Processes
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("count", [1, 20], ids=["one", "many"])
+def test_a_forked_process_runs_or_is_refused_and_never_hangs(exported, pictures, name, count):
+    """Both predictors of before the fork, and engines that are opened behind it."""
+    if name not in installed_engines(read_artifact(exported)):
+        pytest.skip(f"{name} or the converter to its format is not installed")
+    files = [str(path) for path in sorted(pictures.iterdir())[:count]]
+    code = f"""
+import os, signal
+import ppcls
+from ppcls.errors import PpclsError
+files = {files!r}
+def load():
+    return ppcls.load({str(exported)!r}, {name!r}, topk=1, threads=2, log=lambda line: None)
+predictor = load()
+expected = [prediction.class_ids for prediction in predictor(files)]
+results = []
+for opened in (lambda: predictor, load):
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        signal.alarm(60)
+        try:
+            same = [prediction.class_ids for prediction in opened()(files)] == expected
+            os.write(writing, b"same" if same else b"other")
+        except PpclsError as error:
+            os.write(writing, str(error).encode())
+        os._exit(0)
+    os.close(writing)
+    results.append(os.read(reading, 1000).decode())
+    os.wait()
+print(results)
+"""
+    for result in value_from(code):
+        refused = name in result and "forked" in result and "spawn" in result
+        assert refused or (result == "same" and ENGINES[name].survives_fork)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_predictor_is_pickled_without_its_engines(exported, pictures, name):
+    open_here(exported, name)
+    said = []
+    predictor = ppcls.load(exported, name, topk=2, threads=2, log=lambda line: said.append(line))
+    files = [str(path) for path in sorted(pictures.iterdir())[:17]]
+    expected = predictor(files)
+    other = pickle.loads(pickle.dumps(predictor))
+    assert other.engine is not predictor.engine and other.engine.name == name
+    assert other(files) == expected
+    assert predictor.with_preprocessing(predictor.preprocessing).engine is predictor.engine
+
+
+def test_a_predictor_over_the_eager_network_cannot_be_pickled(network, preprocessing):
+    with pytest.raises(TypeError, match="eager"):
+        pickle.dumps(eager_predictor(network, preprocessing))
+
+
+def test_memory_of_openvino_does_not_grow_with_each_input_size(exported):
+    open_here(exported, "openvino")
+    code = f"""
+from pathlib import Path
+import numpy as np
+from ppcls.inference.artifact import read_artifact
+from ppcls.inference.engines import open_engine
+folder = Path({str(exported)!r})
+engine = open_engine(folder, read_artifact(folder), "openvino", threads=1)
+def resident(sizes):
+    for size in sizes:
+        engine.run(np.zeros((1, 3, 32, size), np.float32))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+before = resident(range(32, 62))
+print(resident(range(62, 122)) - before)
+"""
+    assert value_from(code, ONEDNN_PRIMITIVE_CACHE_CAPACITY="64") < 10  # MB; 40 with OpenVINO's own setting

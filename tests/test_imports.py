@@ -15,11 +15,11 @@ HEAVY = ("paddle", "numpy", "cv2", "visualdl", "matplotlib", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
     ("errors", "format1", "preprocessing", "processor"),
-    ("files", "typed"),
+    ("files", "streams", "typed"),
     ("architectures",),
     ("complexity",),
     ("config", "distributed"),
-    ("progress",),
+    ("commands", "progress"),
     ("weights", "data"),
     ("build",),
     ("inference",),

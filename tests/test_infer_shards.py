@@ -205,7 +205,7 @@ def options(exported, folder):
 
 def run_infer(*arguments, launch=(), patch="", **options):
     """Run the tool as a process, with some lines of Python before it."""
-    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\nfrom ppcls.cli.common import run\n"
+    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{patch}\nfrom ppcls.commands import run\n"
     script = Path(os.environ["PPCLS_HOME"]) / f"infer{abs(hash(patch))}.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     script.write_text(code + "from ppcls.cli.infer import main\nrun(main)\n")

@@ -5,10 +5,12 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from helpers import ARTIFACT, damage, value_from
+from helpers import ARTIFACT, code_without_ppcls, damage, value_from
+from PIL import Image
 
 import ppcls
 from ppcls import Predictor
@@ -25,6 +27,7 @@ from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.predictions import softmax
 from ppcls.inference.predictor import BULK, eager_predictor
+from ppcls.preprocessing import Interpolation
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +133,82 @@ def test_images_in_all_forms(predictor, expected, pictures):
     assert len(predictor(file).class_ids) == 3 and isinstance(predictor(file).probabilities[0], float)
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("RGB", "jpeg", {"exif": {0x112: 6}}),
+        ("RGB", "png", {}),
+        ("RGB", "webp", {"lossless": True, "exif": {0x112: 3}}),
+        ("L", "png", {}),
+        ("P", "gif", {}),
+        ("CMYK", "tiff", {}),
+        ("1", "png", {}),
+        ("I;16", "png", {}),
+        ("I;16", "tiff", {}),
+    ],
+)
+def test_bytes_and_pil_images_are_predicted_as_their_file(predictor, pictures, tmp_path, mode, kind, options):
+    with Image.open(pictures / "picture 03.png") as picture:
+        if mode == "I;16":
+            wide = np.asarray(picture.convert("L")).astype(np.uint16) * 256 + 7
+            image = Image.fromarray(wide)
+        else:
+            image = picture.convert(mode)
+    if "exif" in options:
+        exif = Image.Exif()
+        exif.update(options["exif"])
+        options = options | {"exif": exif.tobytes()}
+    file = tmp_path / f"a.{kind}"
+    image.save(file, kind, **options)
+    expected = replace(predictor(file), file=None)
+    assert predictor(file.read_bytes()) == expected
+    with Image.open(file) as opened:
+        assert predictor(opened) == expected
+        assert predictor([opened, file.read_bytes()]) == [expected, expected]
+        if "exif" in options:
+            assert predictor(opened.convert("RGB")) == expected  # the orientation is kept by Pillow
+            assert predictor(np.asarray(opened.convert("RGB"))) != expected
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("interpolation", get_args(Interpolation))
+def test_the_documented_code_without_ppcls_prepares_the_same_input(
+    exported, pictures, tmp_path, interpolation, antialias
+):
+    pytest.importorskip("onnxruntime")
+    artifact = read_artifact(exported)
+    if "onnx" not in artifact.files:
+        pytest.skip("the converter to ONNX is not installed")
+    shutil.copytree(exported, tmp_path / "lite0")
+    own = replace(artifact.preprocessing, interpolation=interpolation, antialias=antialias, crop_size=63)
+    replace(artifact, preprocessing=own).write(tmp_path / "lite0")
+    file = pictures / "picture 03.png"
+    code = code_without_ppcls().replace("lite0/", f"{tmp_path / 'lite0'}/").replace("cat.jpg", str(file))
+    assert "ppcls" not in code
+    found: dict = {}
+    exec(code, found)
+    predictor = ppcls.load(tmp_path / "lite0", "onnxruntime", log=lambda line: None)
+    batch = load_batch(Dataset.of_files([str(file)]), np.arange(1), EvalTransform(own), own, on_error="fail")
+    assert np.array_equal(found["x"], batch.images)
+    assert np.allclose(found["outputs"], predictor.logits(batch.images), atol=1e-4)
+
+
+def test_grey_arrays_are_predicted_as_a_grey_file(predictor, pictures, tmp_path):
+    grey = cv2.imread(str(pictures / "picture 03.png"), cv2.IMREAD_GRAYSCALE)
+    cv2.imwrite(str(tmp_path / "grey.png"), grey)
+    expected = replace(predictor(tmp_path / "grey.png"), file=None)
+    assert predictor(grey) == predictor(grey[..., None]) == expected
+    assert predictor([grey, np.stack([grey] * 3, axis=2)]) == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    "image", [b"no image", b"", Image.new("F", (40, 40)), Image.new("I", (40, 40), 70000)]
+)
+def test_bytes_and_pil_images_that_cannot_be_read(predictor, image):
+    with pytest.raises(DataError, match="^unreadable image: "):
+        predictor(image)
+
+
 def test_without_class_names_the_numbers_are_the_labels(exported, pictures, predictor, monkeypatch):
     monkeypatch.setattr(predictor, "class_names", None)
     prediction = predictor(pictures / "picture 00.png")
@@ -213,7 +292,8 @@ def test_files_that_are_not_there(predictor, pictures, tmp_path):
     "array",
     [
         np.zeros((40, 40, 3), np.float32),
-        np.zeros((40, 40), np.uint8),
+        np.zeros((40, 40), np.float32),
+        np.zeros((40,), np.uint8),
         np.zeros((3, 40, 40), np.uint8),
         np.zeros((40, 40, 4), np.uint8),
         np.zeros((0, 40, 3), np.uint8),

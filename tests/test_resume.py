@@ -445,7 +445,7 @@ def test_what_a_killed_process_has_half_written_is_cleared_away(config, tmp_path
 
 def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
     with locked(tmp_path / "run"):
-        code = "import sys; from ppcls.cli.common import run; from ppcls.cli.train import main; run(main)"
+        code = "import sys; from ppcls.commands import run; from ppcls.cli.train import main; run(main)"
         other = subprocess.run(
             [sys.executable, "-c", code, "-c", str(config)], capture_output=True, text=True, check=False
         )

@@ -151,12 +151,12 @@ def test_an_override_of_the_weights_wins_over_the_runs_own(trained, folder, metr
 def test_without_weights_the_error_names_the_run_or_how_to_train_one(trained, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = ["-c", str(ROOT / "configs" / "digits.yaml"), "-o", "data.class_names=null", "--engine", "eager"]
-    with pytest.raises(WeightsError, match=r"model\.weights.*tools/train\.py.*-c output/digits") as error:
+    with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*-c output/digits") as error:
         evaluate(digits)
     assert "is a run" not in str(error.value)
     for tool, more in ((infer, ["-i", str(folder / "picture 0.png")]), (export, ["--output", "x"])):
         given = digits[: -2 if tool is export else None]
-        with pytest.raises(WeightsError, match=r"model\.weights.*tools/train\.py.*-c output/digits"):
+        with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*-c output/digits"):
             tool([*given, *more])
     shutil.copytree(trained, tmp_path / "output" / "digits")
     with pytest.raises(WeightsError, match=r"model\.weights.*-c output/digits") as error:

@@ -1,7 +1,7 @@
 """python tools/benchmark.py --help"""
 
 from ppcls.cli.benchmark import main
-from ppcls.cli.common import run
+from ppcls.commands import run
 
 if __name__ == "__main__":
     run(main)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ppcls.cli.common import run
+from ppcls.commands import run
 from ppcls.errors import DataError
 
 ROOT = Path(__file__).parents[1]

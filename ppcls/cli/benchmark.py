@@ -1,7 +1,6 @@
 """Measure speed on this machine."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from ppcls import distributed
 from ppcls.cli.common import add_config_options, log, num_workers, require_engine
 from ppcls.config import Config, load_config
 from ppcls.errors import ConfigError
+from ppcls.files import write_json
 from ppcls.processor import processor
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def engines(args: argparse.Namespace) -> int:
 
 
 def end2end(args: argparse.Namespace) -> int:
-    require_engine(args.engine, "auto")
+    require_engine(args.engine, "auto", "measure")
     config = _config_with_own_weights(args)
 
     from ppcls.benchmarks.end2end import measure_end2end
@@ -281,5 +281,5 @@ def train(args: argparse.Namespace) -> int:
 
 def _write_json(path: Path | None, figures: dict[str, Any]) -> None:
     if path is not None:
-        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(path, figures)
         print(f"written: {path}")

@@ -1,23 +1,15 @@
 """Parts that the tools share: options, errors without tracebacks, and output by one process."""
 
 import argparse
-import json
-import os
-import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ppcls import distributed
+from ppcls import distributed, files
 from ppcls.config import Config, load_config
-from ppcls.errors import ConfigError, PpclsError, Stopped, suggest
-from ppcls.files import write_aside
+from ppcls.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from ppcls.inference.predictor import Predictor
-
-WRONG_INPUT = 2
 
 
 def config_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
@@ -50,22 +42,19 @@ def add_config_options(parser: argparse.ArgumentParser, needs_config: bool = Tru
 
 
 def add_engine_options(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--exported",
-        metavar="DIR",
-        help="run an exported model, a folder that tools/export_model.py has written",
-    )
+    parser.add_argument("--exported", metavar="DIR", help="run an exported model, by its folder")
     parser.add_argument(
         "--engine",
-        help="auto, eager, onnxruntime, openvino or paddle. eager runs the network of -c itself, auto the "
-        f"fastest engine that is installed (default: auto with --exported, {default} with -c)",
+        help="auto, measure, eager, onnxruntime, openvino or paddle. eager runs the network of -c itself. "
+        "auto takes the fastest engine that is installed, measured once; measure does so anew (default: auto "
+        f"with --exported, {default} with -c)",
     )
 
 
 def read_config(args: argparse.Namespace) -> Config:
     """Return the config of -c, or of --exported alone. Raises ConfigError if they contradict each other."""
     if args.engine is not None:
-        require_engine(args.engine, "auto", "eager")
+        require_engine(args.engine, "auto", "measure", "eager")
     if args.exported is None:
         if args.config is None:
             raise ConfigError("Give a config, -c FILE, or an exported model, --exported DIR.")
@@ -115,45 +104,6 @@ def open_requested(
     return predictor
 
 
-def run(main: Callable[[Sequence[str] | None], int]) -> None:
-    """Run a tool and exit with its code: 2 for wrong input, with the reason and no traceback; 128 plus the
-    number of the signal that stopped a run."""
-    try:
-        code = main(None)
-    except PpclsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = WRONG_INPUT
-    except OSError as error:
-        if error.filename is None:
-            raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
-        code = WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
-    except Stopped as stop:
-        code = 128 + stop.number
-    except RuntimeError:
-        # Another process of the run failed first, and this one lost the connection. The launcher shows the
-        # log # of the process that exits first, so exit later.
-        if distributed.world_size() > 1:
-            time.sleep(5)
-        raise
-    if "paddle" in sys.modules and distributed.world_size() == 1:
-        _leave_at_once(code)
-    sys.exit(code)
-
-
-def _leave_at_once(code: int) -> None:
-    """Exit without Paddle's cleanup, which takes a third of a second. All files are closed by now."""
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # Python itself reports it at its end
-        return
-    os._exit(code)
-
-
 def log(text: str) -> None:
     """Print a line, once for all processes."""
     if distributed.rank() == 0:
@@ -166,15 +116,19 @@ def num_workers(config: Config) -> int:
 
 
 def save_config(config: Config, name: str) -> None:
-    """Write the resolved config beside the results."""
+    """Write the resolved config beside the results. Raises ConfigError if that folder cannot be written."""
     if distributed.rank() == 0:
-        config.output_path.mkdir(parents=True, exist_ok=True)
-        (config.output_path / name).write_text(config.to_yaml(), encoding="utf-8")
+        try:
+            files.write_text(config.output_path / name, config.to_yaml())
+        except OSError as error:
+            raise ConfigError(
+                f"The folder of the results, {config.output_path}, cannot be written: {error.strerror}. "
+                "Choose another one: -o output_dir=DIR."
+            ) from error
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write a JSON file atomically, by the first process."""
     if distributed.rank() == 0:
-        with write_aside(path) as aside:
-            aside.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        files.write_json(path, values)
         log(f"written: {path}")

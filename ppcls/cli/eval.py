@@ -18,6 +18,7 @@ from ppcls.cli.common import (
 )
 from ppcls.config import Config
 from ppcls.errors import ConfigError
+from ppcls.files import write_aside
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,5 +187,6 @@ def evaluate_sizes(config: Config, subject: Subject, sizes: Sequence[int]) -> No
     write_json(config.output_path / "sizes.json", rows)
     if distributed.rank() == 0:
         path = config.output_path / "sizes.png"
-        path.write_bytes(draw_sizes(sizes, [row["top1"] for row in rows], own.crop_size))
+        with write_aside(path) as aside:
+            aside.write_bytes(draw_sizes(sizes, [row["top1"] for row in rows], own.crop_size))
         log(f"written: {path}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ppcls import distributed
 from ppcls.cli.common import config_parser, log
+from ppcls.commands import command_line
 from ppcls.config import load_config
 from ppcls.errors import ConfigError
 from ppcls.inference.formats import FORMATS
@@ -15,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     config = load_config(args.config, args.override)
     if distributed.world_size() > 1:
-        raise ConfigError("export_model.py runs as one process. Start it without paddle.distributed.launch.")
+        raise ConfigError("The export runs as one process. Start it without paddle.distributed.launch.")
     from ppcls.build import build_to_run
     from ppcls.inference.export import export_model, require_free
     from ppcls.inference.formats import writable_formats
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         log=log,
     )
     log(f"written: {output}; it returns {artifact.output}; license: {artifact.license or 'not stated'}")
-    log(f"next: python tools/infer.py --exported {output} -i IMAGE_OR_FOLDER")
+    log(f"next: {command_line('infer', '--exported', output, '-i', 'IMAGE_OR_FOLDER')}")
     return 0
 
 

@@ -12,6 +12,7 @@ from ppcls import distributed
 from ppcls.cli.common import add_engine_options, config_parser, log, open_requested, read_config, save_config
 from ppcls.errors import ConfigError
 from ppcls.progress import progress_bar
+from ppcls.streams import has_reader
 
 if TYPE_CHECKING:
     from ppcls.inference.predictions import Prediction
@@ -38,7 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         log(f"check passed: {len(done)} of {len(files)} files were classified, {failed} unreadable")
         return 0
     if args.config is not None:
-        save_config(config, "infer.yaml")
+        try:
+            save_config(config, "infer.yaml")
+        except ConfigError as error:  # inference needs no such folder
+            log(f"note: without infer.yaml: {error}")
     if args.output is None:
         code = to_screen(predictor, files)
     else:
@@ -97,6 +101,8 @@ def to_screen(predictor: "Predictor", files: Sequence[str]) -> int:
         print(format_line(prediction))
         if prediction.error is not None:
             failed.append(prediction)
+        if not has_reader():
+            break
     if bar is not None:
         bar.close()
     for prediction in failed:

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-from ppcls.cli.common import run
+from ppcls.commands import program, run
 from ppcls.errors import ConfigError, suggest
 
 COMMANDS = {
@@ -19,19 +19,19 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that the first argument names."""
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: ppcls COMMAND ...\n")
-        for name, (_, words) in COMMANDS.items():
-            print(f"  {name:10} {words}")
-        print("\nppcls COMMAND --help lists its options.")
-        sys.exit(0 if arguments else 2)
-    run(lambda _: _call(arguments))
+    run(lambda _: _call(sys.argv[1:]))
 
 
 def _call(arguments: list[str]) -> int:
+    start = " ".join(program())
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: {start} COMMAND ...\n")
+        for name, (_, words) in COMMANDS.items():
+            print(f"  {name:10} {words}")
+        print(f"\n{start} COMMAND --help says more.")
+        return 0 if arguments else 2
     command, *rest = arguments
     if command not in COMMANDS:
         raise ConfigError(f"Unknown command. Received: {command}; {suggest(command, COMMANDS)}")
-    sys.argv = [f"ppcls {command}", *rest]  # the name of the program in argparse's usage line
+    sys.argv = [f"{start} {command}", *rest]  # the name of the program in argparse's usage line
     return import_module(COMMANDS[command][0]).main(rest)

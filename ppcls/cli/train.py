@@ -11,9 +11,10 @@ import yaml
 
 from ppcls import distributed
 from ppcls.cli.common import config_parser, log, num_workers
+from ppcls.commands import command_line
 from ppcls.config import Config, best_weights, load_config
 from ppcls.errors import ConfigError
-from ppcls.files import locked
+from ppcls.files import locked, write_aside
 
 if TYPE_CHECKING:
     from ppcls.training.loop import Trainer
@@ -110,7 +111,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
 
         log(f"{summarise(run)}\ncurves in {run / 'curves.png'}")
     log(f"best top-1 {best['eval_top1']:.4f}; weights in {best_weights(run)}")
-    log(f"next: python tools/eval.py -c {run}")
+    log(f"next: {command_line('eval', '-c', run)}")
     return 0
 
 
@@ -120,5 +121,6 @@ def show_batch(trainer: "Trainer", path: Path) -> None:
 
     if distributed.rank() == 0:
         image, count = draw_first_batch(trainer)
-        image.save(path)
+        with write_aside(path) as aside:
+            image.save(aside, "png")
         log(f"the first {count} images of the first batch are drawn in {path}; nothing was trained")

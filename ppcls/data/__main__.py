@@ -3,23 +3,23 @@
 import argparse
 import json
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcls.errors import DataError, PpclsError
+from ppcls.commands import command_line, run
+from ppcls.errors import DataError
 
 if TYPE_CHECKING:
     from ppcls.data.check import Summary
 
-FOUND_SOMETHING, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+FOUND_SOMETHING = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the arguments, run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog="ppcls data" if sys.argv[0] == "ppcls data" else "python -m ppcls.data",
+        prog=command_line("data"),
         description="Make lists of your own images, and check images.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -79,7 +79,7 @@ def split(args: argparse.Namespace) -> int:
     root = ["--root", str(args.folder)] if args.output else []
     lists = [str(output / TRAIN_LIST), str(output / EVAL_LIST)]
     print("next, check for damaged and duplicate images:")
-    print("  " + shlex.join(["python", "-m", "ppcls.data", "check", *lists, *root]))
+    print("  " + command_line("data", "check", *lists, *root))
     print("then train, for example:")
     options = {
         "model.num_classes": str(len(parts.class_names)),
@@ -89,7 +89,7 @@ def split(args: argparse.Namespace) -> int:
         "data.eval_list": _yaml(output / EVAL_LIST),
         "data.class_names": _yaml(output / CLASS_NAMES),
     }
-    print("  python tools/train.py -c configs/EfficientNetB0.yaml \\")
+    print(f"  {command_line('train', '-c', 'EfficientNetB0')} \\")
     print(" \\\n".join("    -o " + shlex.quote(f"{name}={value}") for name, value in options.items()))
     return 0
 
@@ -152,12 +152,4 @@ def _print_summary(source: Path, summary: "Summary") -> None:
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-    except PpclsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = WRONG_INPUT
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = INTERRUPTED
-    sys.exit(code)
+    run(main)

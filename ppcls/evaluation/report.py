@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from ppcls.evaluation.metrics import (
     main_confusions,
 )
 from ppcls.evaluation.plots import MATRIX_CLASSES, draw_confusion, draw_reliability, short_names
+from ppcls.files import write_aside, write_json, write_text
 from ppcls.preprocessing import Preprocessing
 
 MOST_MISTAKES = 48
@@ -90,8 +90,7 @@ def write_report(
         "balanced_accuracy": float(np.nanmean(tables.scores[:, 1])),
         **about,
     }
-    text = json.dumps(metrics, indent=2, ensure_ascii=False) + "\n"
-    (folder / "metrics.json").write_text(text, encoding="utf-8", errors="surrogateescape")
+    write_json(folder / "metrics.json", metrics)
     _write_csv(
         folder / "per_class.csv",
         ["class_id", "name", "precision", "recall", "f1", "support"],
@@ -102,7 +101,7 @@ def write_report(
     mistakes = _mistakes(result.samples, dataset, preprocessing, names)
     sizes = f"short side {preprocessing.resize_short}, crop {preprocessing.crop_size} pixels"
     page = _page(title, {**about, "images": sizes}, metrics, tables, mistakes)
-    (folder / "index.html").write_text(page, encoding="utf-8", errors="replace")
+    write_text(folder / "index.html", page, errors="replace")
     return metrics
 
 
@@ -156,7 +155,10 @@ def thumbnail(dataset: Dataset, index: int, preprocessing: Preprocessing) -> byt
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with (
+        write_aside(path) as aside,
+        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+    ):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from ppcls.architectures import MODELS
+from ppcls.commands import command_line
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
 from ppcls.inference.formats import FORMATS
@@ -18,6 +19,12 @@ DESCRIPTION = "inference.yml"
 VERSION = 1
 END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
+FILTERS = {  # of each interpolation: names in cv2 and in PIL.Image.Resampling
+    "bilinear": ("INTER_LINEAR", "BILINEAR"),
+    "bicubic": ("INTER_CUBIC", "BICUBIC"),
+    "area": ("INTER_AREA", "BOX"),
+    "lanczos": ("INTER_LANCZOS4", "LANCZOS"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ class Artifact:
             "input": "x: float32 [N, 3, H, W], red first, as preprocessing says",
             "output": self.output,
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
+            "steps": self.preprocessing and steps_of(self.preprocessing),
             "parameters_sha256": self.parameters_sha256,
             "weights": self.weights,
             "licence": self.license,
@@ -77,17 +85,46 @@ class Artifact:
         (folder / DESCRIPTION).write_text(text, encoding="utf-8")
 
 
+def steps_of(preprocessing: Preprocessing) -> list[dict[str, Any]]:
+    """Return what happens to an image's file, step by step, for programs that do without ppcls."""
+    library, place = ("Pillow", 1) if preprocessing.antialias else ("OpenCV", 0)
+    return [
+        {"name": "decode", "to": "uint8 [H, W, 3], red first, turned upright as EXIF states"},
+        {
+            "name": "resize",
+            "short_side": preprocessing.resize_short,
+            "long_side": "round(long * (short_side / short)), half to even",
+            "library": library,
+            "filter": FILTERS[preprocessing.interpolation][place],
+            "to": "uint8",
+        },
+        {
+            "name": "center_crop",
+            "size": preprocessing.crop_size,
+            "top": "(H - size) // 2",
+            "left": "(W - size) // 2",
+        },
+        {"name": "scale", "factor": 1 / 255, "to": "float32"},
+        {
+            "name": "normalize",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "formula": "(x - mean) / std",
+        },
+        {"name": "transpose", "to": "float32 [3, size, size]"},
+    ]
+
+
 def read_artifact(folder: str | Path) -> Artifact:
     """Read inference.yml and check that the files it names are there in full.
 
     Raises ExportError for a folder that is missing, unfinished, damaged or of a newer format.
     """
     folder = Path(folder)
-    again = "Export it again: tools/export_model.py."
+    exporter = command_line("export")
+    again = f"Export it again: {exporter}."
     if not folder.is_dir():
-        raise ExportError(
-            f"There is no folder {folder}. Expected: a folder that tools/export_model.py has written."
-        )
+        raise ExportError(f"There is no folder {folder}. Expected: a folder that `{exporter}` has written.")
     try:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ppcls.config import Config
-from ppcls.errors import ExportError
+from ppcls.errors import ExportError, PpclsError
 from ppcls.files import cache_dir
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.versions import versions
@@ -49,10 +49,10 @@ def export_key(config: Config) -> str:
 
 def find_cached(key: str) -> Path | None:
     """Return the folder of the complete export with this key, or None."""
-    folder = cache_dir() / "exported" / key
     try:
+        folder = cache_dir() / "exported" / key
         read_artifact(folder)
-    except ExportError:
+    except PpclsError:  # no home folder, no export, or a damaged one
         return None
     with contextlib.suppress(OSError):  # a cache that cannot be written can still be read
         os.utime(folder)
@@ -61,18 +61,24 @@ def find_cached(key: str) -> Path | None:
 
 def cached_export(key: str, export: Callable[[Path], object]) -> Path:
     """Return the folder of the export with this key. If there is none, `export` writes it, once for all
-    processes that call this."""
+    processes that call this. Raises ExportError if the cache cannot be written."""
     from filelock import FileLock
 
     home = cache_dir() / "exported"
     folder = home / key
-    home.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(home / f"{key}.lock")):
-        if find_cached(key) is None:
-            if folder.exists():
-                shutil.rmtree(folder)
-            export(folder)
-    _forget_old(home, folder)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(home / f"{key}.lock")):
+            if find_cached(key) is None:
+                if folder.exists():
+                    shutil.rmtree(folder)
+                export(folder)
+        _forget_old(home, folder)
+    except OSError as error:
+        raise ExportError(
+            f"The cache {home} cannot be written: {error.strerror or error}. Set PPCLS_HOME to a folder that "
+            "can be, or take --engine eager, which needs none."
+        ) from error
     return folder
 
 

@@ -1,4 +1,5 @@
-"""`engine="auto"`: measure the installed engines once for each machine and exported model, and remember."""
+"""`engine="auto"`: measure the installed engines once for each machine and exported model, and remember;
+`engine="measure"`: measure them anew."""
 
 import hashlib
 import json
@@ -8,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from ppcls.errors import ExportError
-from ppcls.files import cache_dir, write_aside
+from ppcls.errors import ExportError, PpclsError
+from ppcls.files import cache_dir, write_json
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines import installed_engines, open_engine
 from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
 from ppcls.processor import processor
 
-ROUNDS = 2
-SMALL_BYTES = (
-    1 << 30
-)  # of one format of an export; up to this size memory has room for several engines or streams
+ROUNDS = 2  # of blocks at a time, and ...
+TRIES = 3  # ... how often such rounds are added while their halves disagree on the fastest ...
+TIE = 1.1  # ... by more than this factor
+SMALL_BYTES = 1 << 30  # of one format; up to this size memory has room for several engines or streams
 
 Log = Callable[[str], None]
 
@@ -38,10 +39,13 @@ def _is_small(artifact: Artifact) -> bool:
     return max(sum(sizes.values()) for sizes in artifact.files.values()) <= SMALL_BYTES
 
 
-def rank_engines(folder: Path, artifact: Artifact, *, threads: int, log: Log = to_stderr) -> list[str]:
+def rank_engines(
+    folder: Path, artifact: Artifact, *, threads: int, log: Log = to_stderr, anew: bool = False
+) -> list[str]:
     """Return the installed engines that read this export, the fastest for single images first.
 
-    Raises ExportError if there is none, or if all fail.
+    anew: measure them even if an earlier measurement is remembered. Raises ExportError if there is none, or
+    if all fail.
     """
     names = installed_engines(artifact)
     if not names:
@@ -52,14 +56,16 @@ def rank_engines(folder: Path, artifact: Artifact, *, threads: int, log: Log = t
     if len(names) == 1:
         log(f"engine: {names[0]}, the only one here that reads this export")
         return names
-    place = cache_dir() / "engines" / f"{_key(artifact, names, threads)}.json"
-    times = _remembered(place)
-    word = "remembered"
+    key = _key(artifact, names, threads)
+    times = None if anew else _remembered(key)
+    word = "remembered (--engine measure measures anew)"
     if times is None:
         log(f"engine: measuring {', '.join(names)}, once for this machine and model")
-        times, word = measure(folder, artifact, names, threads=threads, log=log), "measured"
-        if len(times) == len(names):  # an engine that failed may work the next time
-            _remember(place, times)
+        (times, is_stable), word = measure(folder, artifact, names, threads=threads, log=log), "measured"
+        if not is_stable:
+            log("note: the times vary, so another program may be running: the next run measures anew")
+        elif len(times) == len(names):  # one that failed may work the next time
+            _remember(key, times)
     ranking = sorted(times, key=lambda name: times[name])
     figures = ", ".join(f"{name} {1000 * times[name]:.2f} ms" for name in ranking)
     log(f"engine: {ranking[0]}, the fastest {word}: {figures} per image")
@@ -68,15 +74,16 @@ def rank_engines(folder: Path, artifact: Artifact, *, threads: int, log: Log = t
 
 def measure(
     folder: Path, artifact: Artifact, names: Sequence[str], *, threads: int, log: Log
-) -> dict[str, float]:
-    """Return the seconds for one image of the nominal size on each engine. Engines that fail are left out,
-    with a line for each. Raises the last one's ExportError if all fail.
+) -> tuple[dict[str, float], bool]:
+    """Return the seconds for one image of the nominal size on each engine, the least that a call took, and
+    whether the fastest of them is certain. Engines that fail are left out, with a line for each. Raises the
+    last one's ExportError if all fail.
     """
     size = artifact.crop_size
     images = np.random.RandomState(0).normal(size=(1, 3, size, size)).astype(np.float32)
     groups = [list(names)] if _is_small(artifact) else [[name] for name in names]
     times: dict[str, float] = {}
-    failure = None
+    failure, is_stable = None, True
     for group in groups:
         runs = {}
         for name in group:
@@ -88,11 +95,25 @@ def measure(
                 log(f"note: {error}")
                 continue
             runs[name] = lambda engine=engine: engine.run(images)
-        if runs:
-            times |= {name: min(blocks) for name, blocks in time_in_blocks(runs, rounds=ROUNDS).items()}
+        blocks: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(TRIES if runs else 0):
+            for name, minima in time_in_blocks(runs, rounds=ROUNDS, of=min).items():
+                blocks[name] += minima
+            if agrees := _agree(blocks):
+                break
+        is_stable = is_stable and (not runs or agrees)
+        times |= {name: min(minima) for name, minima in blocks.items()}
     if not times and failure is not None:
         raise failure
-    return times
+    return times, is_stable
+
+
+def _agree(blocks: dict[str, list[float]]) -> bool:
+    """Return whether the engine that is the fastest over all rounds is so, or nearly, in the even ones and in
+    the odd ones."""
+    best = min(blocks, key=lambda name: min(blocks[name]))
+    halves = [{name: min(times[half::2]) for name, times in blocks.items()} for half in (0, 1)]
+    return all(half[best] <= TIE * min(half.values()) for half in halves)
 
 
 def _key(artifact: Artifact, names: Sequence[str], threads: int) -> str:
@@ -102,16 +123,24 @@ def _key(artifact: Artifact, names: Sequence[str], threads: int) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _remembered(place: Path) -> dict[str, float] | None:
+def _place(key: str) -> Path:
+    return cache_dir() / "engines" / f"{key}.json"
+
+
+def _remembered(key: str) -> dict[str, float] | None:
     try:
-        return {str(name): float(value) for name, value in json.loads(place.read_text()).items()} or None
-    except (OSError, ValueError, AttributeError, TypeError):
+        return {
+            str(name): float(value) for name, value in json.loads(_place(key).read_text()).items()
+        } or None
+    except (OSError, ValueError, AttributeError, TypeError):  # PpclsError is a ValueError
         return None
 
 
-def _remember(place: Path, times: dict[str, float]) -> None:
+def _remember(key: str, times: dict[str, float]) -> None:
     try:
-        with write_aside(place) as aside:
-            aside.write_text(json.dumps(times))
-    except OSError:  # a cache that cannot be written costs a measurement each time, nothing else
+        write_json(_place(key), times)
+    except (
+        OSError,
+        PpclsError,
+    ):  # a cache that cannot be written costs a measurement each time, nothing else
         return

@@ -1,7 +1,7 @@
 """Open a Predictor for a published model, a config, a run's folder or an export's folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppcls import distributed
@@ -41,8 +41,8 @@ def load(
     the folder of a training run (its best weights), or for the folder of an export.
 
     engine: "auto" measures the installed engines, once for each machine and model, and takes the fastest;
-    "eager" runs the network itself; or "onnxruntime", "openvino", "paddle". Weights are exported to the
-    cache once; from then on this needs no Paddle. overrides: of the config, such as
+    "measure" does so anew; "eager" runs the network itself; or "onnxruntime", "openvino", "paddle". Weights
+    are exported to the cache once; from then on this needs no Paddle. overrides: of the config, such as
     "data.preprocessing.crop_size=288"; of an export only the data section is used. threads: for computing,
     by default the cores that this process may use. log: receives a line for each choice.
     Raises ExportError, ConfigError, WeightsError or DataError.
@@ -97,7 +97,7 @@ def open_predictor(
         try:
             folder = export_to_cache(key, network, log)
         except PpclsError as error:
-            if engine != "auto":
+            if engine not in ("auto", "measure"):
                 raise
             log(f"note: {error}")
             log("engine: eager, as the network could not be exported")
@@ -135,22 +135,37 @@ def open_export(
     threads = threads or distributed.cores()
     names = _engines_to_try(folder, artifact, engine, threads, log)
 
-    def open_one(streams: int) -> Engine:
-        def opener(name: str) -> Engine:
-            share = max(1, threads // streams)
-            return open_engine(folder, artifact, name, threads=share, streams=streams)
-
-        return FallbackEngine(names, opener, log)
-
     return Predictor(
         replace(artifact, preprocessing=preprocessing, class_names=class_names),
-        open_one,
+        _ExportOpener(folder, artifact, names, threads, log),
         streams=streams_for(artifact, threads),
         topk=topk,
         num_workers=data.num_workers or threads,
         batch_size=data.batch_size,
         bulk=bulk,
     )
+
+
+@dataclass(frozen=True)
+class _ExportOpener:
+    """Opens an engine of `streams` for an export: the first of `names` that works."""
+
+    folder: Path
+    artifact: Artifact
+    names: list[str]
+    threads: int
+    log: Log
+
+    def __call__(self, streams: int) -> Engine:
+        def open_one(name: str) -> Engine:
+            share = max(1, self.threads // streams)
+            return open_engine(self.folder, self.artifact, name, threads=share, streams=streams)
+
+        return FallbackEngine(self.names, open_one, self.log)
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        """Pickle without the caller's `log`, which may be of any kind."""
+        return type(self), (self.folder.absolute(), self.artifact, self.names, self.threads, to_stderr)
 
 
 def over_network(config: Config, network: Network, topk: int = 5, threads: int | None = None) -> Predictor:
@@ -167,16 +182,16 @@ def over_network(config: Config, network: Network, topk: int = 5, threads: int |
 
 
 def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int, log: Log) -> list[str]:
-    """Return the requested engine. For "auto", the first process measures while the others wait, and all take
-    its ranking."""
-    if engine != "auto":
+    """Return the requested engine. For "auto" and "measure", the first process measures while the others
+    wait, and all take its ranking."""
+    if engine not in ("auto", "measure"):
         log(f"engine: {engine}, as requested")
         return [engine]
 
     def rank() -> list[str]:
         if distributed.rank() > 0:
             return []
-        return rank_engines(folder, artifact, threads=threads, log=log)
+        return rank_engines(folder, artifact, threads=threads, log=log, anew=engine == "measure")
 
     return list(distributed.gather(distributed.run_together(rank))[0])
 

@@ -1,15 +1,16 @@
 """The predictor: classifies images with an eager or an exported network. Imports no Paddle unless the engine
 needs it."""
 
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from copy import copy
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 
     from ppcls.weights import WeightsInfo
 
-Images = str | Path | np.ndarray | Sequence[str | Path | np.ndarray]
+OneImage = str | Path | bytes | Image.Image | np.ndarray
+Images = OneImage | Sequence[OneImage]
+FORMS = "a file, its bytes, a PIL image, or an array uint8 [H, W, 3] (red first) or [H, W] (grey)"
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of PIL images that PNG holds as they are
 BULK = 16  # files; from this number on an engine of several streams, which run batches side by side, pays
 BATCH_SIZE = 32
 
@@ -73,7 +77,21 @@ class Predictor:
         self.num_classes, self.class_names = description.num_classes, description.class_names
         self._open_engine, self._streams, self._batch_size = open_engine, streams, batch_size
         self._set_preprocessing(description.preprocessing)
-        self.engine = open_engine(streams if bulk else 1)
+        self._first_streams = streams if bulk else 1
+        self.engine = open_engine(self._first_streams)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return all but the engines, which are opened anew where the predictor is unpickled."""
+        if self.model is not None:
+            raise TypeError(
+                "A Predictor over the eager network cannot be pickled. Load it with another engine, such as "
+                "auto, or open it in each process."
+            )
+        return {k: v for k, v in self.__dict__.items() if k not in ("engine", "bulk_engine")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self.engine = self._open_engine(self._first_streams)
 
     def _set_preprocessing(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -82,7 +100,8 @@ class Predictor:
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Predictor":
         """Return a predictor with the same engines for images that are prepared otherwise."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        other.__dict__ |= self.__dict__
         other._set_preprocessing(preprocessing)
         return other
 
@@ -122,31 +141,26 @@ class Predictor:
         return outputs if self.description.output == "probabilities" else softmax(outputs)
 
     def __call__(self, images: Images) -> Prediction | list[Prediction]:
-        """Return a Prediction for a file, a uint8 array [H, W, 3] (red first), or each of a list of these;
-        and a list of them for all files of a folder or a glob pattern.
+        """Return a Prediction for a file's path or its bytes, a PIL image, or an array, uint8 [H, W, 3] (red
+        first) or [H, W] (grey); a list of them for a list of these, and for all files of a folder or a glob
+        pattern. A PIL image is prepared as its file would be, so it is turned by its EXIF data.
 
         Raises DataError for an image that cannot be read. Among several files it does not: the Prediction of
         such a file has the reason in `error`.
         """
-        if isinstance(images, np.ndarray):
-            if images.ndim == 4:
-                return [self._predict_array(image) for image in images]
-            return self._predict_array(images)
-        if isinstance(images, (str, Path)):
-            if Path(images).is_file():
-                return self._predict_file(images)
+        if isinstance(images, (str, Path)) and not Path(images).is_file():
             return list(self.stream(find_images(str(images))))
-        for image in images if isinstance(images, Sequence) else [images]:
-            if not isinstance(image, (str, Path, np.ndarray)):
+        if isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim == 4):
+            return self._predict(images)
+        for image in images if isinstance(images, (Sequence, np.ndarray)) else [images]:
+            if not isinstance(image, OneImage):
                 raise DataError(
-                    "Expected: a file, a folder, a glob pattern, a uint8 array [H, W, 3], or a list of files "
-                    f"and arrays. Received: {type(image).__name__}"
+                    f"Expected: {FORMS}; a list of these, a folder or a glob pattern. Received: "
+                    f"{type(image).__name__}"
                 )
         if all(isinstance(image, (str, Path)) for image in images):
             return list(self.stream([str(image) for image in images]))
-        return [
-            self._predict_array(i) if isinstance(i, np.ndarray) else self._predict_file(i) for i in images
-        ]
+        return [self._predict(image) for image in images]
 
     def stream(self, images: str | Path | Sequence[str]) -> Iterator[Prediction]:
         """Yield a Prediction for each file of a folder, a glob pattern or a list, in their order. Memory does
@@ -208,29 +222,60 @@ class Predictor:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _predict_file(self, file: str | Path) -> Prediction:
+    def _predict(self, image: OneImage) -> Prediction:
+        file = str(image) if isinstance(image, (str, Path)) else None
         slot = empty_batch(1, self.preprocessing)
-        try:
-            fill_slot(Path(file).read_bytes(), 0, self._transform, self._normalize, slot[0])
-        except OSError as error:
-            raise DataError(f"{file} cannot be read: {error.strerror or error}.") from error
-        except DataError as error:
-            raise DataError(f"unreadable image {file}: {error}") from error
-        return self._best(str(file), self.probabilities(slot)[0])
-
-    def _predict_array(self, image: np.ndarray) -> Prediction:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise DataError(
-                "An image as an array is uint8 [H, W, 3], red first, not empty (for normalised batches: "
-                f"predictor.logits). Received: {image.dtype} {list(image.shape)}"
-            )
-        slot = empty_batch(1, self.preprocessing)
-        self._normalize(self._transform(image, 0), slot[0])
-        return self._best(None, self.probabilities(slot)[0])
+        if isinstance(image, np.ndarray):
+            self._normalize(self._transform(_as_rgb(image), 0), slot[0])
+        else:
+            try:
+                data = _bytes_of(image)
+                fill_slot(data, 0, self._transform, self._normalize, slot[0])
+            except OSError as error:
+                name = file or "the PIL image"
+                raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
+            except DataError as error:
+                raise DataError(f"unreadable image{f' {file}' if file else ''}: {error}") from error
+        return self._best(file, self.probabilities(slot)[0])
 
     def _best(self, file: str | None, probabilities: np.ndarray) -> Prediction:
         names = self.class_names.names if self.class_names else None
         return best_classes(file, probabilities, names, self.topk)
+
+
+def _as_rgb(image: np.ndarray) -> np.ndarray:
+    """Return an array as uint8 [H, W, 3]. Raises DataError for one that is not an image."""
+    is_grey = image.ndim == 2 or image.shape[2:] == (1,)
+    if image.dtype != np.uint8 or not (is_grey or image.shape[2:] == (3,)) or 0 in image.shape:
+        raise DataError(
+            "An image as an array is uint8 [H, W, 3], red first, or [H, W], and not empty (for normalised "
+            f"batches: predictor.logits). Received: {image.dtype} {list(image.shape)}"
+        )
+    return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if is_grey else image
+
+
+def _has_16_bits(image: Image.Image) -> bool:
+    values = np.asarray(image)
+    return values.min() >= 0 and values.max() < 1 << 16
+
+
+def _bytes_of(image: str | Path | bytes | Image.Image) -> bytes:
+    """Return the bytes of an image file; of a PIL image those of a PNG, so that all kinds of pixels and the
+    orientation have the meaning that they have in files."""
+    if isinstance(image, bytes):
+        return image
+    if not isinstance(image, Image.Image):
+        return Path(image).read_bytes()
+    exif, buffer = image.info.get("exif", b""), io.BytesIO()
+    if image.mode.startswith("I") and _has_16_bits(image):
+        image = image if image.mode == "I;16" else image.convert("I").convert("I;16")
+    elif image.mode in ("I", "F"):  # values of no known range: refused, as their file is
+        image.save(buffer, "tiff")
+        return buffer.getvalue()
+    elif image.mode not in PNG_MODES:
+        image = image.convert("RGB")
+    image.save(buffer, "png", exif=exif, compress_level=0)
+    return buffer.getvalue()
 
 
 def _run_batch(engine: Engine, batch: Batch) -> np.ndarray:

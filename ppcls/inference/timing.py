@@ -6,9 +6,14 @@ from statistics import median
 
 
 def time_in_blocks(
-    runs: Mapping[str, Callable[[], object]], *, rounds: int, seconds: float = 0.5, pause: float = 0.2
+    runs: Mapping[str, Callable[[], object]],
+    *,
+    rounds: int,
+    seconds: float = 0.5,
+    pause: float = 0.2,
+    of: Callable[[list[float]], float] = median,
 ) -> dict[str, list[float]]:
-    """Return the seconds for one call of each of `runs`: in each round, the median of a block of calls.
+    """Return the seconds for one call of each of `runs`: in each round, `of` a block of calls.
 
     In a round each of them runs for a block of at least `seconds` and two calls, after a pause and a call
     that is not counted: the threads of some engines keep spinning after a call and would slow down the next
@@ -26,5 +31,5 @@ def time_in_blocks(
                 start = time.perf_counter()
                 runs[name]()
                 calls.append(time.perf_counter() - start)
-            times[name].append(median(calls))
+            times[name].append(of(calls))
     return times

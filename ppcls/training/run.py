@@ -9,6 +9,7 @@ import yaml
 
 from ppcls import distributed
 from ppcls.build import Log, Network, build_to_train
+from ppcls.commands import command_line
 from ppcls.config import CHECKPOINTS, Config
 from ppcls.data.dataset import open_split, require_images, require_split
 from ppcls.errors import DataError, Stopped
@@ -165,7 +166,7 @@ def draw_first_batch(trainer: Trainer) -> "tuple[Image.Image, int]":
     if not len(batch.images):
         raise DataError(
             f"None of the first batch's images can be read, the first of them {batch.unreadable[0].where}. "
-            "Repair the data: python -m ppcls.data check."
+            f"Repair the data: {command_line('data', 'check')}."
         )
     names = trainer.network.class_names
     picture = draw_batch(batch, trainer.network.preprocessing, names.names if names else None)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ppcls import distributed
+from ppcls.commands import command_line
 from ppcls.data.loader import Batch
 from ppcls.errors import PpclsError
 from ppcls.training.optimizer import clip_gradients
@@ -179,7 +180,7 @@ def _next_batch(batches: Iterator[Batch], step: int) -> Batch:
     if not len(batch.images):
         raise PpclsError(
             f"step {step}: none of this batch's images can be read, the first of them "
-            f"{batch.unreadable[0].where}. Repair the data: python -m ppcls.data check."
+            f"{batch.unreadable[0].where}. Repair the data: {command_line('data', 'check')}."
         )
     return batch
 

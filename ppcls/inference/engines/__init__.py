@@ -29,13 +29,10 @@ def open_engine(folder: Path, artifact: Artifact, name: str, *, threads: int, st
     it cannot load the files.
     """
     if name not in ENGINES:
-        raise ExportError(f"Unknown engine. Received: {name}; {suggest(name, [*ENGINES, 'auto'])}")
+        raise ExportError(f"Unknown engine. Received: {name}; {suggest(name, [*ENGINES, 'auto', 'measure'])}")
     engine = ENGINES[name]
     if not engine.is_installed:
-        raise ExportError(
-            f"The engine {name} is not installed: pip install 'ppcls[{engine.extra}]', in a clone of the "
-            f"project pip install -e '.[{engine.extra}]'."
-        )
+        raise ExportError(f"The engine {name} is not installed: pip install 'ppcls[{engine.extra}]'.")
     file = _find_file(name, artifact)
     if file is None:
         best = next(kind.name for kind in FORMATS.values() if engine.reads[0] in kind.endings)

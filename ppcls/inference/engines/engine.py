@@ -1,5 +1,6 @@
 """The interface of all engines, and the record that describes each of them."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -9,9 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
-from ppcls.errors import DataError, ExportError, first_line
+from ppcls.errors import DataError, ExportError, PpclsError, first_line
 
 RunBatch = Callable[[np.ndarray], np.ndarray]
+_opened_in: set[int] = set()  # processes, this one and those that it was forked from, that opened engines
 CPU_BATCH = 4  # images; larger batches leave the processor's caches and are up to a fifth slower
 
 
@@ -37,10 +39,17 @@ class Engine(Protocol):
 
 
 class LoadedEngine:
-    """An Engine with one function for each stream."""
+    """An Engine with one function for each stream. process: the only one that it runs in, None for any."""
 
-    def __init__(self, name: str, functions: Sequence[RunBatch], batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        functions: Sequence[RunBatch],
+        batch_size: int | None = None,
+        process: int | None = None,
+    ) -> None:
         self.name, self.streams, self.batch_size = name, len(functions), batch_size
+        self._process = process
         self._idle: SimpleQueue[RunBatch] = SimpleQueue()
         for function in functions:
             self._idle.put(function)
@@ -51,6 +60,8 @@ class LoadedEngine:
                 "An engine takes float32 [N, 3, H, W], normalised, with N, H and W at least 1. Received: "
                 f"{images.dtype} {list(images.shape)}"
             )
+        if self._process not in (None, os.getpid()):
+            raise _fork_error(self.name)
         function = self._idle.get()
         try:
             return function(np.ascontiguousarray(images))
@@ -61,6 +72,15 @@ class LoadedEngine:
             ) from error
         finally:
             self._idle.put(function)
+
+
+def _fork_error(name: str) -> PpclsError:
+    # not an ExportError: no other engine could be opened in its place
+    return PpclsError(
+        f"The engine {name} cannot run in this process, which was forked from one that had opened an engine: "
+        "the threads are not in the copy. Open the predictor in each process, and in none before the fork; "
+        "or start the processes with multiprocessing.get_context('spawn'), and pass them the predictor."
+    )
 
 
 class Opener(Protocol):
@@ -74,7 +94,8 @@ class EngineType:
     """An engine that runs exported networks. Its name is that of its Python module.
 
     reads: endings of the files that it can open, the best first. extra: of setup.py, which brings it.
-    packages: whose versions an export records.
+    packages: whose versions an export records. survives_fork: one that was opened runs in a forked process
+    too, and one of single threads can be opened there.
     """
 
     name: str
@@ -82,15 +103,21 @@ class EngineType:
     extra: str
     packages: tuple[str, ...]
     open: Opener
+    survives_fork: bool = False
 
     @property
     def is_installed(self) -> bool:
         return find_spec(self.name) is not None
 
     def load(self, file: Path, threads: int, streams: int) -> LoadedEngine:
-        """Load an exported network. Raises ExportError if the engine cannot."""
+        """Load an exported network. Raises ExportError if the engine cannot, PpclsError if it would hang,
+        because this process was forked from one that had opened an engine."""
+        if _opened_in - {os.getpid()} and not (self.survives_fork and threads == 1):
+            raise _fork_error(self.name)
+        _opened_in.add(os.getpid())
         try:
             functions, is_on_cpu = self.open(file, threads, streams)
         except Exception as error:  # each engine has its own exceptions
             raise ExportError(f"The engine {self.name} cannot load {file}: {first_line(error)}") from error
-        return LoadedEngine(self.name, functions, CPU_BATCH if is_on_cpu else None)
+        process = None if self.survives_fork else os.getpid()
+        return LoadedEngine(self.name, functions, CPU_BATCH if is_on_cpu else None, process)

@@ -27,5 +27,10 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
 
 
 ONNXRUNTIME = EngineType(
-    name="onnxruntime", reads=(".onnx",), extra="onnx", packages=("onnxruntime",), open=_open
+    name="onnxruntime",
+    reads=(".onnx",),
+    extra="onnx",
+    packages=("onnxruntime",),
+    open=_open,
+    survives_fork=True,
 )

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls.streams import open_missing_streams
+
 if TYPE_CHECKING:
     from paddle import nn
 
@@ -58,7 +60,8 @@ def missing_packages(packages: dict[str, str]) -> str | None:
 def quiet() -> Iterator[None]:
     """Discard the output of converters, on the screen and in a notebook, which has other streams. Exceptions
     pass."""
-    streams = (sys.stdout, sys.stderr)
+    open_missing_streams()
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
     for stream in streams:
         stream.flush()
     saved = os.dup(1), os.dup(2)

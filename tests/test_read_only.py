@@ -1,0 +1,71 @@
+"""Homes and working folders that cannot be written: inference needs neither, and messages name the cure."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import write_config
+
+import ppcls
+from ppcls.cli.eval import main as evaluate
+from ppcls.cli.infer import main as infer
+from ppcls.errors import ConfigError, ExportError, PpclsError
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch) -> Path:
+    """A config in a working folder with a home, in neither of which anything can be created, even by root."""
+    config = write_config(tmp_path, 40, 72, 64)
+    tree = yaml.safe_load(config.read_text())
+    del tree["output_dir"]
+    config.write_text(yaml.safe_dump(tree))
+    (tmp_path / "output").write_text("a file in the place of the folder")
+    (tmp_path / "home").write_text("a file in the place of the folder")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "home" / "ppcls"))
+    return config
+
+
+def test_inference_needs_nothing_writable(closed, exported, pictures, capsys):
+    picture = str(pictures / "picture 00.png")
+    for options in (
+        ["-c", str(closed)],
+        ["-c", str(closed), "--engine", "auto"],
+        ["--exported", str(exported)],
+    ):
+        assert infer([*options, "-i", picture, "--topk", "1"]) == 0
+        assert f"{picture}: " in capsys.readouterr().out
+    assert sorted(path.name for path in Path().iterdir()) == [
+        "config.yaml",
+        "home",
+        "output",
+        "weights.safetensors",
+    ]
+
+
+def test_what_needs_a_cache_names_its_setting(closed, pictures):
+    said = []
+    predictor = ppcls.load(closed, log=said.append)
+    assert predictor.engine.name == "eager" and [line for line in said if "PPCLS_HOME" in line]
+    with pytest.raises(ExportError, match="PPCLS_HOME"):
+        ppcls.load(closed, "paddle", log=said.append)
+
+
+def test_without_any_home(closed, exported, monkeypatch):
+    def nowhere():
+        raise PpclsError("there is no home folder: PPCLS_HOME")
+
+    monkeypatch.setattr("ppcls.inference.cache.cache_dir", nowhere)
+    monkeypatch.setattr("ppcls.inference.fastest.cache_dir", nowhere)
+    assert ppcls.load(closed, log=lambda line: None).engine.name == "eager"
+    assert ppcls.load(exported, log=lambda line: None).num_classes == 40
+
+
+def test_an_evaluation_names_the_option_of_its_folder(closed, pictures, tmp_path):
+    (tmp_path / "list.txt").write_text("picture 00.png 0\n")
+    data = ["-o", f"data.eval_root={pictures}", "-o", "data.eval_list=list.txt"]
+    with pytest.raises(ConfigError, match="output_dir"):
+        evaluate(["-c", str(closed), *data])
+    assert evaluate(["-c", str(closed), *data, "-o", "output_dir=other"]) == 0
+    assert json.loads((tmp_path / "other" / "metrics.json").read_text())["count"] == 1
