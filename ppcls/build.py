@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from ppcls import distributed
@@ -9,13 +10,13 @@ from ppcls.architectures import MODELS, are_same_network, build_model
 from ppcls.commands import command_line
 from ppcls.config import Config, PreprocessingConfig, best_weights, find_run
 from ppcls.data.class_names import ClassNames, read_class_names
-from ppcls.errors import ConfigError, WeightsError
+from ppcls.errors import ConfigError, WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights import WeightsInfo, load_weights
-from ppcls.weights.identify import START
 
 if TYPE_CHECKING:
     from paddle import nn
+
+    from ppcls.weights import WeightsInfo
 
 Log = Callable[[str], None]
 
@@ -24,14 +25,15 @@ class Network(NamedTuple):
     """A network on its device. weights: the origin of its weights, None for fresh ones."""
 
     model: "nn.Layer"
-    weights: WeightsInfo | None
+    weights: "WeightsInfo | None"
     preprocessing: Preprocessing
     class_names: ClassNames | None
 
 
 def require_weights(config: Config) -> str:
-    """Return model.weights. Raises WeightsError, with where to get some, if it is null."""
+    """Return model.weights. Raises WeightsError, with where to get some, if it is null or no file."""
     if config.model.weights is not None:
+        _require_file(config.model.weights, "model.weights", ["pretrained"])
         return config.model.weights
     run = config.output_path
     if best_weights(run).is_file():
@@ -44,6 +46,31 @@ def require_weights(config: Config) -> str:
     raise WeightsError(f"model.weights is null, and a network of random weights predicts nothing. {cure}.")
 
 
+def _require_file(weights: str, option: str, names: list[str]) -> None:
+    """Raise WeightsError unless this is "pretrained", a URL, a file or a folder. names: those that `option`
+    takes. `load_weights` looks into a folder, unless it is a run's."""
+    path = Path(weights)
+    if weights == "pretrained" or weights.startswith(("http://", "https://")) or path.is_file():
+        return
+    if path.is_dir() and find_run(path) is None:
+        return
+    run = next((parent for parent in path.parents if best_weights(parent) == path), None)
+    if run is not None and find_run(run):
+        raise WeightsError(
+            f"The run in {run} has no best weights: there is no file {path}. A run has them after its first "
+            f"epoch; resume it: tools/train.py -c {run} --resume auto."
+        )
+    received = weights
+    if find_run(path):
+        received += f", the folder of a training run: give it in place of the config, -c {path}"
+    elif path.name == weights and not path.suffix:  # as a name is written
+        received += f"; {suggest(weights, names)}"
+    raise WeightsError(
+        f"There is no file {weights} ({option}). Expected: a file of weights, a URL, or a name such as "
+        f'"pretrained" for the published weights. Received: {received}'
+    )
+
+
 def build_to_run(config: Config, log: Log) -> Network:
     """Start Paddle and build the network with model.weights, to evaluate, export or run it.
 
@@ -53,6 +80,8 @@ def build_to_run(config: Config, log: Log) -> Network:
     given_names = given_class_names(config)
     _start(config, log)
     model = _empty_model(config)
+    from ppcls.weights import load_weights
+
     info = load_weights(model, weights, config.model.variant, averaged=config.model.averaged)
     log_weights(info, log)
     return _complete(config, model, info, given_names, log)
@@ -65,7 +94,7 @@ def build_fresh(config: Config, log: Log) -> Network:
     return _complete(config, _fresh_model(config), None, given_names, log)
 
 
-def build_to_train(config: Config, log: Log, start: WeightsInfo | None = None) -> Network:
+def build_to_train(config: Config, log: Log, start: "WeightsInfo | None" = None) -> Network:
     """Start Paddle and build the network with the weights of train.start_from.
 
     start: the record in the state of a run that is resumed. The state has the weights, so the network is only
@@ -87,6 +116,9 @@ def build_to_train(config: Config, log: Log, start: WeightsInfo | None = None) -
         log("training starts from random weights (train.start_from is null)")
         return _complete(config, _fresh_model(config), None, given_names, log)
     model = _fresh_model(config) if train.reset_head else _empty_model(config)
+    from ppcls.weights import load_weights
+    from ppcls.weights.identify import START
+
     info = load_weights(
         model,
         source,
@@ -114,7 +146,9 @@ def _resolve_start(config: Config) -> tuple[str | None, str | None]:
             )
         return "pretrained", name
     run = find_run(name)
-    return (name if run is None else str(best_weights(run))), None
+    source = name if run is None else str(best_weights(run))
+    _require_file(source, "train.start_from", ["pretrained", *MODELS])
+    return source, None
 
 
 def _start(config: Config, log: Log) -> None:
@@ -139,26 +173,29 @@ def _empty_model(config: Config) -> "nn.Layer":
 
 
 def _complete(
-    config: Config, model: "nn.Layer", info: WeightsInfo | None, given: ClassNames | None, log: Log
+    config: Config, model: "nn.Layer", info: "WeightsInfo | None", given: ClassNames | None, log: Log
 ) -> Network:
     own = info.preprocessing if info else None
     assumed = info.assumed if info else None
     preprocessing = resolve_preprocessing(config.data.preprocessing, own, log, assumed)
-    published_size = MODELS[config.model.name].image_size
-    if info is not None and own is None and preprocessing.crop_size != published_size:
-        log(
-            f"note: data.preprocessing.crop_size is {preprocessing.crop_size}; {config.model.name} was "
-            f"published for {published_size}"
-        )
+    if info is not None and own is None:
+        compare_size(preprocessing, config.model.name, log)
     carried = ClassNames.of_pairs(info.class_names) if info and info.class_names else None
     return Network(model, info, preprocessing, resolve_class_names(given, carried, log))
 
 
-def log_weights(info: WeightsInfo, log: Log) -> None:
+def log_weights(info: "WeightsInfo", log: Log) -> None:
     log(f"weights: {info.path}, {info.source}; sha256 {info.sha256[:16]}")
     log(f"license of the weights: {info.license or 'not stated'}")
     for note in info.notes:
         log(f"note: {note}")
+
+
+def compare_size(preprocessing: Preprocessing, name: str, log: Log) -> None:
+    """Log a difference to the published size of a model, for weights that do not state their own."""
+    size, published = preprocessing.crop_size, MODELS[name].image_size
+    if size != published:
+        log(f"note: data.preprocessing.crop_size is {size}; {name} was published for {published}")
 
 
 def resolve_preprocessing(

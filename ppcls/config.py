@@ -230,7 +230,8 @@ class _Loader(yaml.SafeLoader):
     """YAML loader that raises an error for two equal keys, of which SafeLoader takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"  # <<: *anchor, whose options this mapping may replace
+        keys = [self.construct_object(key) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
@@ -252,8 +253,8 @@ def find_config(name: str | Path) -> Path:
         own = folder / f"{str(name).removesuffix('.yaml')}.yaml"
         if own.is_file():
             return own
-        if folder.is_dir():
-            known = [path.stem for path in folder.glob("*.yaml")]
+        if folder.is_dir() and not path.is_dir():
+            known = sorted(path.stem for path in folder.glob("*.yaml"))
             raise ConfigError(
                 f"There is no config file {name}, and no config of this name comes with ppcls. Received: "
                 f"{name}; {suggest(str(name), known)}"
@@ -272,13 +273,18 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_config(name)
     if path.is_dir():
-        raise ConfigError(f"{path} is not the folder of a training run: it has no {RUN_CONFIG}.")
+        raise ConfigError(
+            f"{path} is not the folder of a training run: it has no {RUN_CONFIG}. Expected: a YAML file or a "
+            f"run's folder; an exported model is given as --exported {path}."
+        )
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        raise ConfigError(
+            f"{path} is not valid YAML: {error}. A file of weights is given by -o model.weights=FILE."
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
     if is_config_of_format1(tree):
@@ -304,7 +310,7 @@ def best_weights(run: Path) -> Path:
 
 def parse_config(tree: dict, overrides: Sequence[str] = ()) -> Config:
     """Return the config of a YAML file's content, with overrides. Raises ConfigError as load_config does."""
-    for override in overrides:
+    for override in [overrides] if isinstance(overrides, str) else overrides:
         _apply(tree, override)
     config = build_section(Config, tree, RENAMED | _meanings())
     _check(config)

@@ -10,7 +10,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ppcls.errors import ConfigError, PpclsError
@@ -73,6 +72,8 @@ def uses_gpu(device: str) -> bool:
     """Return whether `start` would choose a GPU. Imports Paddle only if its package is made for GPUs."""
     if device != "auto":
         return device == "gpu"
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         version("paddlepaddle-gpu")
     except PackageNotFoundError:

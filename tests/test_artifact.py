@@ -59,7 +59,7 @@ def test_a_folder_that_is_missing_or_not_an_export(folder):
     with pytest.raises(ExportError, match="no folder .*model.onnx"):
         read_artifact(folder / "model.onnx")
     (folder / "inference.yml").unlink()
-    with pytest.raises(ExportError, match="inference.yml cannot be read.*ppcls export"):
+    with pytest.raises(ExportError, match="inference.yml"):
         read_artifact(folder)
     (folder / "inference.yml").write_bytes(b"\xff\xfe\x00junk")
     with pytest.raises(ExportError, match="inference.yml cannot be read"):

@@ -1,5 +1,6 @@
 """From a config to a network: what is run, and what training starts from."""
 
+import json
 import runpy
 from dataclasses import replace
 
@@ -10,10 +11,10 @@ from helpers import GOLDEN, arrays_of
 
 from ppcls import MODELS, build_model, load_weights
 from ppcls.build import build_to_run, build_to_train
-from ppcls.config import best_weights, parse_config
+from ppcls.config import best_weights, load_config, parse_config
 from ppcls.errors import ConfigError, WeightsError
 from ppcls.preprocessing import Preprocessing
-from ppcls.weights import metadata_of, write_weights
+from ppcls.weights import WeightsInfo, metadata_of, write_weights
 from ppcls.weights.keymaps import key_map
 from ppcls.weights.published import PUBLISHED, Published
 
@@ -158,6 +159,79 @@ def test_training_starts_from_a_run_of_format_1():
     assert network.weights.license == "CC-BY-NC-4.0"
 
 
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        ("pretraind", r"\bpretrained\?"),
+        ("EfficientNetB00", r"\bEfficientNetB0\?"),
+        ("none.pdparams", r"none\.pdparams"),
+        ("htps://host/w", "htps://host/w"),
+        ("folder", "folder"),
+    ],
+)
+def test_a_start_that_is_no_file_is_refused_by_its_option(tmp_path, monkeypatch, start, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(WeightsError, match=rf"train\.start_from.*Received: .*{words}") as error:
+        train_from(start)
+    assert "model.weights" not in str(error.value)
+
+
+def test_a_run_without_best_weights_is_named(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "train.yaml").write_text("model: {name: Tiny, num_classes: 3}\ndevice: cpu\n")
+    for use in (lambda: train_from(str(run)), lambda: build_to_run(load_config(run), print)):
+        with pytest.raises(WeightsError, match=rf"{run}\b.*best/model\.safetensors.*-c {run} --resume auto"):
+            use()
+    with pytest.raises(WeightsError, match=rf"model\.weights.*-c {run}$"):
+        build_to_run(config(weights=str(run)), print)
+    with pytest.raises(WeightsError, match=r"model\.weights.*\bpretrained\?"):
+        build_to_run(config(weights="pretraind"), print)
+
+
+def test_the_variant_of_the_start_is_its_own_option(monkeypatch):
+    """And that of what is run, model.variant."""
+    seen = []
+
+    def load(model, weights, variant=None, *_, **__):
+        seen.append((weights, variant))
+        raise WeightsError("seen")
+
+    monkeypatch.setattr("ppcls.weights.load_weights", load)
+    both = replace(config(weights="pretrained", start_from="pretrained", start_variant="of/start"))
+    both = replace(both, model=replace(both.model, variant="of/model"))
+    for build in (build_to_train, build_to_run):
+        with pytest.raises(WeightsError, match="seen"):
+            build(both, lambda line: None)
+    assert seen == [("pretrained", "of/start"), ("pretrained", "of/model")]
+
+
+def test_the_names_given_win_over_those_of_the_weights_with_a_note(tmp_path):
+    weights = write_own(tmp_path / "w", 2, class_names=[(letter, f"class {letter}") for letter in "abc"])
+    (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
+    given, lines = config(weights=weights), []
+    given = replace(given, data=replace(given.data, class_names=str(tmp_path / "names.txt")))
+    assert build_to_run(given, lines.append).class_names.names == ("one", "two", "three")
+    assert sum(line.startswith("note: ") and "data.class_names" in line for line in lines) == 1
+    lines.clear()
+    (tmp_path / "names.txt").write_text("a\tclass a\nb\tclass b\nc\tclass c\n")
+    assert build_to_run(given, lines.append).class_names.folders == ("a", "b", "c")
+    assert not any("data.class_names" in line for line in lines)
+
+
+def test_the_license_and_a_size_that_is_not_the_published_one_are_shown(tmp_path):
+    lines = []
+    weights = write_own(tmp_path / "w", 2, license="CC-BY-NC-4.0")  # do not say their preprocessing
+    build_to_run(config(weights=weights), lines.append)
+    assert any("license" in line and "CC-BY-NC-4.0" in line for line in lines)
+    assert any(line.startswith("note: ") and "is 32" in line and "Tiny" in line for line in lines)
+    lines.clear()
+    train_from(None)  # random weights were made for no size
+    build_to_run(config("Tiny32", weights=weights), lines.append)
+    assert not any("data.preprocessing.crop_size" in line for line in lines)
+
+
 def test_other_classes_start_with_a_classifier_of_their_own(tmp_path):
     weights = write_own(tmp_path / "w", 4, num_classes=5, class_names=[(str(n), str(n)) for n in range(5)])
     with pytest.raises(WeightsError, match=r"model\.num_classes=5.*train\.reset_head"):
@@ -186,6 +260,8 @@ def test_a_resumed_run_has_the_conventions_of_its_start_without_the_file(tmp_pat
     path = tmp_path / "w"
     weights = write_own(path, 6, preprocessing=OWN, license="CC-BY-NC-4.0")
     start = train_from(weights)[0].weights
+    assert WeightsInfo.from_dict(json.loads(json.dumps(start.to_dict()))) == start  # as a state has it
+    assert any("1e-05" in note for note in start.notes)
     path.unlink()
     network = build_to_train(config(start_from=weights), lambda line: None, start)
     assert (network.model.bn_epsilon, network.model.padding) == (1e-5, "symmetric")
@@ -203,3 +279,12 @@ def test_the_options_win_over_the_weights_own_preprocessing_with_a_note(tmp_path
     lines.clear()
     assert build_to_run(plain, lines.append).preprocessing == OWN
     assert not any("data.preprocessing" in line for line in lines)
+
+
+def test_a_folder_with_one_file_of_weights_stands_for_it(tmp_path):
+    own = write_own(tmp_path / "downloaded" / "model.safetensors", 3)
+    network = build_to_run(config(weights=str(tmp_path / "downloaded")), print)
+    assert network.weights.path == own
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match="empty.*model.weights"):
+        build_to_run(config(weights=str(tmp_path / "empty")), print)

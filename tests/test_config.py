@@ -86,6 +86,38 @@ def test_the_resolved_config_loads_again(small, tmp_path):
     assert set(yaml.safe_load(config.to_yaml())) == set(Config.__dataclass_fields__)
 
 
+DEFAULTS = """
+model: {num_classes: 1000, weights: null, variant: null, bn_momentum: null, dropout: null, drop_connect:
+  null}
+data: {train_root: null, train_list: null, eval_root: null, eval_list: null, class_names: null,
+  batch_size: 32, num_workers: null, on_error: fail}
+augment: {center_crop: false, crop_area: [0.08, 1.0], crop_ratio: [0.75, 1.3333333333333333], flip: 0.5,
+  auto_augment: null, rand_augment: null, rand_layers: 2, rand_magnitude: 9.0, rand_magnitude_std: 0.0,
+  color_jitter: [0.0, 0.0, 0.0], random_erasing: 0.0, random_erasing_mode: pixel, mixup: 0.0, cutmix:
+  0.0}
+train: {epochs: 100, start_from: null, start_variant: null, reset_head: false, label_smoothing: 0.0,
+  freeze: [], ema_decay: null, accumulate: 1, on_nan: fail, patience: null, sync_bn: false, recompute:
+  false, amp: null, amp_level: O1, keep_last: 2, keep_best: true, checkpoint_minutes: 30.0,
+  checkpoint_steps: null, histograms: false, log_seconds: 10.0}
+optim: {name: sgd, lr: 0.1, lr_factors: {}, momentum: 0.9, nesterov: false, betas: [0.9, 0.999], rho: 0.9,
+  epsilon: null, weight_decay: 0.0001, clip_norm: null, schedule: cosine, warmup_epochs: 0.0,
+  decay_epochs: null, decay_factor: null}
+device: auto
+seed: 0
+output_dir: null
+"""
+
+
+def test_the_defaults(tmp_path):
+    """They are part of each recipe: a run of today is repeated by its YAML tomorrow."""
+    (tmp_path / "least.yaml").write_text("model: {name: EfficientNetB0}")
+    found = yaml.safe_load(load_config(tmp_path / "least.yaml").to_yaml())
+    for section, expected in yaml.safe_load(DEFAULTS).items():
+        options = found[section]
+        assert (options | expected if isinstance(expected, dict) else expected) == options, section
+    assert set(found["data"]["preprocessing"].values()) == {None}
+
+
 def test_lists_and_pairs_of_any_length(small, tmp_path):
     config = load_config(small, ["train.freeze=[stem.*, blocks.1.*]", "optim.lr_factors={fc.*: 10}"])
     assert config.train.freeze == ("stem.*", "blocks.1.*")
@@ -102,6 +134,7 @@ def test_overrides_come_last_and_are_typed(small):
     assert config.optim.lr == 1e-3
     assert config.optim.weight_decay == 1e-5  # YAML 1.1 reads this as a string
     assert config.model.weights == "a=b"
+    assert load_config(small, "data.batch_size=8").data.batch_size == 8  # one, not in a list
 
 
 @pytest.mark.parametrize(
@@ -205,6 +238,25 @@ def test_wrong_files_are_refused(tmp_path, text, words):
         load_config(tmp_path / "wrong.yaml")
 
 
+def test_a_merge_key_takes_the_options_of_an_anchor(tmp_path):
+    text = "model: &base {name: EfficientNetB0, dropout: 0.1}\n"
+    (tmp_path / "merge.yaml").write_text(
+        text + "data: {preprocessing: {mean: &m [0.1, 0.2, 0.3], std: *m}}\n"
+    )
+    assert load_config(tmp_path / "merge.yaml").data.preprocessing.std == (0.1, 0.2, 0.3)
+    rates = "augment: &a {flip: 0.1, mixup: 0.2}\n"
+    sections = "augment: {<<: {flip: 0.1, mixup: 0.2}, flip: 0.3}\n"
+    (tmp_path / "merge.yaml").write_text(text + sections)
+    assert load_config(tmp_path / "merge.yaml").augment.flip == 0.3
+    assert load_config(tmp_path / "merge.yaml").augment.mixup == 0.2
+    (tmp_path / "merge.yaml").write_text(text + rates + "train: {<<: *a}\n")
+    with pytest.raises(ConfigError, match=r"train\.flip"):
+        load_config(tmp_path / "merge.yaml")
+    (tmp_path / "merge.yaml").write_text(text + "augment: {<<: {flip: 0.1}, mixup: 0.1, mixup: 0.2}\n")
+    with pytest.raises(ConfigError, match=r"mixup.*twice"):
+        load_config(tmp_path / "merge.yaml")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="none.yaml.*No such file"):
         load_config(tmp_path / "none.yaml")
@@ -281,6 +333,13 @@ def test_an_option_of_an_earlier_version_names_its_new_place(small, tmp_path, op
 
 def test_a_config_that_format_1_wrote_is_converted(tmp_path):
     text = (FORMAT1 / "run" / "train.yaml").read_text().replace("Tiny", "EfficientNetB0")
+    other = text.replace("variant: null", "variant: timm/a.b").replace(
+        "reset_head: false", "reset_head: true"
+    )
+    (tmp_path / "train.yaml").write_text(other)
+    config = load_config(tmp_path / "train.yaml")
+    assert (config.train.start_variant, config.train.reset_head) == ("timm/a.b", True)
+    assert config.model.variant is None
     (tmp_path / "train.yaml").write_text(text)
     config = load_config(tmp_path / "train.yaml")  # of training, though it is not in a run's folder
     assert (config.train.start_from, config.train.reset_head) == ("weights.safetensors", False)
@@ -335,15 +394,17 @@ def test_an_override_wins_over_the_runs_own(run):
     assert load_config(run, ["model.weights=null"]).model.weights is None
 
 
-def test_a_folder_that_is_not_a_runs(run, tmp_path):
+def test_a_folder_that_is_not_a_runs(run, tmp_path, monkeypatch):
     (run / "checkpoints" / "best").rmdir()
     (run / "checkpoints").rmdir()
     assert find_run(run) is None and find_run(run / "train.yaml") is None
     assert load_config(run / "train.yaml").output_dir == "elsewhere"  # a config like any other
     (tmp_path / "empty").mkdir()
     assert find_run(tmp_path / "empty") is None
-    with pytest.raises(ConfigError, match="empty.*train.yaml"):
-        load_config(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path)
+    for given in (tmp_path / "empty", "empty"):  # its bare name too is that of a folder
+        with pytest.raises(ConfigError, match="empty.*train.yaml.*--exported"):
+            load_config(given)
 
 
 def test_a_bare_name_is_the_config_that_comes_with_the_package(tmp_path, monkeypatch):

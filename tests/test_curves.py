@@ -26,6 +26,13 @@ def test_the_table_has_a_line_an_epoch_and_a_star_at_the_best():
     assert rows[2].split() == ["3", "1.2500", "1.1250", "0.7500", "1e-05", "56.8"]
 
 
+def test_large_losses_widen_their_column():
+    heading, *rows = epoch_table([EPOCHS[0] | {"train_loss": 1e6, "eval_loss": 1e9}, EPOCHS[1]]).splitlines()
+    assert rows[0].split() == ["1", "1000000.0000", "1000000000.0000", "0.2500", "0.02", "56.8"]
+    ends = [[i for i, c in enumerate(row, 1) if c != " " and row[i : i + 1] in ("", " ")] for row in rows]
+    assert ends[0] == ends[1][:6]  # the star of the best epoch stands behind the columns
+
+
 def test_of_an_epoch_that_was_run_again_the_last_counts(tmp_path):
     write(tmp_path, [*EPOCHS[:2], EPOCHS[1] | {"eval_top1": 0.5}, EPOCHS[2]])
     assert [(line["epoch"], line["eval_top1"]) for line in read_epochs(tmp_path / "metrics.jsonl")] == [

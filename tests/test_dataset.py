@@ -466,6 +466,8 @@ def test_a_pattern_names_files_a_folder_or_one_file(folders):
         with pytest.raises(DataError) as caught:
             find_images(pattern)
         assert pattern in str(caught.value)
+    with pytest.raises(DataError, match="Received: an empty text"):
+        find_images("")
 
 
 # Lists of labels as PaddleClas writes them.

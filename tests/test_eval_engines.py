@@ -8,6 +8,7 @@ import yaml
 from helpers import ROOT, arrays_of, on_two_ranks, run_python, run_tool
 
 from ppcls.cli import eval as cli
+from ppcls.cli.common import read_config
 from ppcls.data.files import find_images
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
@@ -156,6 +157,18 @@ def test_other_preprocessing_and_names_are_reported(evaluate, exported, pictures
     (note,) = (line for line in said.splitlines() if "data.preprocessing." in line)
     assert note.startswith("note: data.preprocessing.resize_short is 70") and "72" in note
     assert "note: data.class_names" in said
+
+
+def test_a_config_beside_an_export_gives_all_but_the_network(exported, config, tmp_path, capsys):
+    given = read_config(cli.parse(["--exported", str(exported), *config]))
+    assert given.data.batch_size == 8 and given.data.preprocessing.crop_size == 64
+    assert "note: " not in capsys.readouterr().out
+    alone = read_config(cli.parse(["--exported", str(exported), "-o", "model.weights=other.pdparams"]))
+    assert alone.data.batch_size == 32 and alone.data.preprocessing.crop_size is None
+    assert "note: model.weights" in capsys.readouterr().out
+    other = ["-c", "EfficientNetB1", "-o", "model.num_classes=40", "-o", "data.class_names=null"]
+    with pytest.raises(ConfigError, match=r"model\.name.*EfficientNetB1.*EfficientNetB0\b"):
+        read_config(cli.parse(["--exported", str(exported), *other]))
 
 
 @pytest.mark.parametrize(

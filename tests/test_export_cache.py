@@ -87,6 +87,16 @@ def test_the_least_recently_used_go_first(home):
     assert there == {*folders, newest} - {folders[2]}
 
 
+def test_an_export_that_another_process_removes_meanwhile_does_no_harm(home, monkeypatch):
+    home.mkdir()
+    for name in ("gone", ".gone"):  # still a folder at the first look, away at the second
+        (home / name).symlink_to(home / "nowhere")
+    is_dir = Path.is_dir
+    monkeypatch.setattr(Path, "is_dir", lambda path: path.name.endswith("gone") or is_dir(path))
+    assert find_cached("a") is None
+    assert cached_export("a", Exporter()) == find_cached("a")
+
+
 def test_what_killed_exports_left_is_removed_after_a_day(home):
     home.mkdir()
     for name, hours in ((".old.x1", 25), (".new.x2", 23)):

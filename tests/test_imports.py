@@ -173,7 +173,9 @@ def declared(monkeypatch):
     """The names of the packages that setup.py declares, by extra; those of install_requires under ""."""
     options = {}
     fake = SimpleNamespace(setup=lambda **given: options.update(given), find_packages=lambda **_: [])
-    monkeypatch.setitem(sys.modules, "setuptools", fake)
+    for name in ("setuptools", "setuptools.command"):
+        monkeypatch.setitem(sys.modules, name, fake)
+    monkeypatch.setitem(sys.modules, "setuptools.command.build_py", SimpleNamespace(build_py=object))
     monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [])  # no other OpenCV is there
     runpy.run_path(str(ROOT / "setup.py"))
     groups = {"": options["install_requires"]} | options["extras_require"]

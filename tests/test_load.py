@@ -195,6 +195,11 @@ def test_sources_that_cannot_be_loaded(run, tmp_path, monkeypatch):
         ppcls.load(run, "onnxrun", log=lambda line: None)
 
 
+def test_an_export_has_no_eager_network(exported):
+    with pytest.raises(ExportError, match=r"eager.*Received: .*model\b"):
+        ppcls.load(exported, "eager", log=lambda line: None)
+
+
 # The cache
 
 
@@ -274,6 +279,41 @@ def two_sizes(bare, tmp_path_factory):
             for more, lines in zip(overrides, said, strict=True)
         ]
         return home, predictors, said, overrides
+
+
+def test_the_lines_about_the_network_are_the_same_from_the_cache(two_sizes):
+    """The license, and the size that the weights do not say; each once."""
+    *_, (first, second), _ = two_sizes
+    for lines, size in ((first, 64), (second, 40)):
+        notes = [line for line in lines if line.startswith("note: data.preprocessing.crop_size")]
+        assert len(notes) == 1 and f"is {size}" in notes[0] and NAME in notes[0] and "224" in notes[0]
+        assert sum(line.startswith("license") for line in lines) == 1
+
+
+def test_the_weights_notes_and_license_are_shown_from_the_cache_too(model, home, tmp_path):
+    """And the options of data and of load reach the predictor over an export."""
+    model_of_torch = build_model(NAME, num_classes=6, bn_epsilon=1e-5)
+    facts = metadata_of(model_of_torch, license="CC-BY-NC-4.0")
+    write_weights(tmp_path / "w.safetensors", arrays_of(model), facts)
+    sizes = {"resize_short": 36, "crop_size": 32, "interpolation": "area", "antialias": True}
+    tree = {
+        "model": {"name": NAME, "num_classes": 6, "weights": str(tmp_path / "w.safetensors")},
+        "data": {
+            "preprocessing": sizes | {"mean": [0.5] * 3, "std": [0.5] * 3},
+            "batch_size": 3,
+            "num_workers": 7,
+        },
+        "device": "cpu",
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    for _ in range(2):  # exported, and from the cache
+        lines = []
+        predictor = ppcls.load(tmp_path / "c.yaml", "paddle", topk=2, threads=2, log=lines.append)
+        assert any("license" in line and "CC-BY-NC-4.0" in line for line in lines)
+        assert sum(line.startswith("note: ") and "1e-05" in line for line in lines) == 1
+        assert (predictor.topk, predictor.batch_size, predictor.num_workers) == (2, 3, 7)
+    (folder,) = exports_in(home)
+    assert read_artifact(folder).license == "CC-BY-NC-4.0"
 
 
 def test_two_preprocessings_share_one_export(two_sizes, bare, pictures):
@@ -372,5 +412,6 @@ def test_overrides_apply_to_an_export(exported, pictures):
     wide = ["data.preprocessing.resize_short=90", "data.batch_size=2"]
     predictor = ppcls.load(exported, "onnxruntime", overrides=wide, log=lambda line: None)
     assert (predictor.preprocessing.resize_short, predictor.batch_size) == (90, 2)
+    assert ppcls.load(exported, "onnxruntime", topk=3, log=lambda line: None).topk == 3
     with pytest.raises(ConfigError, match="data.resize_short"):
         ppcls.load(exported, overrides=["data.resize_short=90"])

@@ -77,7 +77,7 @@ def test_answers_of_a_predictor_over_the_eager_network(network, preprocessing, e
 
 
 def test_other_preprocessing_on_the_same_engines(predictor, network, preprocessing, pictures):
-    smaller = replace(preprocessing, resize_short=50, crop_size=40)
+    smaller = replace(preprocessing, resize_short=50, crop_size=40, mean=(0.4, 0.5, 0.6), std=(0.3,) * 3)
     other, file = predictor.with_preprocessing(smaller), pictures / "picture 00.png"
     assert other.engine is predictor.engine and other.preprocessing == smaller
     assert predictor.preprocessing == preprocessing  # it is unchanged
@@ -326,7 +326,7 @@ def test_options_that_cannot_be(exported):
         Predictor(replace(ARTIFACT, preprocessing=None), lambda streams: LoadedEngine("test", [len]))
     with pytest.raises(ExportError, match="Received: onnxrun; .*onnxruntime"):
         ppcls.load(exported, "onnxrun")
-    with pytest.raises(ExportError, match="Received: eager; .*auto"):
+    with pytest.raises(ExportError, match="eager .*auto"):
         ppcls.load(exported, "eager")
 
 

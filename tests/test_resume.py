@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -253,7 +254,7 @@ def test_batches_before_the_step_are_not_decoded(config, tmp_path, monkeypatch):
     trainer = make(config)
     expected = list(trainer.batches(0))[4:]
     read = []
-    monkeypatch.setattr("ppcls.data.loader.decode", lambda data: read.append(1) or decode(data))
+    monkeypatch.setattr("ppcls.data.loader.decode", lambda *given: read.append(1) or decode(*given))
     found = list(trainer.batches(0, first_step=2))
     assert len(read) == 8
     for one, other in zip(expected, found, strict=True):
@@ -316,6 +317,10 @@ def test_an_older_state_is_not_gone_on_from_in_its_own_folder(config, tmp_path, 
     assert find_state(str(stopped_run[0]), tmp_path / "other", lambda text: None) == stopped_run[0]
     with pytest.raises(PpclsError, match="nothing"):
         find_state("nothing", tmp_path / "run", lambda text: None)
+    missing = tmp_path / "run/checkpoints/none.safetensors"  # is not older, but not there
+    with pytest.raises(PpclsError, match=r"none\.safetensors") as error:
+        find_state(str(missing), tmp_path / "run", lambda text: None)
+    assert "newer" not in str(error.value)
     last = tmp_path / "run/checkpoints/last/model.safetensors"
     with pytest.raises(PpclsError, match="model.safetensors"):
         find_state(str(last), tmp_path / "run", lambda text: None)
@@ -344,6 +349,14 @@ def test_other_data_are_refused_but_may_have_moved(config, tmp_path, stopped_run
     (tmp_path / "moved/a/0.png").rename(tmp_path / "moved/a/new.png")
     with pytest.raises(ConfigError, match="training data was '.*', is '.*'.*evaluation data was"):
         resumed(config, *moved)
+
+
+def test_another_preprocessing_is_refused_as_it_is_resolved(config, stopped_run):
+    assert resumed(config, "data.preprocessing=null").state.updates == 8  # that of the weights is the same
+    trainer = make(config)
+    trainer.network = trainer.network._replace(preprocessing=replace(SPEC, antialias=True))
+    with pytest.raises(ConfigError, match="data.preprocessing.antialias was False, is True"):
+        trainer.resume(read_state(stopped_run[-1]))
 
 
 def test_another_number_of_processes_is_refused(config, stopped_run):

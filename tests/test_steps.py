@@ -1,5 +1,7 @@
 """Options of a training step: gathered batches, clipping, recomputed blocks, bad losses."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -9,6 +11,7 @@ from paddle import nn
 from two_ranks import SMALL, Normed, Plain, are_equal, batches, halves, make_state, spoil, train, weights
 
 from ppcls.errors import ConfigError, PpclsError
+from ppcls.training import step as step_module
 from ppcls.training.state import global_batch
 from ppcls.training.step import add_gradients, train_step
 
@@ -156,3 +159,31 @@ def test_half_precision_trains_nearly_as_float32(amp, level):
         losses.append([train_step(state, data, 0.05, step).loss for step in range(5)])
         assert state.model.fc.weight.dtype == paddle.float32
     np.testing.assert_allclose(losses[1], losses[0], rtol=0.03)
+
+
+def test_each_rank_step_and_batch_has_random_numbers_of_its_own(monkeypatch):
+    """Of dropout and drop connect; the same ones again after a resume."""
+    seeds = []
+    monkeypatch.setattr(paddle, "seed", seeds.append)
+
+    def draw():
+        seeds.clear()
+        for seed, rank, step, part in np.ndindex(2, 2, 6, 2):
+            train = SimpleNamespace(accumulate=2)
+            config = SimpleNamespace(seed=seed, train=train)
+            step_module._seed(SimpleNamespace(config=config, rank=rank, steps_per_epoch=3), step, part)
+        return list(seeds)
+
+    first, second = draw(), draw()
+    assert first == second and len(set(first)) == 2 * 2 * 6 * 2
+
+
+def test_a_frozen_part_keeps_its_weights_and_its_statistics():
+    state = make_state(Normed, "train.freeze=[first.*]")
+    start = {name: tensor.numpy().copy() for name, tensor in state.model.state_dict().items()}
+    state.model.eval()  # as after an evaluation
+    state.train_mode()
+    assert train(state, batches(2, 4), 2) == [True, True]
+    now = {name: tensor.numpy() for name, tensor in state.model.state_dict().items()}
+    changed = {name for name in now if not np.array_equal(now[name], start[name])}
+    assert changed == {name for name in now if not name.startswith("first.")}

@@ -235,6 +235,8 @@ def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, list[str]
 def find_images(pattern: str) -> list[str]:
     """Return the files that a file's path, a folder (with all folders below it) or a glob pattern names,
     sorted. Raises DataError where there are none."""
+    if not pattern:
+        raise DataError("Expected: a file, a folder or a glob pattern. Received: an empty text.")
     path = Path(pattern)
     if path.is_file():
         return [pattern]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ppcls.commands import command_line
 from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
@@ -189,8 +190,8 @@ def _finish_batch(
             first = unreadable[0]
             raise DataError(
                 f"unreadable image {first.where}: {first.reason}. Repair it or remove it from the data "
-                "(python -m ppcls.data check finds all such images). Or leave such images out, and count "
-                "them: -o data.on_error=skip."
+                f"({command_line('data', 'check')} finds all such images). Or leave such images out, and "
+                "count them: -o data.on_error=skip."
             )
         readable = np.array([failure is None for failure in failures])
         indices, images = indices[readable], images[readable]

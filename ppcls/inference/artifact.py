@@ -127,6 +127,11 @@ def read_artifact(folder: str | Path) -> Artifact:
         raise ExportError(f"There is no folder {folder}. Expected: a folder that `{exporter}` has written.")
     try:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ExportError(
+            f"{folder} is not an exported model: it has no {DESCRIPTION}. Export one, tools/export_model.py; "
+            "the folder of a training run is given as -c."
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(
             f"{folder} is not an exported model: {DESCRIPTION} cannot be read ({error}). {again}"

@@ -15,7 +15,6 @@ from ppcls.errors import ExportError, PpclsError
 from ppcls.files import cache_dir
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.versions import versions
-from ppcls.weights.load import locate, sha256_of
 
 KEPT = 8  # the most recently used
 FORGOTTEN_AFTER = 86400.0  # seconds; then the unfinished folder of a killed export is removed
@@ -30,6 +29,8 @@ def export_key(config: Config) -> str:
     fetched, timm's config.json beside the file, and the versions of all packages that take part. It does not
     depend on preprocessing and class names, because a Predictor can replace those of an export.
     """
+    from ppcls.weights.load import locate, sha256_of
+
     model = config.model
     parts: dict[str, Any] = {"model": model.name, "num_classes": model.num_classes, "versions": versions()}
     if model.weights is None:
@@ -84,10 +85,13 @@ def cached_export(key: str, export: Callable[[Path], object]) -> Path:
 
 def _forget_old(home: Path, used: Path) -> None:
     """Remove all exports but the KEPT that were used last, and after a day the leftovers of killed ones."""
-    for path in home.glob(".*"):
-        if path.is_dir() and time.time() - path.stat().st_mtime > FORGOTTEN_AFTER:
-            shutil.rmtree(path, ignore_errors=True)
-    folders = [path for path in home.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    for folder in sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
-        if folder != used:
-            shutil.rmtree(folder, ignore_errors=True)  # its lock stays: another process may wait for it
+    ages: dict[Path, float] = {}
+    for path in home.iterdir():
+        with contextlib.suppress(OSError):  # another process may have moved or removed it
+            if path.is_dir():
+                ages[path] = time.time() - path.stat().st_mtime
+    unfinished = [path for path in ages if path.name.startswith(".")]
+    finished = sorted(ages.keys() - unfinished, key=lambda path: ages[path])
+    for path in [path for path in unfinished if ages[path] > FORGOTTEN_AFTER] + finished[KEPT:]:
+        if path != used:
+            shutil.rmtree(path, ignore_errors=True)  # its lock stays: another process may wait for it

@@ -10,6 +10,7 @@ from ppcls.build import (
     Log,
     Network,
     build_to_run,
+    compare_size,
     given_class_names,
     require_weights,
     resolve_class_names,
@@ -20,7 +21,7 @@ from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, ExportError, PpclsError
 from ppcls.inference.artifact import DESCRIPTION, Artifact, read_artifact
 from ppcls.inference.cache import cached_export, export_key, find_cached
-from ppcls.inference.engines import open_engine
+from ppcls.inference.engines import ENGINES, open_engine
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.engines.fallback import FallbackEngine
 from ppcls.inference.fastest import rank_engines, streams_for, to_stderr
@@ -85,6 +86,7 @@ def open_predictor(
     of a run call this together. Raises ConfigError, WeightsError, DataError or ExportError.
     """
     require_weights(config)
+    log = _without_repeats(log)  # the network and its export have the same notes
     if distributed.world_size() > 1:
         distributed.start(config.device)
     if engine == "eager" or (engine == "auto" and distributed.uses_gpu(config.device)):
@@ -130,6 +132,8 @@ def open_export(
     artifact = read_artifact(folder)
     data = config.data if config else DataConfig()
     preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
+    if artifact.weights and artifact.preprocessing is None:
+        compare_size(preprocessing, artifact.model, log)
     given = given_class_names(config) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()
@@ -168,6 +172,18 @@ class _ExportOpener:
         return type(self), (self.folder.absolute(), self.artifact, self.names, self.threads, to_stderr)
 
 
+def _without_repeats(log: Log) -> Log:
+    """Return a log that leaves out lines that it has received before."""
+    had: set[str] = set()
+
+    def log_new(line: str) -> None:
+        if line not in had:
+            had.add(line)
+            log(line)
+
+    return log_new
+
+
 def over_network(config: Config, network: Network, topk: int = 5, threads: int | None = None) -> Predictor:
     """Return a Predictor over an eager network."""
     data = config.data
@@ -184,6 +200,11 @@ def over_network(config: Config, network: Network, topk: int = 5, threads: int |
 def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int, log: Log) -> list[str]:
     """Return the requested engine. For "auto" and "measure", the first process measures while the others
     wait, and all take its ranking."""
+    if engine == "eager":
+        raise ExportError(
+            f"The engine eager runs the network itself, which an exported model does not have. Received: "
+            f"{folder}. Give the config or the run, or another engine: auto, {', '.join(ENGINES)}."
+        )
     if engine not in ("auto", "measure"):
         log(f"engine: {engine}, as requested")
         return [engine]

@@ -145,8 +145,8 @@ class Predictor:
         first) or [H, W] (grey); a list of them for a list of these, and for all files of a folder or a glob
         pattern. A PIL image is prepared as its file would be, so it is turned by its EXIF data.
 
-        Raises DataError for an image that cannot be read. Among several files it does not: the Prediction of
-        such a file has the reason in `error`.
+        Raises DataError for an image that cannot be read. Among several files, without arrays, it does not:
+        the Prediction of such a file has the reason in `error`.
         """
         if isinstance(images, (str, Path)) and not Path(images).is_file():
             return list(self.stream(find_images(str(images))))

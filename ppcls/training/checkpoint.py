@@ -133,7 +133,7 @@ def find_state(requested: str, output: Path, log: Callable[[str], None]) -> Path
     if requested != "auto":
         path = Path(requested)
         newer = [other for other in found if other.name > path.name]
-        if newer and path.parent.resolve() == folder.resolve():
+        if path.is_file() and newer and path.parent.resolve() == folder.resolve():
             raise ConfigError(
                 f"{output} has a newer state than {path.name}: {newer[-1].name}. Resume from the newest one, "
                 "--resume auto, or from the older one in another folder: -o output_dir=DIR."

@@ -23,10 +23,11 @@ def read_epochs(metrics: Path) -> list[dict[str, Any]]:
 def epoch_table(epochs: list[dict[str, Any]]) -> str:
     """Return a table with one line for each epoch; a star marks the best, whose weights are kept."""
     best = max(epochs, key=lambda line: (line["eval_top1"], -line["eval_loss"]))
-    rows = ["".join(f"{heading:>12}" for _, heading, _ in COLUMNS)]
-    for line in epochs:
-        cells = (f"{line[key]:{form}}" for key, _, form in COLUMNS)
-        rows.append("".join(f"{cell:>12}" for cell in cells) + (" *" if line is best else ""))
+    table = [[heading for _, heading, _ in COLUMNS]]
+    table += [[f"{line[key]:{form}}" for key, _, form in COLUMNS] for line in epochs]
+    widths = [max(12, *(len(cell) + 2 for cell in column)) for column in zip(*table, strict=True)]
+    rows = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
+    rows[1 + epochs.index(best)] += " *"
     return "\n".join(rows)
 
 

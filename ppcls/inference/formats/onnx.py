@@ -1,7 +1,6 @@
 """ONNX, by paddle2onnx from Paddle's program."""
 
 import math
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ def converter_extra() -> str:
 def converter_problem(others: dict[str, str]) -> str | None:
     """Return why paddle2onnx cannot convert here, with the cure, or None. others: packages that the format
     needs besides, with the extras that bring them."""
+    from importlib.metadata import version
+
     import paddle
 
     extra = converter_extra()
