@@ -364,7 +364,9 @@ def test_what_is_not_installed_is_named_with_its_extra(
 ):
     monkeypatch.setattr(format, "find_spec", lambda name: None if name in lacking else object())
     monkeypatch.setattr(paddle, "__version__", paddle_version)
-    monkeypatch.setattr(onnx, "version", lambda _: "1.3.1" if paddle_version[0] == "2" else "2.1.0")
+    monkeypatch.setattr(
+        "importlib.metadata.version", lambda _: "1.3.1" if paddle_version[0] == "2" else "2.1.0"
+    )
     with pytest.raises(ExportError, match=f"format {kind} .*: {words}"):
         write(small, tmp_path / "out", preprocessing, ["paddle", kind])
     possible, missing = writable_formats(small)
@@ -376,7 +378,7 @@ def test_what_is_not_installed_is_named_with_its_extra(
 def test_a_converter_for_another_paddle_is_refused(small, monkeypatch, paddle_version, converter):
     monkeypatch.setattr(format, "find_spec", lambda name: object())
     monkeypatch.setattr(paddle, "__version__", paddle_version)
-    monkeypatch.setattr(onnx, "version", lambda _: converter)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: converter)
     reason = FORMATS["onnx"].why_not(small)
     assert f"paddle2onnx {converter} " in reason and f"Paddle {paddle_version}: pip install" in reason
 
@@ -384,7 +386,7 @@ def test_a_converter_for_another_paddle_is_refused(small, monkeypatch, paddle_ve
 def test_two_gigabytes_are_refused_with_paddle_2_only(small, monkeypatch):
     monkeypatch.setattr(format, "find_spec", lambda name: object())
     monkeypatch.setattr(onnx, "PROTOBUF_BYTES", 8000)
-    monkeypatch.setattr(onnx, "version", lambda _: export_version)
+    monkeypatch.setattr("importlib.metadata.version", lambda _: export_version)
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     export_version = "1.3.1"
     reason = FORMATS["onnx"].why_not(small)
@@ -397,7 +399,7 @@ def test_two_gigabytes_are_refused_with_paddle_2_only(small, monkeypatch):
 
 def test_the_48d_network_is_too_large_for_onnx_with_paddle_2(monkeypatch):
     monkeypatch.setattr(format, "find_spec", lambda name: object())
-    monkeypatch.setattr(onnx, "version", lambda _: "1.3.1")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "1.3.1")
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     with paddle.LazyGuard():
         huge, large = build_model("ResNeXt101_32x48d_wsl"), build_model("ResNeXt101_32x32d_wsl")
@@ -458,7 +460,7 @@ def test_versions_leave_out_what_is_not_installed(monkeypatch):
             return "1.17.0"
         raise PackageNotFoundError
 
-    monkeypatch.setattr(versions, "version", fake)
+    monkeypatch.setattr("importlib.metadata.version", fake)
     assert set(versions.versions()) == {"ppcls", "onnx"}
 
 
