@@ -1,4 +1,4 @@
-"""What is shown beside the results: notes, and a progress bar on a terminal or a line from time to time."""
+"""Notes and progress beside the results: a bar on a terminal, a line from time to time elsewhere."""
 
 import sys
 from typing import TYPE_CHECKING

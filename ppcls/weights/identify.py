@@ -215,8 +215,8 @@ def _identity(row: Published, model_name: str, source: str) -> Identity:
 
 @dataclass(frozen=True)
 class _Beside:
-    """What timm's config.json states. Its tag and license are left out: timm copies those of the weights that
-    a training started from, even into the file of a network that was never trained."""
+    """The architecture and preprocessing in timm's config.json. Its tag and license are not read: timm copies
+    them from the weights that a training started from, even for a network that was never trained."""
 
     architecture: str
     preprocessing: Preprocessing
