@@ -132,11 +132,15 @@ class EfficientNet(nn.Layer):
         fc_range = 1 / math.sqrt(max(num_classes, 1000))
         self.fc = uniform_linear(variant.head_channels, num_classes, fc_range, bias_range=0.0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embeddings of images: what the classifier sees, float32 [N, head channels]."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x)
-        x = global_average(self.head(x))
+        return global_average(self.head(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
         return self.fc(x)

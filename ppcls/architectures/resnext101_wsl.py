@@ -57,8 +57,12 @@ class ResNeXt101(nn.Layer):
         bound = 1 / math.sqrt(channels)
         self.fc = uniform_linear(channels, num_classes, bound, bias_range=bound)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the embeddings of images: what the classifier sees, float32 [N, channels]."""
         x = F.max_pool2d(self.stem(x), kernel_size=3, stride=2, padding=1)
         for block in self.blocks:
             x = block(x)
-        return self.fc(global_average(x))
+        return global_average(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.embed(x))
