@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from ppcls import build_model, distributed  # noqa: E402
-from ppcls.config import load_config  # noqa: E402
+from ppcls.config_files import load_config  # noqa: E402
 
 
 def main() -> None:

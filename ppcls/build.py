@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ppcls import distributed
 from ppcls.architectures import MODELS, are_same_network, build_model
-from ppcls.commands import command_line
-from ppcls.config import Config, PreprocessingConfig, best_weights, find_run
+from ppcls.commands import command_line, same_command
+from ppcls.config import Config, PreprocessingConfig
+from ppcls.config_files import RUN_CONFIG, best_weights, find_run, run_of_checkpoint
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.errors import ConfigError, WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
@@ -37,11 +38,11 @@ def require_weights(config: Config) -> str:
         return config.model.weights
     run = config.output_path
     if best_weights(run).is_file():
-        cure = f"{run} is a run of this config: give its folder in place of the config, -c {run}"
+        cure = f"{run} is a run of this config: give its folder in place of the config: {same_command(run)}"
     else:
         cure = (
-            f"Train it, `{command_line('train')}` with the same config, and give the run's folder, "
-            f"-c {run}; or give a file, -o model.weights=FILE"
+            f"Train it, `{command_line('train')}` with the same config, and give the run's folder in place "
+            f"of the config: {run}; or give a file, -o model.weights=FILE"
         )
     raise WeightsError(f"model.weights is null, and a network of random weights predicts nothing. {cure}.")
 
@@ -55,14 +56,14 @@ def _require_file(weights: str, option: str, names: list[str]) -> None:
     if path.is_dir() and find_run(path) is None:
         return
     run = next((parent for parent in path.parents if best_weights(parent) == path), None)
-    if run is not None and find_run(run):
+    if run is not None and (run / RUN_CONFIG).is_file():
         raise WeightsError(
             f"The run in {run} has no best weights: there is no file {path}. A run has them after its first "
-            f"epoch; resume it: tools/train.py -c {run} --resume auto."
+            f"epoch; resume it: {command_line('train', run, '--resume', 'auto')}"
         )
     received = weights
     if find_run(path):
-        received += f", the folder of a training run: give it in place of the config, -c {path}"
+        received += f", the folder of a training run: give it in place of the config: {same_command(path)}"
     elif path.name == weights and not path.suffix:  # as a name is written
         received += f"; {suggest(weights, names)}"
     raise WeightsError(
@@ -77,7 +78,7 @@ def build_to_run(config: Config, log: Log) -> Network:
     Raises ConfigError, WeightsError or DataError.
     """
     weights = require_weights(config)
-    given_names = given_class_names(config)
+    given_names = given_class_names(config, log)
     _start(config, log)
     model = _empty_model(config)
     from ppcls.weights import load_weights
@@ -89,7 +90,7 @@ def build_to_run(config: Config, log: Log) -> Network:
 
 def build_fresh(config: Config, log: Log) -> Network:
     """Start Paddle and build the network with random weights, for which data.preprocessing must be whole."""
-    given_names = given_class_names(config)
+    given_names = given_class_names(config, log)
     _start(config, log)
     return _complete(config, _fresh_model(config), None, given_names, log)
 
@@ -101,7 +102,7 @@ def build_to_train(config: Config, log: Log, start: "WeightsInfo | None" = None)
     given the record's epsilon and padding, and train.start_from is not read.
     Raises ConfigError, WeightsError or DataError.
     """
-    given_names = given_class_names(config)
+    given_names = given_class_names(config, log)
     source, source_model = (None, None) if start else _resolve_start(config)
     _start(config, log)
     train = config.train
@@ -223,11 +224,16 @@ def resolve_preprocessing(
     return preprocessing
 
 
-def given_class_names(config: Config) -> ClassNames | None:
-    """Return the names of data.class_names."""
-    if config.data.class_names is None:
+def given_class_names(config: Config, log: Log) -> ClassNames | None:
+    """Return the names of data.class_names. A run that was moved does without its file: its weights carry the
+    names."""
+    name, weights = config.data.class_names, config.model.weights
+    if name is None:
         return None
-    return read_class_names(config.data.class_names, config.model.num_classes)
+    if not Path(name).exists() and name != "imagenet1k" and weights and run_of_checkpoint(Path(weights)):
+        log(f"note: there is no file {name} (data.class_names); the weights' own names are used")
+        return None
+    return read_class_names(name, config.model.num_classes)
 
 
 def resolve_class_names(given: ClassNames | None, carried: ClassNames | None, log: Log) -> ClassNames | None:

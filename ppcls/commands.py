@@ -33,11 +33,20 @@ def command_line(name: str, *arguments: object) -> str:
     is_tool = script.parent.name == "tools" and script.suffix == ".py"
     if name == "data" and (is_tool or script.parts[-2:] == ("data", "__main__.py")):
         start = ["python", "-m", "ppcls.data"]
+    elif is_tool and name not in TOOLS:
+        start = ["python", "-m", "ppcls", name]
     elif is_tool:
         start = ["python", str(script.with_name(f"{TOOLS[name]}.py"))]
     else:
         start = [*program(), name]
     return shlex.join([*start, *map(str, arguments)])
+
+
+def same_command(*arguments: object) -> str:
+    """Return a line for a shell that runs the running command with other arguments; outside of one, eval."""
+    started = Path(sys.argv[0].split()[-1] if sys.argv[0] else "").stem  # "ppcls infer", tools/infer.py
+    names = {tool: name for name, tool in TOOLS.items()} | {name: name for name in TOOLS}
+    return command_line(names.get(started, "eval"), *arguments)
 
 
 def run(main: Callable[[Sequence[str] | None], int]) -> None:

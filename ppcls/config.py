@@ -1,10 +1,9 @@
-"""All options: names, types, defaults, descriptions and allowed values. Imports no Paddle.
+"""All options: names, types, defaults, meanings and allowed values. Imports no Paddle.
 
-A YAML file has one section for each dataclass here. `load_config` reads a file, applies overrides, and raises
-an error for unknown options, wrong types and impossible values.
+A YAML file has one section for each dataclass here; `config_files.load_config` reads it. The comment behind a
+field is the option's meaning, which `ppcls options` prints.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,10 +11,9 @@ from typing import Annotated, Any, Literal
 import yaml
 
 from ppcls.architectures import get_variant
-from ppcls.errors import ConfigError, suggest
-from ppcls.format1 import convert_config, is_config_of_format1
+from ppcls.errors import ConfigError
 from ppcls.preprocessing import Interpolation, Preprocessing
-from ppcls.typed import Rule, build_section, option_names
+from ppcls.typed import Rule
 
 Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
 # The likeliest of one class is always that class: loss 0, accuracy 1.
@@ -40,7 +38,6 @@ Deviation = Annotated[
 ]
 
 
-RUN_CONFIG, CHECKPOINTS, WEIGHTS_FILE = "train.yaml", "checkpoints", "model.safetensors"  # in a run's folder
 # Options of earlier versions, with their present names.
 RENAMED = {
     "model.reset_head": "train.reset_head",
@@ -74,14 +71,14 @@ SYNONYMS = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    name: str
-    num_classes: Classes = 1000
+    name: str  # the network, such as EfficientNetB0
+    num_classes: Classes = 1000  # outputs of the classifier
     weights: str | None = None  # to evaluate, export and run: a file, a URL, "pretrained", or null
     variant: str | None = None  # tag of the published weights, if the file does not identify them
     averaged: bool = True  # of a checkpoint with a moving average of the weights: take it, not the raw ones
     bn_momentum: Rate | None = None  # weight of the old statistics; null: the network's own
-    dropout: Rate | None = None  # null: the network's own
-    drop_connect: Rate | None = None  # rate of the last block; null: the network's own
+    dropout: Rate | None = None  # rate before the classifier; null: the network's own
+    drop_connect: Rate | None = None  # share of skipped blocks, in the last block; null: the network's own
 
     def network_options(self) -> dict[str, Any]:
         """Return the options for `build_model` that replace the network's own values."""
@@ -98,11 +95,11 @@ class PreprocessingConfig:
     """Preprocessing options. A value that is null, or missing, comes from the weights."""
 
     resize_short: Count | None = None  # pixels of the short side
-    crop_size: Count | None = None  # pixels
-    interpolation: Interpolation | None = None
+    crop_size: Count | None = None  # pixels of the square that the network sees
+    interpolation: Interpolation | None = None  # of resizing
     antialias: bool | None = None  # false: OpenCV's sampling; true: Pillow's filter over the shrunk area
-    mean: tuple[float, float, float] | None = None
-    std: Deviation | None = None
+    mean: tuple[float, float, float] | None = None  # of red, green and blue, for pixels from 0 to 1
+    std: Deviation | None = None  # what the pixels less the mean are divided by
 
     def resolve(self, weights: Preprocessing | None) -> Preprocessing:
         """Return the values given here, completed by those of the weights.
@@ -126,8 +123,8 @@ class PreprocessingConfig:
 class DataConfig:
     train_root: str | None = None  # folder of the list's paths, or of one folder for each class
     train_list: str | None = None  # lines 'path label'; null: train_root has one folder for each class
-    eval_root: str | None = None
-    eval_list: str | None = None
+    eval_root: str | None = None  # as train_root, of the images for evaluation
+    eval_list: str | None = None  # as train_list, of the images for evaluation
     class_names: str | None = (
         None  # imagenet1k, or a file with one class on each line; null: from folders or weights
     )
@@ -143,32 +140,32 @@ class DataConfig:
 class AugmentConfig:
     center_crop: bool = False  # crop as in evaluation, not at random, as FixRes fine-tunes
     crop_area: Area = (0.08, 1.0)  # share of the image's area that a training crop takes
-    crop_ratio: Range = (3 / 4, 4 / 3)  # its width over its height
-    flip: Share = 0.5  # probability
+    crop_ratio: Range = (3 / 4, 4 / 3)  # width over height of a training crop
+    flip: Share = 0.5  # probability of a mirrored image
     auto_augment: Literal["v0"] | None = None  # the policy with which TensorFlow trains EfficientNet
     rand_augment: Literal["timm", "tf"] | None = (
         None  # source of the operators: tf has Cutout too, and applies each one
     )
     rand_layers: Count = 2  # of rand_augment: operators for each image
     rand_magnitude: Magnitude = 9.0  # strength of the operators, up to 10 with timm's
-    rand_magnitude_std: NotNegative = 0.0  # standard deviation of the strength
+    rand_magnitude_std: NotNegative = 0.0  # standard deviation of rand_magnitude
     color_jitter: Amounts = (0.0, 0.0, 0.0)  # brightness, contrast, saturation: factors up to 1 +- these
-    random_erasing: Share = 0.0  # probability
+    random_erasing: Share = 0.0  # probability of an erased rectangle
     random_erasing_mode: Literal["zero", "pixel"] = "pixel"  # fill with the mean colour, or with noise
     mixup: NotNegative = (
         0.0  # alpha of the beta distribution, 0: off; if cutmix is on too, each batch has one
     )
-    cutmix: NotNegative = 0.0
+    cutmix: NotNegative = 0.0  # alpha of the beta distribution, 0: off
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: Count = 100
+    epochs: Count = 100  # passes over the training images
     start_from: str | None = None  # pretrained, a model's name, a file, a URL, a run's folder; null: random
     start_variant: str | None = None  # tag of its published weights, if the file does not identify them
     start_averaged: bool = True  # as model.averaged, of train.start_from
     reset_head: bool = False  # replace the classifier of train.start_from, as for other classes
-    label_smoothing: Rate = 0.0
+    label_smoothing: Rate = 0.0  # share of the target that all classes divide among them
     freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"
     ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
     accumulate: Count = 1  # batches of each process for one update
@@ -189,18 +186,18 @@ class TrainConfig:
 @dataclass(frozen=True)
 class OptimConfig:
     name: Literal["sgd", "adamw", "rmsprop"] = "sgd"  # sgd with momentum; rmsprop as TensorFlow's
-    lr: Positive = 0.1  # for 256 images; scaled by the global batch
+    lr: Positive = 0.1  # learning rate for 256 images; scaled by the global batch
     lr_factors: dict[str, Positive] = field(
         default_factory=dict
     )  # by patterns of names, {"fc.*": 10}; the last one wins
-    momentum: Rate = 0.9  # for sgd and rmsprop
-    nesterov: bool = False  # for sgd
-    betas: tuple[Rate, Rate] = (0.9, 0.999)  # for adamw
+    momentum: Rate = 0.9  # weight of the earlier updates, for sgd and rmsprop
+    nesterov: bool = False  # Nesterov's momentum, for sgd
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # weights of the old mean and mean square, for adamw
     rho: Rate = 0.9  # for rmsprop: weight of the old mean square
-    epsilon: Positive | None = None  # null: 1e-8 for adamw; 1e-3 for rmsprop, inside the root
-    weight_decay: NotNegative = 1e-4  # not for batch norm
+    epsilon: Positive | None = None  # of the divisor; null: 1e-8 in adamw, 1e-3 in rmsprop, inside the root
+    weight_decay: NotNegative = 1e-4  # L2 penalty, in adamw decoupled; not for batch norm
     clip_norm: Positive | None = None  # largest norm of all gradients together; null: no limit
-    schedule: Literal["cosine", "step", "exponential"] = "cosine"
+    schedule: Literal["cosine", "step", "exponential"] = "cosine"  # how the learning rate falls
     warmup_epochs: NotNegative = 0.0  # linear from 0; these epochs are part of the schedule
     decay_epochs: Positive | None = None  # epochs of a stair, not for cosine; null: step 30, exponential 2.4
     decay_factor: Positive | None = None  # factor of a stair; null: step 0.1, exponential 0.97
@@ -214,8 +211,8 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if Paddle has one
-    seed: Seed = 0
-    output_dir: str | None = None  # null: output/ and the model's name
+    seed: Seed = 0  # of all random choices
+    output_dir: str | None = None  # folder of the results; null: output/ and the model's name
 
     @property
     def output_path(self) -> Path:
@@ -226,127 +223,7 @@ class Config:
         return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that raises an error for two equal keys, of which SafeLoader takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        merge = "tag:yaml.org,2002:merge"  # <<: *anchor, whose options this mapping may replace
-        keys = [self.construct_object(key) for key, _ in node.value if key.tag != merge]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the option {key} is given twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
-
-
-def find_config(name: str | Path) -> Path:
-    """Return the path of a YAML file: `name` itself, the train.yaml of a run's folder, or a config of this
-    project by its bare name, such as "EfficientNetB4"."""
-    path = Path(name)
-    if (path / RUN_CONFIG).is_file():
-        return path / RUN_CONFIG
-    if path.is_file() or path.name != str(name):
-        return path
-    home = Path(__file__).parent
-    for folder in (home / "configs", home.parent / "configs"):  # in an installed package, in a clone
-        own = folder / f"{str(name).removesuffix('.yaml')}.yaml"
-        if own.is_file():
-            return own
-        if folder.is_dir() and not path.is_dir():
-            known = sorted(path.stem for path in folder.glob("*.yaml"))
-            raise ConfigError(
-                f"There is no config file {name}, and no config of this name comes with ppcls. Received: "
-                f"{name}; {suggest(str(name), known)}"
-            )
-    return path
-
-
-def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, a run's folder, or a config of this project by its bare name. Apply overrides such as
-    "data.batch_size=64" in their order.
-
-    The train.yaml of a run stands for that run, even if its folder was moved: model.weights is its best
-    checkpoint and output_dir its folder, unless an override replaces them.
-    Raises ConfigError for a file that cannot be read, an unknown option (with the nearest valid name), a
-    value of the wrong type, an impossible value, or options that contradict each other.
-    """
-    path = find_config(name)
-    if path.is_dir():
-        raise ConfigError(
-            f"{path} is not the folder of a training run: it has no {RUN_CONFIG}. Expected: a YAML file or a "
-            f"run's folder; an exported model is given as --exported {path}."
-        )
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise ConfigError(f"The config file {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{path} is not valid YAML: {error}. A file of weights is given by -o model.weights=FILE."
-        ) from error
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} must hold sections such as 'model:' and 'data:'. Received: {tree!r}")
-    if is_config_of_format1(tree):
-        tree = convert_config(tree, of_training=path.name == RUN_CONFIG)
-    run = find_run(path) if path.name == RUN_CONFIG else None
-    if run is not None and isinstance(tree.get("model"), dict):
-        tree["model"] |= {"weights": str(best_weights(run)), "variant": None}
-        tree["output_dir"] = str(run)
-    return parse_config(tree, overrides)
-
-
-def find_run(name: str | Path) -> Path | None:
-    """Return the folder of a training run, given as itself or as its train.yaml; None for anything else."""
-    path = Path(name)
-    folder = path.parent if path.name == RUN_CONFIG else path
-    return folder if (folder / RUN_CONFIG).is_file() and (folder / CHECKPOINTS).is_dir() else None
-
-
-def best_weights(run: Path) -> Path:
-    """Return the path of a run's best weights."""
-    return run / CHECKPOINTS / "best" / WEIGHTS_FILE
-
-
-def parse_config(tree: dict, overrides: Sequence[str] = ()) -> Config:
-    """Return the config of a YAML file's content, with overrides. Raises ConfigError as load_config does."""
-    for override in [overrides] if isinstance(overrides, str) else overrides:
-        _apply(tree, override)
-    config = build_section(Config, tree, RENAMED | _meanings())
-    _check(config)
-    return config
-
-
-def _meanings() -> dict[str, str]:
-    """Return what an option that is unknown where it is given may mean, under "*." and its name: that of a
-    synonym, or the one option of this name in another section."""
-    options = [option for option in option_names(Config) if "." in option]
-    names = [option.rpartition(".")[2] for option in options]
-    meanings = {word: option for option, words in SYNONYMS.items() for word in words.split()}
-    meanings |= {name: option for name, option in zip(names, options, strict=True) if names.count(name) == 1}
-    return {f"*.{name}": option for name, option in meanings.items()}
-
-
-def _apply(tree: dict, override: str) -> None:
-    option, equals, text = override.partition("=")
-    if not equals or not option.strip():
-        raise ConfigError(f"An override has the form section.option=value. Received: {override!r}")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"The value of {override!r} is not valid YAML: {error}") from error
-    *sections, name = option.strip().split(".")
-    for section in sections:
-        inner = tree.setdefault(section, {})
-        if inner is None:
-            inner = tree[section] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"{option}: {section} is a value, not a section.")
-        tree = inner
-    tree[name] = value
-
-
-def _check(config: Config) -> None:
+def check_config(config: Config) -> None:
     """Check options that depend on one another. Raises ConfigError."""
     get_variant(config.model.name, **config.model.network_options())
     given = config.data.preprocessing

@@ -24,6 +24,25 @@ def option_names(section: type, prefix: str = "") -> Iterator[str]:
             yield from option_names(hint, f"{prefix}{name}.")
 
 
+def describe_type(hint: Any) -> str:
+    """Return the values that an option of this type takes, in words."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return ", or ".join("null" if kind is type(None) else describe_type(kind) for kind in arguments)
+    if origin is Annotated:
+        rule = arguments[1].words.partition(":")[0]
+        return rule if get_origin(arguments[0]) is tuple else f"{describe_type(arguments[0])}, {rule}"
+    if origin is Literal:
+        return ", ".join(arguments)
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"a list: {describe_type(arguments[0])}"
+    if origin is tuple:
+        return f"a list of {len(arguments)}: {describe_type(arguments[0])}"
+    if origin is dict:
+        return f"pairs {{name: value}}, a value: {describe_type(arguments[1])}"
+    return {int: "a whole number", float: "a number", bool: "true, false", str: "text"}[hint]
+
+
 def build_section(section: type, values: dict, renamed: Mapping[str, str], prefix: str = "") -> Any:
     """Return the dataclass `section`, filled with `values`.
 

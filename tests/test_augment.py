@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from ppcls.cli import train
-from ppcls.config import AugmentConfig, load_config
+from ppcls.config import AugmentConfig
+from ppcls.config_files import load_config
 from ppcls.data import augment, show, transforms
 from ppcls.data.augment import (
     RAND_SETS,

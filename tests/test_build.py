@@ -11,7 +11,7 @@ from helpers import GOLDEN, arrays_of
 
 from ppcls import MODELS, build_model, load_weights
 from ppcls.build import build_to_run, build_to_train
-from ppcls.config import best_weights, load_config, parse_config
+from ppcls.config_files import best_weights, load_config, parse_config
 from ppcls.errors import ConfigError, WeightsError
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights import WeightsInfo, metadata_of, write_weights
@@ -182,9 +182,11 @@ def test_a_run_without_best_weights_is_named(tmp_path):
     (run / "checkpoints").mkdir(parents=True)
     (run / "train.yaml").write_text("model: {name: Tiny, num_classes: 3}\ndevice: cpu\n")
     for use in (lambda: train_from(str(run)), lambda: build_to_run(load_config(run), print)):
-        with pytest.raises(WeightsError, match=rf"{run}\b.*best/model\.safetensors.*-c {run} --resume auto"):
+        with pytest.raises(
+            WeightsError, match=rf"{run}\b.*best/model\.safetensors.*train {run} --resume auto"
+        ):
             use()
-    with pytest.raises(WeightsError, match=rf"model\.weights.*-c {run}$"):
+    with pytest.raises(WeightsError, match=rf"model\.weights.*eval {run}$"):
         build_to_run(config(weights=str(run)), print)
     with pytest.raises(WeightsError, match=r"model\.weights.*\bpretrained\?"):
         build_to_run(config(weights="pretraind"), print)

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from ppcls import MODELS, build_model, load_weights
 from ppcls.build import build_to_run, build_to_train
 from ppcls.cli.convert import main as convert_main
-from ppcls.config import parse_config
+from ppcls.config_files import parse_config
 from ppcls.errors import ConfigError, PpclsError, WeightsError
 from ppcls.inference.cache import export_key
 from ppcls.weights import metadata_of, write_weights

@@ -1,18 +1,19 @@
 """The command ppcls, ppcls.load and paddle.hub: what those have who installed the package."""
 
+import platform
 import sys
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from helpers import run_python
+from helpers import run_python, value_from
 
 import ppcls
 from ppcls import MODELS
 from ppcls.cli import main as command
 from ppcls.cli.main import COMMANDS
-from ppcls.errors import ConfigError, ExportError
+from ppcls.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,6 +44,18 @@ def test_each_command_has_its_help(call, name):
     code, out, _ = call(name, "--help")
     assert code == 0
     assert out.startswith(f"usage: ppcls {name} ") or (name == "data" and "python -m ppcls.data" in out)
+
+
+def test_the_versions(call):
+    code, out, _ = call("--version")
+    assert code == 0 and out.startswith(f"ppcls {ppcls.__version__}, ")
+    assert f"paddle {paddle.__version__}".split()[1] in out and f"Python {platform.python_version()}" in out
+    assert (
+        value_from(
+            "import sys; from ppcls.cli.main import _version; _version(); print('paddle' in sys.modules)"
+        )
+        is False
+    )
 
 
 def test_an_unknown_command(call):
@@ -85,7 +98,7 @@ def test_load_of_a_name_is_the_published_model_where_a_folder_has_this_name(tmp_
     predictor = ppcls.load("EfficientNetLite0", "eager", log=lambda line: None)
     assert predictor.num_classes == 1000 and predictor.class_names.names[0].startswith("tench")
     (tmp_path / "other").mkdir()
-    with pytest.raises(ExportError, match="other"):
+    with pytest.raises(ConfigError, match="other"):
         ppcls.load("other")
 
 

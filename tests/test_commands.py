@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 
 from ppcls.cli import main as command
-from ppcls.commands import TOOLS, command_line
+from ppcls.commands import TOOLS, command_line, same_command
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,27 @@ def test_a_command_is_named_as_the_running_one(monkeypatch, started, eval_line, 
     assert shlex.split(command_line("eval", "-c", odd))[-2:] == ["-c", odd]
 
 
+@pytest.mark.parametrize(
+    ("started", "line"),
+    [
+        ("ppcls infer", "ppcls infer RUN"),
+        ("python -m ppcls export", "python -m ppcls export RUN"),
+        ("my clone/tools/export_model.py", "python 'my clone/tools/export_model.py' RUN"),
+        ("/usr/bin/ppcls", "ppcls eval RUN"),
+        ("notebook.py", "ppcls eval RUN"),
+        ("", "ppcls eval RUN"),
+    ],
+)
+def test_a_message_repeats_the_running_command(monkeypatch, started, line):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert same_command("RUN") == line
+
+
+def test_a_command_without_a_tool_is_named_by_the_module(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tools/train.py"])
+    assert command_line("options", "optim") == "python -m ppcls options optim"
+
+
 def test_each_tool_and_command_exists():
-    assert set(TOOLS) | {"data"} == set(command.COMMANDS)
+    assert set(TOOLS) | {"data", "options"} == set(command.COMMANDS)
     assert all((ROOT / "tools" / f"{name}.py").is_file() for name in TOOLS.values())

@@ -511,7 +511,7 @@ def test_two_equal_names_are_refused_with_the_cure(tmp_path):
 
 def test_the_classes_of_a_network_are_two_or_more():
     from ppcls import build_model
-    from ppcls.config import parse_config
+    from ppcls.config_files import parse_config
 
     for open_one in (
         lambda: parse_config({"model": {"name": "EfficientNetB0", "num_classes": 1}}),

@@ -8,6 +8,7 @@ from typing import get_type_hints
 
 import pytest
 
+import ppcls
 from ppcls.config import RENAMED, Config
 
 ROOT = Path(__file__).parent.parent
@@ -88,3 +89,8 @@ def test_quoted_messages_are_those_of_the_code():
     assert len(rows) > 40
     quoted = [message for row in rows for message in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
     assert not [message for message in quoted if not any(message in part for part in parts)]
+
+
+def test_the_changelog_begins_with_this_version():
+    versions = re.findall(r"^## \[(.+?)\]", read(ROOT / "CHANGELOG.md"), re.MULTILINE)
+    assert versions[0] == ppcls.__version__

@@ -25,7 +25,7 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "docs/models/EfficientNet_and_ResNeXt101_wsl.md",
 ]
-PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl) \S|ppcls [a-z])"
+PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl) \S|ppcls (?:--)?[a-z])"
 
 
 class Run(NamedTuple):
@@ -51,7 +51,7 @@ SPLIT_PHOTOS = "python -m ppcls.data split photos"
 SPLIT_FOLDER = "python -m ppcls.data split FOLDER"
 DIGITS = "python dataset/prepare_digits.py"
 LITE0 = "configs/EfficientNetLite0.yaml"
-EXPORT = f"python tools/export_model.py -c {LITE0} --output lite0"
+EXPORT = "ppcls export EfficientNetLite0 --output lite0"
 LAUNCH = "python -m paddle.distributed.launch"
 LAUNCH_2 = f"{LAUNCH} --nproc_per_node 2"
 TRAIN = "python tools/train.py -c CONFIG --resume auto"
@@ -67,6 +67,7 @@ WORDS = {
     "CONFIG": "small.yaml",
     "DIR": "lite0",
     "FILE": "output/small/checkpoints/best/model.safetensors",
+    "EXPORT": "lite0",
     "FOLDER": "folder",
     "INPUT": "home/EfficientNetB0_pretrained.pdparams",
     "LIST": "dataset/ILSVRC2012/val_list.txt",
@@ -111,7 +112,7 @@ HOW: dict[str, Run | str] = {
     f"python tools/infer.py -c {LITE0} -i cat.jpg": Run(),
     f"python tools/infer.py -c {LITE0} -i photos --output x.csv": Run(),
     EXPORT: Run(),
-    "python tools/infer.py --exported lite0 -i photos --output x.csv": Run(after=(EXPORT,)),
+    "ppcls infer lite0 -i photos --output x.csv": Run(after=(EXPORT,)),
     **{
         f"ppcls {name}": HELP._replace(quick=name == "data")
         for name in ("train", "eval", "infer", "export", "convert", "benchmark", "data")
@@ -124,6 +125,8 @@ HOW: dict[str, Run | str] = {
     'info = ppcls.load_weights(model, "pretrained")  # strict; returns source, hash, license, preprocessing\n'
     "model.eval()  # float32 [N, 3, H, W] -> logits [N, 1000]": Run(),
     "python tools/model_zoo.py": Run(),
+    # CONTRIBUTING.md
+    "ppcls options --markdown > docs/options.md": Run(quick=True),
     # dataset/README.md
     SPLIT_FOLDER: Run(quick=True),
     "python -m ppcls.data check FOLDER/train_list.txt FOLDER/val_list.txt": Run(
@@ -131,10 +134,9 @@ HOW: dict[str, Run | str] = {
     ),
     DIGITS: Run(quick=True),
     # docs/deployment.md
-    "python tools/infer.py --exported lite0 -i cat.jpg": Run(after=(EXPORT,)),
-    "python tools/eval.py --exported lite0 -o data.eval_root=DIR -o data.eval_list=FILE": Run(
-        after=(EXPORT,), words=IMAGENET
-    ),
+    "ppcls infer lite0 -i cat.jpg": Run(after=(EXPORT,)),
+    "ppcls eval lite0 -o data.eval_root=DIR -o data.eval_list=FILE": Run(after=(EXPORT,), words=IMAGENET),
+    "ppcls export RUN": Run("--formats paddle --overwrite", (TRAIN,)),
     "pip install 'ppcls[onnx]'": PIP,
     "pip install 'ppcls[cpu]'": PIP,
     "import ppcls\n\n"
@@ -173,7 +175,7 @@ HOW: dict[str, Run | str] = {
     "python tools/export_model.py -c ... --output DIR": Run("--check", words={"...": LITE0, "DIR": "other"}),
     "python python/predict_cls.py -c configs/inference_cls.yaml": OTHERS,
     "python tools/infer.py --exported DIR -i FOLDER": Run(after=(EXPORT,)),
-    "ppcls infer -c EfficientNetB0 -i cat.jpg": Run(),
+    "ppcls infer EfficientNetB0 -i cat.jpg": Run(),
     "python validate.py DIR --model NAME --pretrained": OTHERS,
     "python tools/eval.py -c ... -o model.variant=timm/NAME -o data.preprocessing=null "
     "-o data.eval_list=null -o data.eval_root=DIR": NETWORK,
@@ -204,9 +206,16 @@ HOW: dict[str, Run | str] = {
     "python -m ppcls.data check LIST ...": Run(words={" ...": ""}),
     "python tools/benchmark.py data LIST_OR_FOLDER": Run(),
     "visualdl --logdir DIR": "a server: it runs until it is stopped",
-    "python tools/eval.py -c RUN": Run(after=(TRAIN,)),
-    "python tools/infer.py -c RUN -i FOLDER": Run(after=(TRAIN,)),
-    "python tools/export_model.py -c RUN --output DIR": Run(after=(TRAIN,), words={"DIR": "run_exported"}),
+    "ppcls options optim": Run(quick=True),
+    "ppcls options learning_rate": Run(quick=True),
+    "ppcls options": Run(quick=True),
+    "ppcls options WORD": Run(words={"WORD": "freeze"}),
+    "ppcls options --markdown": Run(quick=True),
+    "ppcls --version": Run(quick=True),
+    "ppcls eval RUN": Run(after=(TRAIN,)),
+    "ppcls infer RUN -i FOLDER": Run(after=(TRAIN,)),
+    "ppcls infer EXPORT -i FOLDER": Run(after=(EXPORT,)),
+    "ppcls benchmark engines RUN": Run(FEW_ROUNDS, (TRAIN,)),
     TRAIN: Run(after=(SPLIT_PHOTOS,)),
     "python tools/train.py -c RUN --resume auto": Run(after=(TRAIN,)),
     "python tools/train.py -c CONFIG --resume RUN/checkpoints/state-000001200.safetensors "

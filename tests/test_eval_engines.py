@@ -8,7 +8,7 @@ import yaml
 from helpers import ROOT, arrays_of, on_two_ranks, run_python, run_tool
 
 from ppcls.cli import eval as cli
-from ppcls.cli.common import read_config
+from ppcls.cli.common import read_model
 from ppcls.data.files import find_images
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
@@ -160,22 +160,26 @@ def test_other_preprocessing_and_names_are_reported(evaluate, exported, pictures
 
 
 def test_a_config_beside_an_export_gives_all_but_the_network(exported, config, tmp_path, capsys):
-    given = read_config(cli.parse(["--exported", str(exported), *config]))
+    given, export = read_model(cli.parse(["--exported", str(exported), *config]))
+    assert export == exported
     assert given.data.batch_size == 8 and given.data.preprocessing.crop_size == 64
     assert "note: " not in capsys.readouterr().out
-    alone = read_config(cli.parse(["--exported", str(exported), "-o", "model.weights=other.pdparams"]))
-    assert alone.data.batch_size == 32 and alone.data.preprocessing.crop_size is None
-    assert "note: model.weights" in capsys.readouterr().out
+    assert read_model(cli.parse([str(exported), *config])) == (given, export)  # MODEL and -c
+    alone, export = read_model(cli.parse([str(exported)]))
+    assert alone.data.batch_size == 32 and alone.data.preprocessing.crop_size is None and export == exported
+    assert read_model(cli.parse(["-c", str(exported)])) == (alone, export)
     other = ["-c", "EfficientNetB1", "-o", "model.num_classes=40", "-o", "data.class_names=null"]
     with pytest.raises(ConfigError, match=r"model\.name.*EfficientNetB1.*EfficientNetB0\b"):
-        read_config(cli.parse(["--exported", str(exported), *other]))
+        read_model(cli.parse(["--exported", str(exported), *other]))
 
 
 @pytest.mark.parametrize(
     ("more", "error", "words"),
     [
-        (["--engine", "eager"], ConfigError, "--engine eager .*--exported"),
+        (["--engine", "eager"], ExportError, "engine eager .*exported"),
         (["-o", "model.num_classes=7"], ConfigError, r"model.num_classes is 7\b.* 40\b"),
+        (["-o", "model.weights=other.pdparams"], ConfigError, r"model.weights is other\.pdparams"),
+        (["-o", "model.dropout=0.4"], ConfigError, r"model.dropout is 0\.4\b"),
         (["-o", "data.eval_list=null", "-o", "data.eval_root=null"], DataError, "eval"),
         (["--exported", "none"], ExportError, "no folder none"),
     ],

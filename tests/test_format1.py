@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from ppcls import build_model, load_weights
 from ppcls.architectures import MODELS
-from ppcls.config import load_config, parse_config
+from ppcls.config_files import load_config, parse_config
 from ppcls.inference.artifact import read_artifact
 from ppcls.preprocessing import Preprocessing
 from ppcls.processor import processor

@@ -20,6 +20,7 @@ ORDER = [
     ("complexity",),
     ("config", "distributed"),
     ("commands", "progress"),
+    ("config_files", "options"),
     ("weights", "data"),
     ("build",),
     ("inference",),

@@ -328,7 +328,7 @@ def test_to_the_screen(options, whole, capsys):
 @pytest.mark.parametrize(
     ("more", "error", "words"),
     [
-        (["--engine", "eager"], ConfigError, "--engine eager .*--exported"),
+        (["--engine", "eager"], ExportError, "engine eager .*exported"),
         (["--engine", "onnxrun"], ConfigError, "Received: onnxrun; .*onnxruntime"),
         (["-c", "configs/EfficientNetB1.yaml"], ConfigError, "model.name is EfficientNetB1.*EfficientNetB0"),
         (["-o", "model.num_classes=7"], ConfigError, r"model.num_classes is 7\b.* 40\b"),
@@ -343,5 +343,5 @@ def test_what_goes_wrong_with_an_exported_model(options, monkeypatch, more, erro
 
 
 def test_without_config_or_export(options):
-    with pytest.raises(ConfigError, match="-c FILE.*--exported DIR"):
+    with pytest.raises(ConfigError, match="MODEL.*YAML.*run.*export"):
         infer.main(options[4:])

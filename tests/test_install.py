@@ -36,7 +36,7 @@ def clone(tmp_path_factory) -> Path:
     ignore = shutil.ignore_patterns("__pycache__")
     for name in ("configs", "ppcls"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
     return folder
 
@@ -76,6 +76,7 @@ def test_the_wheel_holds_all_configs_and_so_does_that_of_the_sdist(clone, tmp_pa
     with tarfile.open(sdist) as file:
         file.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
+    assert (unpacked / "CHANGELOG.md").is_file()
     for number, source in enumerate((clone, unpacked)):
         call(*PIP, "wheel", "-q", *HERE, "--wheel-dir", tmp_path / str(number), source, cwd=tmp_path)
         (wheel,) = (tmp_path / str(number)).glob("*.whl")
@@ -87,7 +88,9 @@ def test_the_installed_package_finds_its_configs(clone, tmp_path):
     code = f"""
 import sys
 sys.path.insert(0, {str(tmp_path / "site")!r})
-from ppcls.config import find_config
+from ppcls.config_files import find_config
 print(find_config("EfficientNetB4"))
+from ppcls.options import find_options
+assert find_options(["optim.lr"])[0].meaning
 """
     assert call("-c", code, cwd=tmp_path).strip() == str(tmp_path / "site/ppcls/configs/EfficientNetB4.yaml")

@@ -10,7 +10,7 @@ from helpers import arrays_of, value_from
 
 import ppcls
 from ppcls import build_model
-from ppcls.config import load_config, parse_config
+from ppcls.config_files import load_config, parse_config
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, ExportError, PpclsError, WeightsError
 from ppcls.inference import cache
@@ -19,6 +19,7 @@ from ppcls.inference.cache import export_key, find_cached
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.export import export_model
 from ppcls.inference.predictor import describe
+from ppcls.inference.resolve import resolve_model
 from ppcls.weights import hash_parameters, metadata_of, write_weights
 
 NAME = "EfficientNetB0_small"
@@ -177,11 +178,11 @@ def test_sources_that_cannot_be_loaded(run, tmp_path, monkeypatch):
     with pytest.raises(PpclsError, match="some/none"):
         ppcls.load("some/none")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ExportError, match=r"folder .*inference\.yml.*train\.yaml"):
+    with pytest.raises(ConfigError, match=r"folder .*train\.yaml.*inference\.yml"):
         ppcls.load("folder")
     (tmp_path / "folder" / "train.yaml").write_bytes((run / "train.yaml").read_bytes())
-    with pytest.raises(ExportError, match=r"folder .*inference\.yml.*checkpoints"):
-        ppcls.load("folder")  # not a run: it has no checkpoints
+    with pytest.raises(WeightsError, match=r"folder/checkpoints/best.*train folder --resume auto"):
+        ppcls.load("folder")  # it has no checkpoints
     (tmp_path / "folder" / "checkpoints").mkdir()
     with pytest.raises(WeightsError, match=r"folder/checkpoints/best/model\.safetensors"):
         ppcls.load("folder")
@@ -198,6 +199,86 @@ def test_sources_that_cannot_be_loaded(run, tmp_path, monkeypatch):
 def test_an_export_has_no_eager_network(exported):
     with pytest.raises(ExportError, match=r"eager.*Received: .*model\b"):
         ppcls.load(exported, "eager", log=lambda line: None)
+
+
+def test_what_a_path_names(run, exported, tmp_path, monkeypatch):
+    whole, best = resolve_model(run), run / "checkpoints" / "best" / "model.safetensors"
+    assert (whole.config.model.weights, whole.export) == (str(best), None)
+    for given in (run / "checkpoints", best.parent, best, f"{run}/"):
+        assert resolve_model(given) == whole == resolve_model(str(given)), given
+    last = run / "checkpoints" / "last" / "model.safetensors"  # even if it is missing: weights say so
+    for given in (last, last.parent):
+        other = resolve_model(given).config
+        assert other.model.weights == str(last) and other.output_path == run
+    monkeypatch.chdir(run / "checkpoints")
+    assert resolve_model("best").config.output_path == run == resolve_model(".").config.output_path
+    assert resolve_model("EfficientNetB0").config.model.weights == "pretrained"  # a name, and not a path here
+    config = resolve_model(exported).config
+    assert resolve_model(None, exported=exported) == (config, exported) == resolve_model(exported)
+    assert config.model.num_classes == 40
+
+
+def test_what_is_given_in_the_wrong_place(run, exported, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match=rf"--exported: ppcls eval '?{run}\b"):
+        resolve_model(None, exported=run)
+    monkeypatch.setattr("sys.argv", ["ppcls infer"])
+    with pytest.raises(ConfigError, match=rf"--exported: ppcls infer '?{run}\b"):
+        resolve_model(None, exported=run)
+    with pytest.raises(ConfigError, match=rf"{exported} and {exported}"):
+        resolve_model(exported, exported=exported)
+    with pytest.raises(ConfigError, match="MODEL"):
+        resolve_model(None)
+    with pytest.raises(ConfigError, match=str(run)):
+        resolve_model(run.parent)  # which holds a run
+    weights = tmp_path / "mine.safetensors"
+    shutil.copy(run / "checkpoints" / "best" / "model.safetensors", weights)
+    with pytest.raises(ConfigError, match=rf"ppcls infer MODEL -o model\.weights={weights}"):
+        ppcls.load(weights)
+
+
+def test_weights_of_another_preprocessing_than_the_configs_are_refused(run, preprocessing, tmp_path):
+    """They ran at the config's size before, with a note."""
+    best, config = run / "checkpoints" / "best" / "model.safetensors", tmp_path / "plain.yaml"
+    tree = {"model": {"name": NAME, "num_classes": 6}, "data": {"preprocessing": preprocessing.to_dict()}}
+    config.write_text(yaml.safe_dump(tree))
+    assert load_config(config, [f"model.weights={best}"]).model.weights == str(best)  # the same one
+    tree["data"]["preprocessing"] |= {"resize_short": 256, "crop_size": 224}
+    config.write_text(yaml.safe_dump(tree))
+    words = rf"data\.preprocessing\.resize_short is 256 .* 72\b.*{best}\b"
+    for given in (
+        f"model.weights={best}",
+        f"model.weights={best.parent}",
+        f"model={{name: {NAME}, weights: {best}}}",
+    ):
+        with pytest.raises(ConfigError, match=rf"{words}.* eval {run}\b|{best.parent}") as error:
+            load_config(config, [given])
+        assert f"eval {run};" in str(error.value)
+    copy = tmp_path / "copy.safetensors"
+    shutil.copy(best, copy)
+    with pytest.raises(ConfigError, match=r"-o data\.preprocessing=null") as error:
+        load_config(config, [f"model.weights={copy}"])
+    assert " eval " not in str(error.value)  # it belongs to no run
+    for decision, size in (("data.preprocessing=null", None), ("data.preprocessing.crop_size=96", 96)):
+        found = load_config(config, [f"model.weights={copy}", decision])
+        assert found.data.preprocessing.crop_size == size
+    tree["model"]["weights"] = str(copy)  # beside each other in one file, they were written for each other
+    config.write_text(yaml.safe_dump(tree))
+    assert load_config(config).data.preprocessing.crop_size == 224
+    assert load_config(run, [f"model.weights={copy}"]).model.weights == str(copy)
+
+
+def test_a_moved_run_does_without_the_file_of_its_class_names(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "moved")
+    tree = yaml.safe_load((run / "train.yaml").read_text())
+    tree["data"]["class_names"] = "photos/class_names.txt"
+    (tmp_path / "moved" / "train.yaml").write_text(yaml.safe_dump(tree))
+    said = []
+    predictor = ppcls.load(tmp_path / "moved", "eager", log=said.append)
+    assert predictor.class_names == NAMES and any("photos/class_names.txt" in line for line in said)
+    with pytest.raises(PpclsError, match=r"photos/class_names\.txt"):
+        ppcls.load(
+            NAME, "eager", overrides=[f"model.weights={tmp_path}", "data.class_names=photos/class_names.txt"]
+        )
 
 
 # The cache
@@ -370,7 +451,7 @@ def test_a_cached_export_needs_no_paddle(two_sizes, bare, expected):
 import sys
 import numpy as np
 import ppcls
-from ppcls.config import load_config
+from ppcls.config_files import load_config
 from ppcls.inference.cache import export_key
 key = export_key(load_config({str(bare)!r}))
 is_early = "paddle" in sys.modules
@@ -415,3 +496,13 @@ def test_overrides_apply_to_an_export(exported, pictures):
     assert ppcls.load(exported, "onnxruntime", topk=3, log=lambda line: None).topk == 3
     with pytest.raises(ConfigError, match="data.resize_short"):
         ppcls.load(exported, overrides=["data.resize_short=90"])
+    for override, words in (
+        ("model.dropout=0.3", r"model\.dropout is 0\.3\b"),
+        ("model.weights=pretrained", r"model\.weights is pretrained\b"),
+        ("model.num_classes=7", r"model\.num_classes is 7\b"),
+    ):
+        with pytest.raises(ConfigError, match=f"{words}.*{exported}"):
+            ppcls.load(exported, overrides=[override])
+    assert (
+        ppcls.load(exported, "onnxruntime", overrides=["model.num_classes=40"], log=print).num_classes == 40
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from ppcls import MODELS, build_model
 from ppcls.architectures import get_variant
-from ppcls.config import load_config
+from ppcls.config_files import load_config
 from ppcls.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import pytest
 from ppcls import MODELS
 from ppcls.architectures.resnext101_wsl import ResNeXt101
 from ppcls.architectures.variants import EfficientNetVariant, ResNeXtVariant
-from ppcls.config import load_config
+from ppcls.config_files import load_config
 from ppcls.data.loader import Batch
 from ppcls.training.schedule import learning_rate
 from ppcls.training.state import TrainState

@@ -20,7 +20,7 @@ from two_ranks import Normed, are_equal, weights
 
 from ppcls.build import Network
 from ppcls.cli import train
-from ppcls.config import load_config
+from ppcls.config_files import load_config
 from ppcls.data.dataset import open_split
 from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,8 @@ import ppcls
 from ppcls.cli.eval import main as evaluate
 from ppcls.cli.export import main as export
 from ppcls.cli.infer import main as infer
-from ppcls.config import best_weights, load_config
-from ppcls.errors import ExportError, WeightsError
+from ppcls.config_files import best_weights, load_config
+from ppcls.errors import ConfigError, WeightsError
 from ppcls.inference.artifact import read_artifact
 from ppcls.weights.load import sha256_of
 
@@ -92,7 +93,7 @@ def trained(folder, tmp_path_factory):
     run = run_tool("train", *options, launch=on_two_ranks(home / "log"))
     assert run.returncode == 0, run.stdout + run.stderr
     assert "batch 8" in run.stdout and "train.start_from" in run.stdout
-    assert f"-c {home / 'run'}" in run.stdout  # what to do next
+    assert f"eval.py {home / 'run'}" in run.stdout  # what to do next
     return home / "run"
 
 
@@ -119,22 +120,30 @@ def test_a_runs_folder_is_evaluated_run_and_exported_wherever_it_is(trained, fol
     assert str(trained) in (run / "train.yaml").read_text()  # its place before
     digest = sha256_of(best_weights(run))[:16]
     capsys.readouterr()
-    for number, given in enumerate((run, run / "train.yaml")):
-        assert evaluate(["-c", str(given), "--engine", "eager"]) == 0
+    for number, given in enumerate(([str(run)], ["-c", str(run / "train.yaml")])):
+        assert evaluate([*given, "--engine", "eager"]) == 0
         lines = capsys.readouterr().out
         assert str(best_weights(run)) in lines and digest in lines
         result = json.loads((run / "metrics.json").read_text())
         assert result["top1"] == expected["eval_top1"]
         assert result["loss"] == pytest.approx(expected["eval_loss"], rel=1e-6)
         (run / "metrics.json").unlink()
-        assert infer(["-c", str(given), "-i", picture]) == 0
+        assert infer(["-i", picture, *given]) == 0
         assert digest in capsys.readouterr().out and (run / "infer.yaml").exists()
-        output = tmp_path / f"exported{number}"
-        assert export(["-c", str(given), "--output", str(output), "--formats", "paddle"]) == 0
+        output, more = (
+            (run / "exported", []) if number == 0 else (tmp_path / "x", ["--output", str(tmp_path / "x")])
+        )
+        assert export([*given, *more, "--formats", "paddle"]) == 0
         assert digest in read_artifact(output).weights
+        assert (
+            capsys.readouterr()
+            .out.splitlines()[-1]
+            .startswith(f"next: ppcls infer {shlex.quote(str(output))} ")
+        )
+        assert infer([str(output), "-i", picture, "--engine", "paddle"]) == 0
     predictor = ppcls.load(run, "eager", log=lambda line: None)
     assert predictor.class_names.names == tuple(f"class {letter}" for letter in "abcdef")
-    result = ppcls.load(tmp_path / "exported0", "paddle", threads=1, log=lambda line: None)(picture)
+    result = ppcls.load(run / "exported", "paddle", threads=1, log=lambda line: None)(picture)
     assert predictor(picture).class_ids == result.class_ids
     assert predictor(picture).probabilities == pytest.approx(result.probabilities, abs=1e-5)
 
@@ -151,21 +160,21 @@ def test_an_override_of_the_weights_wins_over_the_runs_own(trained, folder, metr
 def test_without_weights_the_error_names_the_run_or_how_to_train_one(trained, folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     digits = ["-c", str(ROOT / "configs" / "digits.yaml"), "-o", "data.class_names=null", "--engine", "eager"]
-    with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*-c output/digits") as error:
+    with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*output/digits") as error:
         evaluate(digits)
     assert "is a run" not in str(error.value)
     for tool, more in ((infer, ["-i", str(folder / "picture 0.png")]), (export, ["--output", "x"])):
         given = digits[: -2 if tool is export else None]
-        with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*-c output/digits"):
+        with pytest.raises(WeightsError, match=r"model\.weights.*ppcls train.*output/digits"):
             tool([*given, *more])
     shutil.copytree(trained, tmp_path / "output" / "digits")
-    with pytest.raises(WeightsError, match=r"model\.weights.*-c output/digits") as error:
+    with pytest.raises(WeightsError, match=r"model\.weights.*output/digits") as error:
         evaluate(digits)
     assert "tools/train.py" not in str(error.value)
 
 
 def test_a_folder_that_is_neither_a_run_nor_an_export(trained, tmp_path):
-    with pytest.raises(ExportError, match=str(tmp_path)):
+    with pytest.raises(ConfigError, match=str(tmp_path)):
         ppcls.load(tmp_path)
     shutil.copytree(trained, tmp_path / "run")
     best_weights(tmp_path / "run").unlink()
@@ -239,8 +248,10 @@ def test_infer_a_file_and_a_glob(folder):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["eval", "-o", "model.weights=null"], "model.weights.*-c .*/output"),
-        (["infer", "-i", "{}/picture 0.png", "-o", "model.weights=null"], "model.weights.*-c .*/output"),
+        (["eval", "{}/config.yaml"], "MODEL and -c .*config.yaml"),
+        (["train", "{}/config.yaml"], "MODEL and -c .*config.yaml"),
+        (["eval", "-o", "model.weights=null"], "model.weights.*config: .*/output"),
+        (["infer", "-i", "{}/picture 0.png", "-o", "model.weights=null"], "model.weights.*config: .*/output"),
         (["eval", "-o", "data.eval_list=none.txt"], "list file none.txt"),
         (["eval", "-o", "data.batchsize=3"], "data.batchsize.*data.batch_size"),
         (["eval", "-o", "device=gpu"], "device is gpu.*Paddle"),

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
 from ppcls.cli import train
-from ppcls.config import OptimConfig, load_config
+from ppcls.config import OptimConfig
+from ppcls.config_files import load_config
 from ppcls.errors import ConfigError, DataError, PpclsError
 from ppcls.training.optimizer import build_optimizer
 from ppcls.training.schedule import learning_rate, scaled_lr

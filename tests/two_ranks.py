@@ -16,7 +16,7 @@ from paddle import nn
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
 from ppcls.commands import run
-from ppcls.config import parse_config
+from ppcls.config_files import parse_config
 from ppcls.data.loader import Batch
 from ppcls.errors import PpclsError
 from ppcls.training.batches import count_steps

@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/digits.yaml"
 OUTPUT = Path("output/digits")
-EXPORTED = OUTPUT / "exported"
+EXPORTED = OUTPUT / "exported"  # where a run is exported to
 SPEED = OUTPUT / "engines.json"
 LAUNCH = ["-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", f"{OUTPUT}/log"]
 
@@ -27,16 +27,13 @@ def step(*arguments: str) -> None:
 
 def main() -> None:
     start = time.monotonic()
-    run = ("-c", str(OUTPUT))  # the folder of the training run: its config with its best weights
+    run = str(OUTPUT)  # the folder of the training run: its config with its best weights
     step("dataset/prepare_digits.py")
     step(*LAUNCH, "tools/train.py", "-c", CONFIG, "--overwrite")
-    step("tools/eval.py", *run)
-    step("tools/export_model.py", *run, "--output", str(EXPORTED), "--overwrite")
-    step(
-        *("tools/infer.py", "--exported", str(EXPORTED)),
-        *("-i", "dataset/digits/images/000[0-4].png", "--topk", "2"),
-    )
-    step("tools/benchmark.py", "engines", *run, "--rounds", "3", "--json", str(SPEED))
+    step("tools/eval.py", run)
+    step("tools/export_model.py", run, "--overwrite")
+    step("tools/infer.py", str(EXPORTED), "-i", "dataset/digits/images/000[0-4].png", "--topk", "2")
+    step("tools/benchmark.py", "engines", run, "--rounds", "3", "--json", str(SPEED))
     metrics = json.loads((ROOT / OUTPUT / "metrics.json").read_text(encoding="utf-8"))
     rows = json.loads((ROOT / SPEED).read_text(encoding="utf-8"))["rows"]
     speeds = ", ".join(f"{name} {row['milliseconds']['median']:.1f}" for name, row in rows.items())

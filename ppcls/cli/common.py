@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppcls import distributed, files
-from ppcls.config import Config, load_config
+from ppcls.config import Config
+from ppcls.config_files import about_folder, is_export
 from ppcls.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
     from ppcls.inference.predictor import Predictor
+    from ppcls.inference.resolve import Resolved
 
 
-def config_parser(description: str, needs_config: bool = True) -> argparse.ArgumentParser:
+def config_parser(description: str, *, takes_exports: bool = False) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    add_config_options(parser, needs_config)
+    add_config_options(parser, takes_exports=takes_exports)
     parser.add_argument(
         "--check",
         action="store_true",
@@ -23,58 +25,56 @@ def config_parser(description: str, needs_config: bool = True) -> argparse.Argum
     return parser
 
 
-def add_config_options(parser: argparse.ArgumentParser, needs_config: bool = True) -> None:
+def add_config_options(parser: argparse.ArgumentParser, *, takes_exports: bool = False) -> None:
     parser.add_argument(
-        "-c",
-        "--config",
-        required=needs_config,
-        help="YAML file, such as configs/EfficientNetB0.yaml; the bare name of one that comes with ppcls; or "
-        "the folder of a training run",
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="a model that comes with ppcls by its name, such as EfficientNetB0; a YAML file; "
+        + ("the folder of a training run; or of an exported model" if takes_exports else "or a run's folder"),
     )
+    parser.add_argument("-c", "--config", metavar="MODEL", help="the same as MODEL without -c")
     parser.add_argument(
         "-o",
         "--override",
         action="append",
         default=[],
         metavar="OPTION=VALUE",
-        help="replace an option, such as data.batch_size=64; repeatable",
+        help="replace an option, such as data.batch_size=64; repeatable; `ppcls options` lists all",
     )
+    if takes_exports:
+        parser.add_argument(
+            "--exported", metavar="DIR", help="an exported model, if MODEL gives the options of its data"
+        )
+    else:
+        parser.set_defaults(exported=None)
 
 
-def add_engine_options(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--exported", metavar="DIR", help="run an exported model, by its folder")
+def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--engine",
-        help="auto, measure, eager, onnxruntime, openvino or paddle. eager runs the network of -c itself. "
-        "auto takes the fastest engine that is installed, measured once; measure does so anew (default: auto "
-        f"with --exported, {default} with -c)",
+        help="auto, measure, eager, onnxruntime, openvino or paddle. eager runs the network itself. auto "
+        "takes the fastest engine that is installed, measured once; measure does so anew (default: auto for "
+        f"an exported model, {default} for others)",
     )
+
+
+def read_model(args: argparse.Namespace) -> "Resolved":
+    """Return what MODEL, -c and --exported name together. Raises ConfigError or ExportError."""
+    from ppcls.inference.resolve import resolve_model
+
+    if args.model is None or args.config is None:
+        return resolve_model(args.model or args.config, args.override, args.exported)
+    if args.exported is None and is_export(args.model):  # and -c gives the options of its data
+        return resolve_model(args.config, args.override, args.model)
+    raise ConfigError(f"MODEL and -c are the same. Received: {args.model} and -c {args.config}. Give one.")
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """Return the config of -c, or of --exported alone. Raises ConfigError if they contradict each other."""
-    if args.engine is not None:
-        require_engine(args.engine, "auto", "measure", "eager")
-    if args.exported is None:
-        if args.config is None:
-            raise ConfigError("Give a config, -c FILE, or an exported model, --exported DIR.")
-        return load_config(args.config, args.override)
-    if args.engine == "eager":
-        raise ConfigError("--engine eager runs the network itself, and --exported has none: give -c instead.")
-    from ppcls.inference.load import export_config
-
-    folder, overrides = Path(args.exported), args.override
-    own = export_config(folder).model
-    config = load_config(args.config, overrides) if args.config else export_config(folder, overrides)
-    for option in ("name", "num_classes"):
-        given, expected = getattr(config.model, option), getattr(own, option)
-        if given != expected:
-            raise ConfigError(
-                f"model.{option} is {given}, but {folder} has {expected}. Give the config of the exported "
-                "model, or --exported alone."
-            )
-    if any(override.startswith("model.weights=") for override in args.override):
-        log(f"note: model.weights is not used; {args.exported} has its own weights")
+    """Return the config of a command that needs the network itself. Raises ConfigError for an export."""
+    config, export = read_model(args)
+    if export is not None:
+        raise ConfigError(about_folder(export))
     return config
 
 
@@ -87,20 +87,20 @@ def require_engine(name: str, *others: str) -> None:
         raise ConfigError(f"Unknown engine. Received: {name}; {suggest(name, choices)}")
 
 
-def open_requested(
-    args: argparse.Namespace, config: Config, default: str, *, topk: int = 5, bulk: bool
+def open_model(
+    resolved: "Resolved", engine: str | None, default: str, *, topk: int = 5, bulk: bool
 ) -> "Predictor":
-    """Return the predictor that --exported and --engine request. default: the engine with -c."""
+    """Return the predictor over what MODEL names. default: the engine for all but exports."""
     from ppcls.inference.load import open_export, open_predictor
 
-    if args.exported is None:
-        return open_predictor(config, args.engine or default, topk=topk, bulk=bulk, log=log)
+    config, export = resolved
+    if export is None:
+        return open_predictor(config, engine or default, topk=topk, bulk=bulk, log=log)
     if distributed.world_size() > 1:
         distributed.start("cpu")
-    engine, folder = args.engine or "auto", Path(args.exported)
-    predictor = open_export(folder, engine, config=config, topk=topk, bulk=bulk, log=log)
+    predictor = open_export(export, engine or "auto", config=config, topk=topk, bulk=bulk, log=log)
     license = predictor.description.license or "not stated"
-    log(f"{config.model.name}, exported in {folder}; license: {license}")
+    log(f"{config.model.name}, exported in {export}; license: {license}")
     return predictor
 
 

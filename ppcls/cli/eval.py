@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppcls import distributed
 from ppcls.cli.common import (
-    add_engine_options,
+    add_engine_option,
     config_parser,
     log,
-    open_requested,
-    read_config,
+    open_model,
+    read_model,
+    require_engine,
     save_config,
     write_json,
 )
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from ppcls.data.dataset import Dataset
     from ppcls.evaluation.evaluate import Evaluation
     from ppcls.inference.predictor import Predictor
+    from ppcls.inference.resolve import Resolved
 
 
 class Subject(NamedTuple):
@@ -40,8 +42,9 @@ class Subject(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    config = read_config(args)
-    subject = open_subject(args, config)
+    resolved = read_model(args)
+    config = resolved.config
+    subject = open_subject(args, resolved)
     if args.check:
         check(config, subject)
         return 0
@@ -53,15 +56,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_result(result, len(subject.dataset))
     write_json(config.output_path / "metrics.json", result.to_dict() | subject.about)
     if args.report is not None:
-        report(Path(args.report), config, subject, result, args.exported or config.model.weights)
+        report(Path(args.report), config, subject, result, str(resolved.export or config.model.weights))
     return 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's options. Raises ConfigError for those that exclude each other, and for impossible
     sizes."""
-    parser = config_parser(__doc__, needs_config=False)
-    add_engine_options(parser, default="auto on a CPU, eager on a GPU")
+    parser = config_parser(__doc__, takes_exports=True)
+    add_engine_option(parser, default="auto on a CPU, eager on a GPU")
     parser.add_argument(
         "--report", metavar="DIR", help="write index.html and tables of the errors to this folder"
     )
@@ -79,6 +82,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sizes", type=int, nargs="+", metavar="S", help="evaluate with crops of S pixels, one after another"
     )
     args = parser.parse_args(argv)
+    if args.engine is not None:
+        require_engine(args.engine, "auto", "measure", "eager")
     if args.labels is not None and args.classes is not None:
         raise ConfigError("--labels apply to all classes of the network. Leave --classes out.")
     if args.sizes and args.report is not None:
@@ -91,15 +96,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def open_subject(args: argparse.Namespace, config: Config) -> Subject:
+def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
     """Open the predictor and the dataset, with the labels or classes that --labels or --classes request."""
     from ppcls.build import require_weights
     from ppcls.data.dataset import open_split, require_images, require_split
 
-    if args.exported is None:
+    config = resolved.config
+    if resolved.export is None:
         require_weights(config)
     require_split(config.data, "eval")
-    predictor = open_requested(args, config, default="auto", bulk=True)
+    predictor = open_model(resolved, args.engine, default="auto", bulk=True)
     num_classes = config.model.num_classes
     dataset = open_split(config.data, "eval", num_classes=num_classes, class_names=predictor.class_names)
     require_images(dataset, config.data.eval_root, "-o data.eval_root=")

@@ -5,16 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ppcls import distributed
-from ppcls.cli.common import config_parser, log
+from ppcls.cli.common import config_parser, log, read_config
 from ppcls.commands import command_line
-from ppcls.config import load_config
 from ppcls.errors import ConfigError
 from ppcls.inference.formats import FORMATS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    config = load_config(args.config, args.override)
+    config = read_config(args)
     if distributed.world_size() > 1:
         raise ConfigError("The export runs as one process. Start it without paddle.distributed.launch.")
     from ppcls.build import build_to_run
@@ -22,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.inference.formats import writable_formats
     from ppcls.inference.predictor import describe
 
-    output = Path(args.output)
+    output = config.output_path / "exported" if args.output is None else Path(args.output)
     require_free(output, args.overwrite)
     model, weights, preprocessing, class_names = build_to_run(config, log)
     formats = args.formats
@@ -44,13 +43,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         log=log,
     )
     log(f"written: {output}; it returns {artifact.output}; license: {artifact.license or 'not stated'}")
-    log(f"next: {command_line('infer', '--exported', output, '-i', 'IMAGE_OR_FOLDER')}")
+    log(f"next: {command_line('infer', output, '-i', 'IMAGE_OR_FOLDER')}")
     return 0
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__)
-    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--output", metavar="DIR", help="the folder to write (default: exported, in the run's folder)"
+    )
     parser.add_argument(
         "--formats",
         nargs="+",

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcls import distributed
-from ppcls.cli.common import add_engine_options, config_parser, log, open_requested, read_config, save_config
+from ppcls.cli.common import (
+    add_engine_option,
+    config_parser,
+    log,
+    open_model,
+    read_model,
+    require_engine,
+    save_config,
+)
 from ppcls.errors import ConfigError
 from ppcls.progress import progress_bar
 from ppcls.streams import has_reader
@@ -21,7 +29,12 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    config = read_config(args)
+    resolved = read_model(args)
+    if args.explain is not None and resolved.export is not None:
+        raise ConfigError(
+            f"--explain needs the network itself, and {resolved.export} is an exported model. Give the run "
+            "or the config in its place."
+        )
 
     from ppcls.data.files import find_images
     from ppcls.inference.predictor import BULK
@@ -32,15 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.resume:
             require_no_shards(args.output)
     files = find_images(args.input)
-    predictor = open_requested(args, config, default="eager", topk=args.topk, bulk=len(files) >= BULK)
+    predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(files) >= BULK)
     if args.check:
         done = list(islice(predictor.stream(files), predictor.batch_size))
         failed = sum(prediction.error is not None for prediction in done)
         log(f"check passed: {len(done)} of {len(files)} files were classified, {failed} unreadable")
         return 0
-    if args.config is not None:
+    if resolved.export is None:
         try:
-            save_config(config, "infer.yaml")
+            save_config(resolved.config, "infer.yaml")
         except ConfigError as error:  # inference needs no such folder
             log(f"note: without infer.yaml: {error}")
     if args.output is None:
@@ -55,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the command's options. Raises ConfigError for those that exclude each other, and for impossible
     values."""
-    parser = config_parser(__doc__, needs_config=False)
-    add_engine_options(parser, default="eager")
+    parser = config_parser(__doc__, takes_exports=True)
+    add_engine_option(parser, default="eager")
     parser.add_argument(
         "-i", "--input", required=True, help="an image, a folder (with all below it), or a glob pattern"
     )
@@ -72,7 +85,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         metavar="DIR",
         help="write a picture of each image to this folder, which shows the regions that speak for its "
-        "class; needs -c",
+        "class; not of an exported model",
     )
     parser.add_argument(
         "--resume", action="store_true", help="with --output: resume a run that was interrupted"
@@ -84,9 +97,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise ConfigError(f"--output must end in .csv or .json. Received: {args.output}")
     if args.output is None and (args.resume or distributed.world_size() > 1):
         raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
-    if args.explain is not None and (args.exported is not None or args.engine not in (None, "eager")):
+    if args.engine is not None:
+        require_engine(args.engine, "auto", "measure", "eager")
+    if args.explain is not None and args.engine not in (None, "eager"):
         raise ConfigError(
-            "--explain needs the network itself: give -c, and neither --exported nor another --engine."
+            f"--explain runs the network itself. Received: --engine {args.engine}. Leave it out."
         )
     return args
 

@@ -1,5 +1,6 @@
 """The command `ppcls`: all tools of an installed package. Each has its own --help."""
 
+import platform
 import sys
 from importlib import import_module
 
@@ -13,6 +14,7 @@ COMMANDS = {
     "export": ("ppcls.cli.export", "write a network to run without this project"),
     "convert": ("ppcls.cli.convert", "convert weights between the formats of projects"),
     "benchmark": ("ppcls.cli.benchmark", "measure speed on this machine"),
+    "options": ("ppcls.cli.options", "list the options of a config: types, defaults and meanings"),
     "data": ("ppcls.data.__main__", "make lists of your own images, and check files"),
 }
 
@@ -28,10 +30,23 @@ def _call(arguments: list[str]) -> int:
         print(f"usage: {start} COMMAND ...\n")
         for name, (_, words) in COMMANDS.items():
             print(f"  {name:10} {words}")
-        print(f"\n{start} COMMAND --help says more.")
+        print(f"\n{start} COMMAND --help says more; {start} --version gives the versions.")
         return 0 if arguments else 2
+    if arguments == ["--version"]:
+        print(_version())
+        return 0
     command, *rest = arguments
     if command not in COMMANDS:
         raise ConfigError(f"Unknown command. Received: {command}; {suggest(command, COMMANDS)}")
     sys.argv = [f"{start} {command}", *rest]  # the name of the program in argparse's usage line
     return import_module(COMMANDS[command][0]).main(rest)
+
+
+def _version() -> str:
+    """Return the versions of ppcls, Paddle and Python. Imports no Paddle."""
+    from ppcls.inference.versions import versions
+
+    found = versions()
+    paddle = [f"{name} {found[name]}" for name in ("paddlepaddle", "paddlepaddle-gpu") if name in found]
+    python = f"Python {platform.python_version()}"
+    return f"ppcls {found['ppcls']}, {', '.join(paddle) or 'Paddle is not installed'}, {python}"

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ppcls import distributed
-from ppcls.cli.common import config_parser, log, num_workers
+from ppcls.cli.common import config_parser, log, num_workers, read_config
 from ppcls.commands import command_line
-from ppcls.config import Config, best_weights, load_config
+from ppcls.config import Config
+from ppcls.config_files import best_weights
 from ppcls.errors import ConfigError
 from ppcls.files import locked, write_aside
 
@@ -29,8 +30,8 @@ START = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    config = load_config(args.config, args.override)
     refuse_options_of_evaluation(args.override)
+    config = read_config(args)
     config = replace(config, model=replace(config.model, weights=None, variant=None, averaged=True))
     writes = not args.check and args.show_batch is None
     with locked(config.output_path) if writes and distributed.rank() == 0 else nullcontext():
@@ -67,9 +68,10 @@ def refuse_options_of_evaluation(overrides: Sequence[str]) -> None:
     """Raise ConfigError for an override that said, in earlier versions, what training starts from."""
     for override in overrides:
         option, _, text = override.partition("=")
-        names, value = [option.strip()], yaml.safe_load(text)
-        if names == ["model"] and isinstance(value, dict):
-            names = [f"model.{name}" for name in value]
+        names = [option.strip()]
+        if names == ["model"]:
+            with suppress(yaml.YAMLError, ValueError, RecursionError):  # which load_config reports
+                names += [f"model.{name}" for name in yaml.safe_load(text) or ()]
         for name in names:
             if name in START:
                 raise ConfigError(
@@ -111,7 +113,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
 
         log(f"{summarise(run)}\ncurves in {run / 'curves.png'}")
     log(f"best top-1 {best['eval_top1']:.4f}; weights in {best_weights(run)}")
-    log(f"next: {command_line('eval', '-c', run)}")
+    log(f"next: {command_line('eval', run)}")
     return 0
 
 

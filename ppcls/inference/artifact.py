@@ -10,12 +10,12 @@ import yaml
 
 from ppcls.architectures import MODELS
 from ppcls.commands import command_line
+from ppcls.config_files import DESCRIPTION
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
 from ppcls.inference.formats import FORMATS
 from ppcls.preprocessing import Preprocessing
 
-DESCRIPTION = "inference.yml"
 VERSION = 1
 END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
@@ -129,8 +129,8 @@ def read_artifact(folder: str | Path) -> Artifact:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ExportError(
-            f"{folder} is not an exported model: it has no {DESCRIPTION}. Export one, tools/export_model.py; "
-            "the folder of a training run is given as -c."
+            f"{folder} is not an exported model: it has no {DESCRIPTION}. Expected: a folder that "
+            f"`{exporter}` has written."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ExportError(

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ppcls import distributed
-from ppcls.architectures import MODELS
 from ppcls.build import (
     Log,
     Network,
@@ -16,10 +15,10 @@ from ppcls.build import (
     resolve_class_names,
     resolve_preprocessing,
 )
-from ppcls.config import Config, DataConfig, find_run, load_config, parse_config
+from ppcls.config import Config, DataConfig
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, ExportError, PpclsError
-from ppcls.inference.artifact import DESCRIPTION, Artifact, read_artifact
+from ppcls.inference.artifact import Artifact, read_artifact
 from ppcls.inference.cache import cached_export, export_key, find_cached
 from ppcls.inference.engines import ENGINES, open_engine
 from ppcls.inference.engines.engine import Engine
@@ -27,6 +26,7 @@ from ppcls.inference.engines.fallback import FallbackEngine
 from ppcls.inference.fastest import rank_engines, streams_for, to_stderr
 from ppcls.inference.formats import writable_formats
 from ppcls.inference.predictor import Predictor, describe, eager_predictor
+from ppcls.inference.resolve import resolve_model
 
 
 def load(
@@ -39,36 +39,23 @@ def load(
     log: Log = to_stderr,
 ) -> Predictor:
     """Return a Predictor for a published model by its name, such as "EfficientNetLite0", for a YAML file, for
-    the folder of a training run (its best weights), or for the folder of an export.
+    the folder of a training run (its best weights) or other weights in its checkpoints, or for the folder of
+    an export.
 
     engine: "auto" measures the installed engines, once for each machine and model, and takes the fastest;
     "measure" does so anew; "eager" runs the network itself; or "onnxruntime", "openvino", "paddle". Weights
     are exported to the cache once; from then on this needs no Paddle. overrides: of the config, such as
-    "data.preprocessing.crop_size=288"; of an export only the data section is used. threads: for computing,
+    "data.preprocessing.crop_size=288"; one of the network of an export is refused. threads: for computing,
     by default the cores that this process may use. log: receives a line for each choice.
     Raises ExportError, ConfigError, WeightsError or DataError.
     """
     for option, value in (("topk", topk), ("threads", threads)):
         if value is not None and value < 1:
             raise ConfigError(f"{option} must be at least 1. Received: {value}")
-    path = Path(source)
-    if (path / DESCRIPTION).is_file():
-        config = export_config(path, overrides) if overrides else None
-        return open_export(path, engine, config=config, topk=topk, threads=threads, log=log)
-    if path.is_dir() and find_run(path) is None and str(source) not in MODELS:
-        raise ExportError(
-            f"{path} is neither an exported model (it has no {DESCRIPTION}) nor the folder of a training run "
-            "(it has no train.yaml with checkpoints)."
-        )
-    config = load_config(source, overrides)
+    config, export = resolve_model(source, overrides)
+    if export is not None:
+        return open_export(export, engine, config=config, topk=topk, threads=threads, log=log)
     return open_predictor(config, engine, topk=topk, threads=threads, log=log)
-
-
-def export_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """Return a config for an exported network: its model, and the defaults with overrides for the rest."""
-    artifact = read_artifact(folder)
-    model = {"name": artifact.model, "num_classes": artifact.num_classes}
-    return parse_config({"model": model}, overrides)
 
 
 def open_predictor(
@@ -134,7 +121,7 @@ def open_export(
     preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
     if artifact.weights and artifact.preprocessing is None:
         compare_size(preprocessing, artifact.model, log)
-    given = given_class_names(config) if config else None
+    given = given_class_names(config, log) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()
     names = _engines_to_try(folder, artifact, engine, threads, log)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ppcls.config import CHECKPOINTS
+from ppcls.config_files import CHECKPOINTS
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.files import write_aside
 from ppcls.format1 import convert_config

@@ -13,7 +13,8 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.build import Network
-from ppcls.config import CHECKPOINTS, RUN_CONFIG, WEIGHTS_FILE, Config, best_weights
+from ppcls.config import Config
+from ppcls.config_files import CHECKPOINTS, RUN_CONFIG, WEIGHTS_FILE, best_weights
 from ppcls.errors import ConfigError
 from ppcls.files import write_aside
 from ppcls.training.checkpoint import prune, state_path, states_in, write_state, writing

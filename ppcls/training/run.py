@@ -10,7 +10,8 @@ import yaml
 from ppcls import distributed
 from ppcls.build import Log, Network, build_to_train
 from ppcls.commands import command_line
-from ppcls.config import CHECKPOINTS, Config
+from ppcls.config import Config
+from ppcls.config_files import CHECKPOINTS
 from ppcls.data.dataset import open_split, require_images, require_split
 from ppcls.errors import DataError, Stopped
 from ppcls.training.checkpoint import find_state, read_state, states_in

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from ppcls import distributed
-from ppcls.config import Config, parse_config
+from ppcls.config import Config
+from ppcls.config_files import parse_config
 from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing

@@ -1,0 +1,83 @@
+"""What a user names to predict with: a model, a YAML file, a training run or an export; for Python and the
+commands alike. Imports no Paddle."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ppcls.commands import same_command
+from ppcls.config import Config
+from ppcls.config_files import find_run, is_export, load_config, parse_config
+from ppcls.errors import ConfigError
+from ppcls.inference.artifact import read_artifact
+
+
+class Resolved(NamedTuple):
+    """config: all options. export: the folder of the exported network that runs; None: the network that the
+    config describes runs, with model.weights."""
+
+    config: Config
+    export: Path | None
+
+
+def resolve_model(
+    name: str | Path | None, overrides: Sequence[str] = (), exported: str | Path | None = None
+) -> Resolved:
+    """Return what `name` means: a model by its name, a YAML file, the folder of a training run (or
+    weights in its checkpoints), or the folder of an export.
+
+    exported: the folder of an export; `name` then gives the options of its data, or is None.
+    Raises ConfigError or ExportError, with what to give instead.
+    """
+    if name is not None and is_export(name):
+        if exported is not None:
+            raise ConfigError(f"Two exported models are given. Received: {name} and {exported}. Give one.")
+        name, exported = None, name
+    if exported is not None:
+        return _with_export(Path(exported), name, overrides)
+    if name is None:
+        raise ConfigError(
+            "No model is given. Expected: MODEL, which is the name of one, such as EfficientNetLite0, a YAML "
+            "file, the folder of a training run, or the folder of an export."
+        )
+    return Resolved(load_config(name, overrides), None)
+
+
+def _with_export(folder: Path, name: str | Path | None, overrides: Sequence[str]) -> Resolved:
+    """Return the config for an exported model, and its folder.
+
+    name: of the config for its data, or None for the defaults."""
+    if not is_export(folder) and find_run(folder):
+        raise ConfigError(
+            f"{folder} is the folder of a training run, not of an exported model. Give it without "
+            f"--exported: {same_command(folder)}"
+        )
+    config = _config_of_export(folder, overrides)
+    if name is not None:
+        own, config = config, load_config(name, overrides)
+        for option in ("name", "num_classes"):
+            given, expected = getattr(config.model, option), getattr(own.model, option)
+            if given != expected:
+                raise ConfigError(
+                    f"model.{option} is {given}, but {folder} has {expected}. Give the config of that "
+                    "model, or the exported model alone."
+                )
+    return Resolved(config, folder)
+
+
+def _config_of_export(folder: Path, overrides: Sequence[str]) -> Config:
+    """Return a config for an exported network: its model, and the defaults with overrides for the rest.
+
+    Raises ConfigError for an override of the network, which an export has in its files."""
+    artifact = read_artifact(folder)
+    model = {"name": artifact.model, "num_classes": artifact.num_classes}
+    own, config = (parse_config({"model": dict(model)}, given) for given in ((), overrides))
+    for option, value in vars(own.model).items():
+        given = getattr(config.model, option)
+        if given != value:
+            has = "" if value is None else f", with {value}"
+            raise ConfigError(
+                f"model.{option} is {given}, but the exported model {folder} has its network and its "
+                f"weights in its files{has}. Leave model.{option} out, or give the run or the config instead."
+            )
+    return config
