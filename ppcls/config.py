@@ -133,6 +133,7 @@ class DataConfig:
     on_error: Literal["fail", "skip"] = (
         "fail"  # for an unreadable image: end the run, or count it and go without
     )
+    allow_overlap: bool = False  # train even if evaluation images are training images too
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
 
 

@@ -28,11 +28,17 @@ class _Lines:
 
 
 def progress_bar(
-    total: int | None, description: str, seconds: float = 10.0, unit: str = "image", initial: int = 0
+    total: int | None,
+    description: str,
+    seconds: float = 10.0,
+    unit: str = "image",
+    initial: int = 0,
+    delay: float = 0.0,
 ) -> "tqdm":
     """Return a progress bar over `total` units. It is silent on all ranks but 0.
 
     seconds: time between two lines if the output is not a terminal. initial: units that are done already.
+    delay: seconds before it appears; work that ends earlier shows none.
     """
     from tqdm import tqdm
 
@@ -43,6 +49,7 @@ def progress_bar(
         unit=unit,
         unit_scale=unit == "B",
         initial=initial,
+        delay=delay,
         file=sys.stderr if is_terminal else _Lines(),
         mininterval=0.1 if is_terminal else seconds,
         miniters=None if is_terminal else 1,

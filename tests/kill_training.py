@@ -42,7 +42,7 @@ def prepare(folder):
     }
     sizes = {"resize_short": 64, "crop_size": 64, "interpolation": "bilinear", "antialias": False}
     tree["data"]["preprocessing"] = sizes | {"mean": half, "std": half}
-    tree["data"]["eval_list"] = str(folder / "eval.txt")
+    tree["data"] |= {"eval_list": str(folder / "eval.txt"), "allow_overlap": True}
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
 

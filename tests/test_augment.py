@@ -555,6 +555,7 @@ def config(noise, tmp_path):
         f"""
 model: {{name: EfficientNetB0_small, num_classes: 8}}
 data: {{train_root: {root}, train_list: {listed}, eval_root: {root}, eval_list: {listed}, batch_size: 4,
+       allow_overlap: true,
        class_names: {tmp_path / "names.txt"}, num_workers: 2, preprocessing: {{resize_short: 32,
        crop_size: 32, interpolation: bilinear, antialias: false, mean: [0.5, 0.5, 0.5],
        std: [0.5, 0.5, 0.5]}}}}

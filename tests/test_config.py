@@ -91,7 +91,7 @@ DEFAULTS = """
 model: {num_classes: 1000, weights: null, variant: null, bn_momentum: null, dropout: null, drop_connect:
   null}
 data: {train_root: null, train_list: null, eval_root: null, eval_list: null, class_names: null,
-  batch_size: 32, num_workers: null, on_error: fail}
+  batch_size: 32, num_workers: null, on_error: fail, allow_overlap: false}
 augment: {center_crop: false, crop_area: [0.08, 1.0], crop_ratio: [0.75, 1.3333333333333333], flip: 0.5,
   auto_augment: null, rand_augment: null, rand_layers: 2, rand_magnitude: 9.0, rand_magnitude_std: 0.0,
   color_jitter: [0.0, 0.0, 0.0], random_erasing: 0.0, random_erasing_mode: pixel, mixup: 0.0, cutmix:

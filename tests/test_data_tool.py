@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -23,7 +24,9 @@ from ppcls.data.__main__ import main
 from ppcls.data.check import find_problems, inspect_images, summarize
 from ppcls.data.dataset import open_path, open_split
 from ppcls.data.files import read_list_lines
+from ppcls.data.seeding import random_state
 from ppcls.data.split import split_folder
+from ppcls.data.split_lists import SplitLists
 from ppcls.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parent.parent
@@ -96,11 +99,11 @@ def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
     for _, path, _ in read_list_lines(train):
         assert (folder / path).is_file()
 
-    command = run.stdout[run.stdout.index("python -m ppcls train") :].replace("\\\n", " ")
-    words = shlex.split(command)
+    printed = run.stdout.replace("\\\n", " ").splitlines()
+    words = next(shlex.split(line) for line in printed if "ppcls train" in line)
     options = dict(word.split("=", 1) for word in words if "=" in word)
     values = {name: yaml.safe_load(value) for name, value in options.items()}
-    assert values["model.num_classes"] == 4 and words[4:6] == ["-c", "EfficientNetB0"]
+    assert values["model.num_classes"] == 4 and words[4:6] == ["-c", "finetune"]
     for part in ("train", "eval"):
         places = {
             f"{part}_{kind}": str(tmp_path / values[f"data.{part}_{kind}"]) for kind in ("root", "list")
@@ -110,8 +113,22 @@ def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
         assert all(Path(dataset.name(index)).is_file() for index in range(len(dataset)))
         assert dataset.class_names.names == tuple(SIZES)
 
+    output = values["output_dir"]
+    assert output == "output/my photos"
+    evaluate, infer = map(shlex.split, printed[-2:])
+    assert evaluate == ["python", "-m", "ppcls", "eval", output]
+    assert infer[3:6] == ["infer", output, "-i"] and (tmp_path / infer[6]).is_file()
+
     next_command = next(line for line in run.stdout.splitlines() if "ppcls.data check" in line)
     assert run_tool(*shlex.split(next_command)[3:], cwd=tmp_path).returncode == 0
+
+
+def test_the_printed_run_is_not_one_that_exists(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder.parent)
+    for name in ("my photos", "my photos-2"):
+        (folder.parent / "output" / name / "checkpoints").mkdir(parents=True)
+    assert main(["split", "my photos"]) == 0
+    assert "'output_dir=output/my photos-3'" in capsys.readouterr().out
 
 
 def test_options_are_quoted_for_yaml(tmp_path, capsys):
@@ -125,14 +142,247 @@ def test_options_are_quoted_for_yaml(tmp_path, capsys):
     assert yaml.safe_load(values["data.eval_list"]) == str(odd / "val_list.txt")
 
 
-def test_split_replaces_nothing_unless_forced(folder):
-    assert run_tool("split", folder).returncode == 0
-    before = (folder / "val_list.txt").read_text()
-    run = run_tool("split", folder, "--seed", 5)
-    assert run.returncode == 2 and "val_list.txt" in run.stderr and "--force" in run.stderr
-    assert (folder / "val_list.txt").read_text() == before
-    assert run_tool("split", folder, "--seed", 5, "--force").returncode == 0
-    assert (folder / "val_list.txt").read_text() != before
+def test_the_first_draw_is_a_permutation_of_each_class(folder):
+    """Lists of earlier versions are drawn again, for the same seed."""
+    split = split_folder(folder, None, seed=3)
+    for label, (name, count) in enumerate(SIZES.items()):
+        paths = sorted(f"{name}/{number} x.png" for number in range(count))
+        drawn = random_state(3, label).permutation(count)[: {30: 3, 2: 1, 11: 1, 1: 0}[count]]
+        assert sorted(path for path, of in split.evaluation if of == label) == sorted(paths[i] for i in drawn)
+
+
+# split, of a folder that has lists
+
+
+def sides(folder):
+    """Each listed image's list, by its path."""
+    found = {}
+    for file in ("train_list.txt", "val_list.txt"):
+        for _, path, _ in read_list_lines(folder / file):
+            assert path not in found
+            found[path] = file
+    return found
+
+
+def labels(folder):
+    return {
+        path: label
+        for file in ("train_list.txt", "val_list.txt")
+        for _, path, label in read_list_lines(folder / file)
+    }
+
+
+def counts(folder, label):
+    """Images of a class in each list."""
+    return tuple(
+        sum(of == label for _, _, of in read_list_lines(folder / file))
+        for file in ("train_list.txt", "val_list.txt")
+    )
+
+
+def test_a_class_added_later_moves_no_image(folder, capsys):
+    assert main(["split", str(folder), "--eval-share", "0.2"]) == 0
+    before, numbers = sides(folder), labels(folder)
+    for number in range(20):
+        write_picture(folder / "an ape" / f"{number}.png", 100 + number)
+    capsys.readouterr()
+    assert main(["split", str(folder), "--seed", "9"]) == 0
+    after = sides(folder)
+    assert {path: after[path] for path in before} == before and len(after) == 64
+    assert {path: label for path, label in labels(folder).items() if path in numbers} == numbers
+    assert lines(folder / "class_names.txt") == [*SIZES, "an ape"] and counts(folder, 4) == (16, 4)
+    out = capsys.readouterr().out
+    assert "kept: 44" in out and "added: 20 images, 16 to train and 4 to evaluate" in out
+    assert "  an ape: 16 and 4\n" in out and "model.num_classes=5" in out and "dropped" not in out
+
+
+def test_images_added_to_a_class_keep_its_share_and_move_no_other(folder, capsys):
+    assert main(["split", str(folder)]) == 0  # of 30, 2, 11 and 1 images 3, 1, 1 and 0
+    before = sides(folder)
+    for number in range(29):
+        write_picture(folder / "cat" / f"another {number}.png", 100 + number)
+    write_picture(folder / "one" / "second.png", 200)
+    (folder / "a dog" / "3 x.png").unlink()
+    capsys.readouterr()
+    assert main(["split", str(folder), "--eval-share", "0.1"]) == 0
+    out = capsys.readouterr().out
+    gone = before.pop("a dog/3 x.png")
+    after = sides(folder)
+    assert {path: after[path] for path in before} == before
+    assert counts(folder, 2) == (36, 4)  # 10 % of 40
+    assert counts(folder, 3) == (1, 1)  # of a class that grew to two, one for evaluation
+    dogs = {"train_list.txt": (26, 3), "val_list.txt": (27, 2)}[gone]
+    assert counts(folder, 0) == dogs and "dropped: 1 images that are gone: a dog/3 x.png\n" in out
+    assert "cat: 26 and 3" in out and "one: 0 and 1" in out
+
+
+def test_a_class_that_lost_its_training_images_gets_one(folder):
+    split = split_folder(folder, None, seed=0)
+    (trained,) = (path for path, label in split.train if label == 1)
+    (folder / trained).rename(folder / "bird" / "another.png")
+    after = split_folder(folder, 0.9, 0, split)
+    assert ("bird/another.png", 1) in after.train
+    assert [line for line in after.evaluation if line[1] == 1] == [
+        line for line in split.evaluation if line[1] == 1
+    ]
+
+
+def test_without_a_share_that_of_the_lists_is_kept(folder):
+    split = split_folder(folder, 0.5, seed=0)
+    for number in range(30):
+        write_picture(folder / "a dog" / f"another {number}.png", 100 + number)
+    after = split_folder(folder, None, 0, split)
+    assert Counter(label for _, label in after.evaluation)[0] == 30 and set(split.train) <= set(after.train)
+    smaller = split_folder(folder, 0.1, 0, split)  # there are more already
+    assert Counter(label for _, label in smaller.evaluation)[0] == 15 and len(smaller.train) == 74 - 22
+
+
+def test_a_class_with_another_share_keeps_its_own(folder):
+    """Lists that a user made, with ten images of each class for evaluation: a third, and the most of cats."""
+    split = split_folder(folder, 0.5, seed=0)
+    made = split.train + split.evaluation
+    cats = [line for line in made if line[1] == 2]
+    standing = SplitLists(
+        [*[line for line in made if line[1] == 0][10:], cats[0]],
+        [*[line for line in made if line[1] == 0][:10], *cats[1:]],
+        split.class_names,
+    )
+    for number in range(30):
+        write_picture(folder / "a dog" / f"another {number}.png", 100 + number)
+    after = split_folder(folder, None, 0, standing)
+    assert Counter(label for _, label in after.evaluation)[0] == 20
+    assert set(standing.evaluation) < set(after.evaluation)
+
+
+def test_lists_that_need_no_change_are_not_written(folder, capsys):
+    assert main(["split", str(folder)]) == 0
+    (folder / "train_list.txt").write_text("\n".join(reversed(lines(folder / "train_list.txt"))))
+    before = [(folder / name).read_bytes() for name in ("train_list.txt", "val_list.txt", "class_names.txt")]
+    assert main(["split", str(folder), "--seed", "4"]) == 0
+    assert "unchanged: " in capsys.readouterr().out
+    assert before == [
+        (folder / name).read_bytes() for name in ("train_list.txt", "val_list.txt", "class_names.txt")
+    ]
+
+
+def test_force_draws_anew_and_says_so(folder, capsys):
+    assert main(["split", str(folder), "--eval-share", "0.3"]) == 0
+    before = sides(folder)
+    capsys.readouterr()
+    assert main(["split", str(folder), "--eval-share", "0.3", "--seed", "5", "--force"]) == 0
+    after = sides(folder)
+    seen = sum(after[path] == "val_list.txt" and before[path] == "train_list.txt" for path in after)
+    total = list(after.values()).count("val_list.txt")
+    assert seen > 3 and f"drawn anew: {seen} of {total} evaluation images" in capsys.readouterr().out
+    (folder / "val_list.txt").unlink()
+    with pytest.raises(DataError, match=r"val_list\.txt.*--force"):
+        main(["split", str(folder)])
+    assert main(["split", str(folder), "--force"]) == 0 and "drawn anew" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_contents_come_into_one_list(folder, seed):
+    for number in range(8):  # three of each, in two classes
+        for copy in (f"cat/copy {number}.png", f"a dog/copy {number}.png"):
+            (folder / copy).write_bytes((folder / "a dog" / f"{number} x.png").read_bytes())
+    write_picture(folder / "cat" / "of equal size.png", 0)
+    split = split_folder(folder, 0.3, seed)
+    side = {path: 0 for path, _ in split.train} | {path: 1 for path, _ in split.evaluation}
+    assert split.twins == 16 + 1 and not split.leaks
+    for number in range(8):
+        names = (f"cat/copy {number}.png", f"a dog/copy {number}.png", f"a dog/{number} x.png")
+        assert len({side[name] for name in names}) == 1
+    assert side["cat/of equal size.png"] == side["a dog/0 x.png"]
+    # 30 different dogs
+    assert len([path for path, label in split.evaluation if label == 0 and "copy" not in path]) == 9
+
+
+def test_a_copy_of_a_listed_image_comes_into_its_list(folder, capsys):
+    assert main(["split", str(folder), "--eval-share", "0.4"]) == 0
+    before = sides(folder)
+    for index, path in enumerate(before):
+        (folder / "one" / f"copy {index}.png").write_bytes((folder / path).read_bytes())
+    assert main(["split", str(folder)]) == 0
+    after = sides(folder)
+    assert [after[f"one/copy {index}.png"] for index in range(44)] == list(before.values())
+    assert "same bytes as another image, and in its list: 44\n" in capsys.readouterr().out
+
+
+def test_equal_contents_that_stand_in_both_lists_are_named(folder, capsys):
+    assert main(["split", str(folder)]) == 0
+    trained, evaluated = (read_first(folder, name) for name in ("train_list.txt", "val_list.txt"))
+    (folder / evaluated).write_bytes((folder / trained).read_bytes())
+    before = sides(folder)
+    capsys.readouterr()
+    assert main(["split", str(folder)]) == 0 and sides(folder) == before
+    assert f": {evaluated}. " in capsys.readouterr().out
+
+
+def read_first(folder, name):
+    return next(read_list_lines(folder / name))[1]
+
+
+def test_an_image_moved_to_another_class_keeps_its_list(folder, capsys):
+    assert main(["split", str(folder), "--eval-share", "0.5"]) == 0
+    before = sides(folder)
+    cats = [path for path in before if path.startswith("cat/") and path[4] not in "01"][::2]
+    for path in cats:
+        (folder / path).rename(folder / "bird" / f"{path[4:]}")
+    capsys.readouterr()
+    assert main(["split", str(folder)]) == 0
+    after, numbers = sides(folder), labels(folder)
+    for path in cats:
+        new = path.replace("cat/", "bird/")
+        assert after[new] == before[path] and numbers[new] == 1
+    assert {before[path] for path in cats} == {"train_list.txt", "val_list.txt"}
+    out = capsys.readouterr().out
+    assert f"moved from another class folder: {len(cats)} images" in out
+    assert "dropped" not in out and "added" not in out and len(after) == 44
+
+
+def test_what_a_user_wrote_into_the_lists_stands(folder):
+    """Repeated lines, another label, names to show."""
+    assert main(["split", str(folder)]) == 0
+    train = lines(folder / "train_list.txt")
+    bird = next(line for line in train if line.startswith("bird"))
+    dog = next(line for line in train if line.startswith("a dog"))
+    train[train.index(dog)] = f"./{dog[:-1]}2"
+    (folder / "train_list.txt").write_text("\n".join([*train, bird, bird]))
+    (folder / "class_names.txt").write_text("a dog\tDog\nBirds\ncat\nunique\n")
+    write_picture(folder / "bird" / "new.png", 100)
+    assert main(["split", str(folder)]) == 0
+    train = lines(folder / "train_list.txt")
+    assert train.count(bird) == 3 and f"{dog[:-1]}2" in train and "bird/new.png 1" in train
+    assert lines(folder / "class_names.txt") == ["a dog\tDog", "Birds", "cat", "unique"]
+
+
+def test_a_class_that_is_gone_closes_up_the_labels(folder, capsys):
+    assert main(["split", str(folder)]) == 0
+    before = sides(folder)
+    shutil.rmtree(folder / "bird")
+    capsys.readouterr()
+    assert main(["split", str(folder)]) == 0
+    assert sides(folder) == {path: side for path, side in before.items() if not path.startswith("bird/")}
+    assert lines(folder / "class_names.txt") == ["a dog", "cat", "one"]
+    assert set(labels(folder).values()) == {0, 1, 2} and labels(folder)["one/0 x.png"] == 2
+    assert "gone: bird." in capsys.readouterr().out
+
+
+def test_lists_that_do_not_fit_the_folder(folder, tmp_path):
+    for number in range(4):
+        write_picture(tmp_path / "others" / "fish" / f"{number}.png", number)
+    assert main(["split", str(tmp_path / "others"), "--output", str(tmp_path / "lists")]) == 0
+    with pytest.raises(DataError, match=rf"None of the 4 images.*{folder}.*--output.*--force"):
+        main(["split", str(folder), "--output", str(tmp_path / "lists")])
+    assert main(["split", str(folder)]) == 0
+    with (folder / "train_list.txt").open("a") as file:
+        file.write("cat/.hidden.png 1\n")
+    write_picture(folder / "cat" / ".hidden.png", 100)
+    with pytest.raises(DataError, match=r"cat/\.hidden\.png.*--force"):
+        main(["split", str(folder)])
+    (folder / "train_list.txt").write_text("cat/0 x.png 7\n")
+    with pytest.raises(DataError, match=r"4 classes.*label 7"):
+        main(["split", str(folder)])
 
 
 def test_split_into_another_folder(folder, tmp_path):

@@ -30,7 +30,7 @@ def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
         pixels = np.random.RandomState(index).randint(0, 256, (8, 8)).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
     (tmp_path / "list.txt").write_text("".join(f"{index}.png {index}\n" for index in range(4)))
-    options = ["data.batch_size=2", "data.class_names=null"]
+    options = ["data.batch_size=2", "data.class_names=null", "data.allow_overlap=true"]
     for part in ("train", "eval"):
         options += [f"data.{part}_root={tmp_path}", f"data.{part}_list={tmp_path / 'list.txt'}"]
     script = ROOT / "experiments/shallow_resnext.py"

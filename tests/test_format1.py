@@ -67,6 +67,7 @@ def write_config(folder):
     tree = yaml.safe_load((FORMAT1 / "config.yaml").read_text())
     names = ("resize_short", "crop_size", "interpolation", "antialias", "mean", "std")
     tree["data"]["preprocessing"] = {name: tree["data"].pop(name) for name in names}
+    tree["data"]["allow_overlap"] = True
     tree["train"]["start_from"] = tree["model"].pop("weights")
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
@@ -87,6 +88,15 @@ def start_and_kill(folder):
     assert run.returncode == 9, run.stderr
     (path,) = states_in(folder / "today/checkpoints")
     assert path.name == "state-000000014.safetensors"
+
+
+def notes_of(run):
+    """Those that a run prints, but for the one on its data, which are the same to train and to evaluate."""
+    return [
+        line
+        for line in run.stdout.splitlines()
+        if line.startswith("note: ") and "training images too" not in line
+    ]
 
 
 def last_state(run):
@@ -174,7 +184,7 @@ def test_a_resumed_run_needs_no_start_file(folder, whole):
     (folder / "today").rename(folder / "moved")
     run = tiny_run(folder, "-c", "moved", "--resume", "auto")
     assert run.returncode == 0, run.stderr
-    assert "weights.safetensors" in run.stdout and "note: " not in run.stdout
+    assert "weights.safetensors" in run.stdout and not notes_of(run)
     moved = folder / "moved"
     assert are_equal(arrays_of(moved), arrays_of(whole)) and lines_of(moved) == lines_of(whole)
     assert not (folder / "today").exists()
@@ -209,7 +219,7 @@ def test_another_start_file_in_its_place_is_a_note(folder, whole):
     write_weights(folder / "weights.safetensors", arrays, metadata)
     run = tiny_run(folder, "-c", "today", "--resume", "auto")
     assert run.returncode == 0, run.stderr
-    (note,) = [line for line in run.stdout.splitlines() if line.startswith("note: ")]
+    (note,) = notes_of(run)
     assert "weights.safetensors" in note and last_state(whole).header["start"]["sha256"][:16] in note
     assert are_equal(arrays_of(folder / "today"), arrays_of(whole))
     assert metadata_of(folder / "today/checkpoints/best/model.safetensors")["licence"] == "CC-BY-NC-4.0"
@@ -222,6 +232,6 @@ def test_the_start_may_be_named_otherwise_but_the_head_not_be_reset(folder, whol
     assert run.returncode == 2 and "train.reset_head was False, is True" in run.stderr
     run = tiny_run(folder, "-c", "today", "--resume", "auto", "-o", "train.start_from=elsewhere.safetensors")
     assert run.returncode == 0, run.stderr
-    notes = [line for line in run.stdout.splitlines() if line.startswith("note: ")]
-    assert len(notes) == 1 and "train.start_from" in notes[0] and "elsewhere.safetensors" in notes[0]
+    (note,) = notes_of(run)
+    assert "train.start_from" in note and "elsewhere.safetensors" in note
     assert are_equal(arrays_of(folder / "today"), arrays_of(whole))

@@ -89,6 +89,7 @@ def trained(folder, tmp_path_factory):
     options = [
         *("-c", folder / "config.yaml", "-o", "train.epochs=1", "-o", f"output_dir={home / 'run'}"),
         *("-o", f"data.train_root={folder}", "-o", f"data.train_list={folder / 'val_list.txt'}"),
+        *("-o", "data.allow_overlap=true"),
     ]
     run = run_tool("train", *options, launch=on_two_ranks(home / "log"))
     assert run.returncode == 0, run.stdout + run.stderr

@@ -39,6 +39,7 @@ def colours(tmp_path):
         "data": {
             "train_root": str(tmp_path / "colours"),
             "eval_root": str(tmp_path / "colours"),
+            "allow_overlap": True,
             "batch_size": 8,
             "num_workers": 2,
             "preprocessing": {

@@ -28,17 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         "split",
         help="divide a folder of class folders into training and evaluation lists",
         description="Write train_list.txt, val_list.txt and class_names.txt for a folder with one folder "
-        "for each class. The same share of each class is for evaluation, at least one image of two or more.",
+        "for each class. The same share of each class is for evaluation, at least one image of two or more. "
+        "Lists that stand are extended: their images stay where they are, and only new ones are drawn.",
     )
     command.add_argument("folder", type=Path, help="holds one folder of images for each class")
     command.add_argument(
-        "--eval-share", type=float, default=0.1, metavar="SHARE", help="share for evaluation (default 0.1)"
+        "--eval-share",
+        type=float,
+        metavar="SHARE",
+        help="share for evaluation (default 0.1, or that of the lists that stand)",
     )
     command.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="folder for the three files (default: FOLDER)"
     )
-    command.add_argument("--force", action="store_true", help="replace the files if they exist")
+    command.add_argument("--force", action="store_true", help="draw all images anew, whatever lists stand")
     command.set_defaults(run=split)
 
     command = commands.add_parser(
@@ -63,35 +67,59 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split(args: argparse.Namespace) -> int:
     """Split a folder, and print the commands that come next."""
-    from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, split_folder, write_split
+    from ppcls.data.split import update_split
+    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
     from ppcls.progress import note
 
     if args.seed < 0:
         raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
     output = args.output or args.folder
-    parts = split_folder(args.folder, args.eval_share, args.seed)
-    write_split(parts, output, overwrite=args.force)
-    print(f"written: {output / TRAIN_LIST}, {len(parts.train)} images")
-    print(f"written: {output / EVAL_LIST}, {len(parts.evaluation)} images")
-    print(f"written: {output / CLASS_NAMES}, {len(parts.class_names)} classes")
-    if len(parts.class_names) < 2:
+    lists, is_written, lines = update_split(args.folder, output, args.eval_share, args.seed, anew=args.force)
+    print("".join(f"{line}\n" for line in lines), end="")
+    state = "written" if is_written else "unchanged"
+    print(f"{state}: {output / TRAIN_LIST}, {len(lists.train)} images")
+    print(f"{state}: {output / EVAL_LIST}, {len(lists.evaluation)} images")
+    print(f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes")
+    if len(lists.class_names) < 2:
         note(f"{args.folder} holds one class folder, and a network needs two classes")
-    root = ["--root", str(args.folder)] if args.output else []
-    lists = [str(output / TRAIN_LIST), str(output / EVAL_LIST)]
+    _print_next(args.folder, output, len(lists.class_names), lists.evaluation[0][0])
+    return 0
+
+
+def _print_next(folder: Path, output: Path, num_classes: int, image: str) -> None:
+    """Print the commands that come after a split. image: the path of one, below the folder."""
+    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+
+    root = ["--root", str(folder)] if output != folder else []
     print("next, check for damaged and duplicate images:")
-    print("  " + command_line("data", "check", *lists, *root))
-    print("then train, for example:")
+    print("  " + command_line("data", "check", output / TRAIN_LIST, output / EVAL_LIST, *root))
+    run_folder = _free_run_folder(folder)
     options = {
-        "model.num_classes": str(len(parts.class_names)),
-        "data.train_root": _yaml(args.folder),
+        "model.num_classes": str(num_classes),
+        "data.train_root": _yaml(folder),
         "data.train_list": _yaml(output / TRAIN_LIST),
-        "data.eval_root": _yaml(args.folder),
+        "data.eval_root": _yaml(folder),
         "data.eval_list": _yaml(output / EVAL_LIST),
         "data.class_names": _yaml(output / CLASS_NAMES),
+        "output_dir": _yaml(run_folder),
     }
-    print(f"  {command_line('train', '-c', 'EfficientNetB0')} \\")
+    print("then train, evaluate and use:")
+    print(f"  {command_line('train', '-c', 'finetune')} \\")
     print(" \\\n".join("    -o " + shlex.quote(f"{name}={value}") for name, value in options.items()))
-    return 0
+    print("  " + command_line("eval", run_folder))
+    print("  " + command_line("infer", run_folder, "-i", folder / image))
+
+
+def _free_run_folder(folder: Path) -> Path:
+    """Return a folder for a run on these images that holds no earlier run."""
+    from ppcls.config_files import CHECKPOINTS
+
+    name, number = folder.resolve().name or "photos", 1
+    run_folder = Path("output", name)
+    while (run_folder / CHECKPOINTS).exists():
+        number += 1
+        run_folder = Path("output", f"{name}-{number}")
+    return run_folder
 
 
 def _yaml(path: Path) -> str:

@@ -38,12 +38,12 @@ class ClassNames:
         return list(zip(self.folders, self.names, strict=True))
 
 
-def read_class_names(source: str, num_classes: int) -> ClassNames:
+def read_class_names(source: str, num_classes: int | None) -> ClassNames:
     """Read `data.class_names`: "imagenet1k", or a text file with one class on each line, in label order.
 
     A line is the name; or the class folder's name, a tab and the name; or, in any order, the label and the
-    name, as PaddleClas's lists have them. Raises ConfigError if the count differs from `num_classes`,
-    DataError for a file that is missing, has an empty line, or has a class twice.
+    name, as PaddleClas's lists have them. Raises ConfigError if the count differs from `num_classes` (None:
+    any count), DataError for a file that is missing, has an empty line, or has a class twice.
     """
     path, option = IMAGENET1K if source == "imagenet1k" else Path(source), "data.class_names: "
     if not path.is_file():
@@ -57,7 +57,7 @@ def read_class_names(source: str, num_classes: int) -> ClassNames:
     for number, line in enumerate(lines, 1):
         if not line:
             raise DataError(f"{option}{path}, line {number} is empty. Each class needs a name.")
-    if len(lines) != num_classes:
+    if num_classes not in (None, len(lines)):
         raise ConfigError(
             f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}. Give a "
             "list of these, or set data.class_names=null, for the names of the class folders or the weights."

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,7 +13,8 @@ from ppcls.build import Log, Network, build_to_train
 from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.config_files import CHECKPOINTS
-from ppcls.data.dataset import open_split, require_images, require_split
+from ppcls.data.dataset import Dataset, open_split, require_images, require_split
+from ppcls.data.overlap import check_overlap
 from ppcls.errors import DataError, Stopped
 from ppcls.training.checkpoint import find_state, read_state, states_in
 from ppcls.training.loop import Trainer
@@ -48,6 +50,7 @@ def open_run(config: Config, requested: str | None, num_workers: int, log: Log) 
     eval_set = open_split(data, "eval", num_classes=num_classes, class_names=train_set.class_names)
     require_images(train_set, data.train_root, "-o data.train_root=")
     require_images(eval_set, data.eval_root, "-o data.eval_root=")
+    look_for_overlap(config, train_set, eval_set, is_resumed=found is not None, log=log)
     network = network._replace(class_names=train_set.class_names)
     trainer = Trainer(config, network, train_set, eval_set, num_workers)
     if found is not None:
@@ -101,6 +104,18 @@ def build_network(config: Config, found: Found | None, log: Log) -> Network:
     for note in distributed.run_together(lambda: check_start_file(start) if is_first else []):
         log(f"note: {note}")
     return build_to_train(config, log, start)
+
+
+def look_for_overlap(
+    config: Config, train_set: Dataset, eval_set: Dataset, *, is_resumed: bool, log: Log
+) -> None:
+    """Raise DataError, in all processes, for evaluation images that are training images too, unless
+    data.allow_overlap says so. A resumed run began with them, and gets a note. Rank 0 looks for all."""
+    data, is_first = config.data, distributed.rank() == 0
+    may_share = data.allow_overlap or is_resumed
+    look = partial(check_overlap, data, train_set, eval_set, may_share=may_share)
+    for note in distributed.run_together(lambda: look() if is_first else []):
+        log(f"note: {note}")
 
 
 def run_to_the_end(trainer: Trainer, log: Log) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ppcls.weights.load import WeightsInfo, sha256_of
 # Options that a resumed run may change: places of files, output, and what only ends a run or keeps it from an
 # end. The data's places are among them because its content is compared, the start because the state has it.
 MAY_CHANGE = {
-    *("output_dir", "device", "data.num_workers", "data.on_error"),
+    *("output_dir", "device", "data.num_workers", "data.on_error", "data.allow_overlap"),
     *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
     *("train.start_from", "train.start_variant", "train.start_averaged"),
     *("train.patience", "train.on_nan", "train.recompute", "train.log_seconds", "train.histograms"),
