@@ -60,6 +60,8 @@ SYNONYMS = {
     "train.patience": "early_stop early_stopping",
     "train.amp": "use_amp fp16 mixed_precision",
     "train.label_smoothing": "smoothing",
+    "train.class_weights": "class_weight loss_weights",
+    "data.sampling": "sampler",
     "optim.name": "optimizer opt",
     "optim.lr": "learning_rate base_lr initial_lr",
     "optim.schedule": "scheduler lr_scheduler sched",
@@ -129,6 +131,9 @@ class DataConfig:
         None  # imagenet1k, or a file with one class on each line; null: from folders or weights
     )
     batch_size: Count = 32  # images of each process
+    sampling: Literal["natural", "sqrt", "balanced"] = (
+        "natural"  # use classes of n images in proportion to n, to sqrt(n), or all equally often
+    )
     num_workers: Count | None = None  # loading threads of each process; null: one for each core it may use
     on_error: Literal["fail", "skip"] = (
         "fail"  # for an unreadable image: end the run, or count it and go without
@@ -167,10 +172,14 @@ class TrainConfig:
     start_averaged: bool = True  # as model.averaged, of train.start_from
     reset_head: bool = False  # replace the classifier of train.start_from, as for other classes
     label_smoothing: Rate = 0.0  # share of the target that all classes divide among them
+    class_weights: str | None = None  # in the loss: balanced, a file, or null for equal ones
     freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"
     ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
     accumulate: Count = 1  # batches of each process for one update
     on_nan: Literal["fail", "skip"] = "fail"  # for a loss that is not finite: end the run, or skip the update
+    best_by: Literal["top1", "balanced_accuracy", "macro_f1"] = (
+        "top1"  # measure that decides which epoch is the best; of equal ones the lower loss
+    )
     patience: Count | None = None  # stop after this number of epochs without a better one; null: never
     sync_bn: bool = False  # batch norm over the images of all processes
     recompute: bool = False  # compute blocks again in the backward pass: less memory, more time

@@ -14,7 +14,7 @@ import pytest
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.data.dataset import Dataset
 from ppcls.evaluation.evaluate import Evaluation
-from ppcls.evaluation.metrics import batch_sums, fill_samples, sample_type
+from ppcls.evaluation.metrics import batch_sums, count_classes, fill_samples, sample_type
 from ppcls.evaluation.report import write_report
 from ppcls.preprocessing import Preprocessing
 
@@ -166,7 +166,7 @@ def report(request, tmp_path_factory):
     dataset = Dataset.of_files([paths[index % 20] for index in range(count)], labels, ClassNames.of(names))
     write_report(
         folder,
-        Evaluation(top1, top5, loss, count, [], 1.0, samples),
+        Evaluation(top1, top5, loss, count, [], 1.0, count_classes(logits, labels), samples),
         dataset,
         PREPROCESSING,
         title="Drawn pictures",

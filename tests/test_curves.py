@@ -26,6 +26,16 @@ def test_the_table_has_a_line_an_epoch_and_a_star_at_the_best():
     assert rows[2].split() == ["3", "1.2500", "1.1250", "0.7500", "1e-05", "56.8"]
 
 
+def test_another_measure_has_a_column_and_the_star(tmp_path):
+    lines = [line | {"eval_macro_f1": value} for line, value in zip(EPOCHS, (0.5, 0.25, 0.5), strict=True)]
+    heading, *rows = epoch_table(lines, "macro_f1").splitlines()
+    assert heading.split()[5:8] == ["top-1", "macro", "F1"]
+    assert rows[0].split() == ["1", "2.2500", "2.0000", "0.2500", "0.5000", "0.02", "56.8"]
+    assert [row.endswith("*") for row in rows] == [False, False, True]  # of equal ones the lower loss
+    draw_curves({"": lines}, tmp_path / "curves.svg", "macro_f1")
+    assert "<!-- macro F1 -->" in (tmp_path / "curves.svg").read_text()
+
+
 def test_large_losses_widen_their_column():
     heading, *rows = epoch_table([EPOCHS[0] | {"train_loss": 1e6, "eval_loss": 1e9}, EPOCHS[1]]).splitlines()
     assert rows[0].split() == ["1", "1000000.0000", "1000000000.0000", "0.2500", "0.02", "56.8"]

@@ -190,6 +190,7 @@ HOW: dict[str, Run | str] = {
         "--check", (DIGITS,)
     ),
     "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
+    "python experiments/unequal_digits.py": Run("--epochs 1", (DIGITS,)),
     f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
     f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
     "python tools/benchmark.py train -c configs/Fix_ResNeXt101_32x48d_wsl.yaml --synthetic --steps 2 "

@@ -1,14 +1,16 @@
 """Accuracy and loss against scikit-learn and plain arithmetic, whatever the batches and the ranks."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
 from helpers import predictor_of
-from sklearn.metrics import log_loss, top_k_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_score, top_k_accuracy_score
 
 from ppcls.data.dataset import Dataset
 from ppcls.errors import DataError, PpclsError
-from ppcls.evaluation.evaluate import evaluate
+from ppcls.evaluation.evaluate import describe_recall, evaluate
 from ppcls.evaluation.metrics import batch_sums, label_ranks, sample_losses
 from ppcls.inference.predictions import softmax
 from ppcls.preprocessing import Preprocessing
@@ -64,6 +66,34 @@ def run(dataset, num_classes=7, **options):
     return evaluate(predictor, dataset, **options)
 
 
+@pytest.mark.filterwarnings("ignore:y_pred contains classes")
+@pytest.mark.parametrize("missing", [(), (2,), (2, 4)], ids=str)
+def test_measures_of_classes_equal_scikit_learns(brightness, missing):
+    """Class 3 is never predicted, class 4 in place of it, with or without images of its own."""
+    kept = np.flatnonzero(~np.isin(brightness.labels, missing))
+    dataset = brightness.select(kept.tolist())
+    result = run(dataset, batch_size=4)
+    predicted = np.where(dataset.labels == 3, 4, dataset.labels)
+    values = result.to_dict()
+    assert values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(dataset.labels, predicted))
+    assert values["macro_f1"] == pytest.approx(f1_score(dataset.labels, predicted, average="macro"))
+    expected = recall_score(dataset.labels, predicted, labels=range(7), average=None, zero_division=np.nan)
+    assert values["class_recall"] == [None if np.isnan(value) else value for value in expected]
+
+
+def test_measures_of_classes_leave_out_what_cannot_be_predicted_or_read(brightness):
+    dataset = brightness.select(np.flatnonzero(np.isin(brightness.labels, (1, 3))).tolist())
+    open(dataset.name(0), "w").close()
+    values = run(dataset, classes=np.array([1, 3, 5]), on_error="skip").to_dict()
+    assert values["class_recall"] == [None, 1, None, 0 if dataset.labels[0] == 3 else 1, None, None, None]
+    assert values["balanced_accuracy"] == 1
+
+
+def test_the_recall_of_each_class_in_a_line():
+    assert describe_recall([0.5, None, 1.0], ["cat", "dog", "bird"]).endswith(": cat 0.5000, bird 1.0000")
+    assert describe_recall([0.5, None, 1.0], None).endswith(": 0 0.5000, 2 1.0000")
+
+
 @pytest.mark.parametrize("streams", [1, 3])
 @pytest.mark.parametrize("batch_size", [1, 5, 23, 100])
 def test_counts_do_not_depend_on_the_batches(brightness, batch_size, streams):
@@ -103,5 +133,7 @@ def test_values_that_are_not_finite_are_an_error(brightness):
 
 
 def test_top5_is_left_out_below_five_classes(brightness):
-    assert "top5" not in run(brightness, num_classes=4).to_dict()
-    assert "top5" in run(brightness, num_classes=5).to_dict()
+    for count in (4, 5):
+        dataset = replace(brightness, labels=brightness.labels % count)
+        result = run(dataset, count, run=lambda images, n=count: nearest_brightness(images)[:, :n])
+        assert ("top5" in result.to_dict()) == (count == 5)

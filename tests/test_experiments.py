@@ -7,10 +7,15 @@ from helpers import ROOT, run_python
 from PIL import Image
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"experiments/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_a_quarter_of_each_kind_is_held_out(tmp_path, monkeypatch):
-    spec = importlib.util.spec_from_file_location("animals", ROOT / "experiments/animals.py")
-    animals = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(animals)
+    animals = script("animals")
     monkeypatch.setattr(animals, "OUTPUT", tmp_path / "out")
     lines = [f"a picture {label}.jpg {label}\n" for label in range(0, 1000, 5)]
     (tmp_path / "val_list.txt").write_text("".join(lines))
@@ -23,6 +28,22 @@ def test_a_quarter_of_each_kind_is_held_out(tmp_path, monkeypatch):
     files = {line.rsplit(maxsplit=1)[0]: line[-1] for part in parts for line in part}
     assert len(files) == 200
     assert files["a picture 395.jpg"] == "1" and files["a picture 400.jpg"] == "0"
+
+
+def test_of_one_digit_five_are_left_to_train_on(tmp_path, monkeypatch):
+    digits = script("unequal_digits")
+    monkeypatch.setattr(digits, "DIGITS", tmp_path)
+    monkeypatch.setattr(digits, "OUTPUT", tmp_path / "out")
+    for name in ("train_list.txt", "val_list.txt"):
+        (tmp_path / name).write_text("".join(f"images/{n:04d}.png {n % 10}\n" for n in range(200)))
+    digits.write_lists()
+    counts = []
+    for name in ("train_list.txt", "val_list.txt"):
+        rows = [line.split() for line in (tmp_path / "out" / name).read_text().splitlines()]
+        assert all(path[-5] == "389"[int(label)] for path, label in rows)
+        counts.append([sum(row[1] == label for row in rows) for label in "012"])
+    assert counts == [[20, 5, 20], [20, 20, 20]]
+    assert (tmp_path / "out/class_names.txt").read_text() == "three\neight\nnine\n"
 
 
 def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):

@@ -24,10 +24,11 @@ from ppcls.config_files import load_config
 from ppcls.data.dataset import open_split
 from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped
+from ppcls.evaluation.evaluate import Evaluation
 from ppcls.files import locked
 from ppcls.preprocessing import Preprocessing
 from ppcls.training import step as step_module
-from ppcls.training.checkpoint import find_state, read_state, states_in
+from ppcls.training.checkpoint import find_state, read_state, states_in, write_state
 from ppcls.training.loop import Trainer
 from ppcls.training.record import RunRecord, cut_curves
 
@@ -382,6 +383,98 @@ def test_another_thread_count_is_noted(config, stopped_run, monkeypatch):
     trainer = make(config, "train.checkpoint_steps=1", "train.keep_last=2")
     (note,) = trainer.resume(read_state(stopped_run[-1]))
     assert "OMP_NUM_THREADS" in note and "77" in note
+
+
+UNEQUAL = ("data.sampling=sqrt", "train.class_weights=balanced", "train.best_by=macro_f1")
+
+
+@pytest.fixture
+def unequal(config, tmp_path):
+    """The config with a list that gives 15 of the 24 pictures to class 0, and 2 to class 2."""
+    labels = [0] * 15 + [1] * 7 + [2] * 2
+    lines = [f"{'abc'[index % 3]}/{index}.png {label}\n" for index, label in enumerate(labels)]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    tree = yaml.safe_load(config.read_text())
+    tree["data"]["train_list"] = str(tmp_path / "list.txt")
+    config.write_text(yaml.safe_dump(tree))
+    return config
+
+
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_run_with_unequal_classes_resumes_bit_for_bit(unequal, tmp_path, step):
+    whole = make(unequal, *UNEQUAL, f"output_dir={tmp_path / 'whole'}")
+    best = run(whole)
+    assert best["eval_macro_f1"] == max(line["eval_macro_f1"] for line in lines_of(tmp_path / "whole"))
+    first = make(unequal, *UNEQUAL)
+    with pytest.raises(Stopped):
+        run(at(first, step, lambda: first.signals.note(signal.SIGTERM)))
+    second = resumed(unequal, *UNEQUAL)
+    run(second, resume=True)
+    assert are_equal(result(second), result(whole)) and are_equal(result(whole), result(second))
+    assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("measure", "epoch"), [("top1", 1), ("balanced_accuracy", 2), ("macro_f1", 3)])
+def test_a_measure_decides_the_best_epoch_and_patience(config, tmp_path, measure, epoch):
+    """Ten pictures of class 0 and two of class 1: what is right of both, of all taken for class 1."""
+    trainer = make(
+        config, "train.ema_decay=null", "train.epochs=5", f"train.best_by={measure}", "train.patience=2"
+    )
+    hits = [(10, 0), (5, 2), (8, 1), (4, 1), (4, 1)]
+    evaluations = [
+        Evaluation((a + b) / 12, None, 1.0, 12, [], 1.0, np.array([[10, 2], [a + 2 - b, b + 10 - a], [a, b]]))
+        for a, b in hits
+    ]
+    values = [result.to_dict()[measure] for result in evaluations]
+    assert epoch == 1 + int(np.argmax(values))
+    remaining = iter(evaluations)
+    trainer.evaluate = lambda: next(remaining)
+    assert run(trainer)["epoch"] == epoch
+    assert len(lines_of(tmp_path / "run")) == epoch + 2
+    assert curves_of(tmp_path / "run")[f"eval/{measure}"] == [STEPS * (n + 1) for n in range(epoch + 2)]
+    record = RunRecord(trainer.config, trainer.network, trainer.state.updates)
+    assert record.best_epoch() == epoch
+    record.close()
+
+
+def test_of_the_weights_of_classes_the_values_must_stay(unequal, tmp_path):
+    path = tmp_path / "weights.txt"
+    path.write_text("1\n2\n4\n")
+    first = make(unequal, f"train.class_weights={path}")
+    with pytest.raises(Stopped):
+        run(at(first, 1, lambda: first.signals.note(signal.SIGTERM)))
+    path.write_text("1\n2\n5\n")
+    with pytest.raises(ConfigError, match=r"train\.class_weights"):
+        resumed(unequal, f"train.class_weights={path}")
+    with pytest.raises(ConfigError, match=r"train\.class_weights"):
+        resumed(unequal)
+    moved = path.rename(tmp_path / "moved.txt")
+    moved.write_text("0.5\n1\n2\n")  # in the same ratio
+    assert resumed(unequal, f"train.class_weights={moved}").state.updates == 2
+    for option in ("data.sampling=sqrt", "train.best_by=macro_f1"):
+        with pytest.raises(ConfigError, match=option.partition("=")[0]):
+            resumed(unequal, f"train.class_weights={moved}", option)
+
+
+def test_a_state_of_a_version_without_these_options_resumes(config, tmp_path, whole):
+    first = make(config)
+    with pytest.raises(Stopped):
+        run(at(first, 4, lambda: first.signals.note(signal.SIGTERM)))
+    (*_, path) = states_in(tmp_path / "run/checkpoints")
+    state = read_state(path)
+    tree, header = yaml.safe_load(state.header["config"]), state.header
+    del tree["data"]["sampling"], tree["train"]["class_weights"], tree["train"]["best_by"]
+    del header["meaning"]["values of train.class_weights"]
+    new = ("eval_balanced_accuracy", "eval_macro_f1", "eval_class_recall")
+    for line in (*header["progress"]["history"], header["progress"]["best"]):
+        for name in new:
+            del line[name]
+    write_state(path, state._replace(header=header | {"config": yaml.safe_dump(tree)}))
+    second = resumed(config)
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0])
+    old, *lines = lines_of(tmp_path / "run")
+    assert lines == whole[1][1:] and old == {k: v for k, v in whole[1][0].items() if k not in new}
 
 
 def test_patience_and_the_end_are_known_after_a_resume(config, tmp_path):

@@ -223,6 +223,37 @@ def test_the_papers_recipe_runs_and_saves_what_it_evaluates(colours, tmp_path):
     assert result["top1"] == last["eval_top1"]
 
 
+def test_unequal_classes_are_hinted_at_and_their_recalls_are_shown(colours, tmp_path, capsys):
+    """Of 12 and 2 pictures to train on, and 12 of each to evaluate."""
+    lines = [f"blue/{n:02d}.png 0\n" for n in range(0, 24, 2)] + ["red/01.png 1\n", "red/03.png 1\n"]
+    (tmp_path / "list.txt").write_text("".join(lines))
+    (tmp_path / "names.txt").write_text("blue\nred\n")
+    options = [f"data.train_list={tmp_path / 'list.txt'}", f"data.class_names={tmp_path / 'names.txt'}"]
+    options += ["data.batch_size=7", "optim.lr=0.1"]
+    assert run(colours, *options, options=["--check"]) == 0
+    said = capsys.readouterr().out
+    assert "6 times" in said and "data.sampling" in said and "train.class_weights" in said
+    output = tmp_path / "run"
+    options += ["train.best_by=balanced_accuracy", "data.sampling=balanced", "train.patience=1"]
+    run(colours, *options, "train.class_weights=balanced", "train.epochs=3")
+    said, lines = capsys.readouterr().out, lines_of(output)
+    assert "data.sampling=balanced or sqrt" not in said
+    best = max(lines, key=lambda line: (line["eval_balanced_accuracy"], -line["eval_loss"]))
+    assert best["eval_balanced_accuracy"] == pytest.approx(np.mean(best["eval_class_recall"]))
+    assert len(lines) == min(best["epoch"] + 1, 3)
+    assert (
+        f"best balanced accuracy {best['eval_balanced_accuracy']:.4f}, top-1 {best['eval_top1']:.4f}" in said
+    )
+    recalls = "recall of each class: blue {:.4f}, red {:.4f}\n".format(*best["eval_class_recall"])
+    assert recalls in said
+    from ppcls.cli import eval as evaluate
+
+    evaluate.main(["-c", str(output), "-o", f"output_dir={tmp_path / 'eval'}"])
+    assert recalls in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
+    assert metrics["class_recall"] == best["eval_class_recall"]
+
+
 def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
     frozen = "train.freeze=[stem.*, blocks.*, head.*]"
     run(colours, frozen, "optim.lr=1e-30", "train.epochs=9", "train.patience=2")

@@ -11,15 +11,21 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from helpers import draw_classes
 from paddle import nn
 
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
 from ppcls.commands import run
+from ppcls.config import AugmentConfig
 from ppcls.config_files import parse_config
-from ppcls.data.loader import Batch
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import Batch, load_batches, train_batch_indices
+from ppcls.data.sampling import repeat_factors
+from ppcls.data.transforms import TrainTransform
 from ppcls.errors import PpclsError
-from ppcls.training.batches import count_steps
+from ppcls.preprocessing import Preprocessing
+from ppcls.training.batches import count_steps, train_batches
 from ppcls.training.checkpoint import read_state, write_state
 from ppcls.training.state import TrainState
 from ppcls.training.step import Requests, train_step
@@ -96,7 +102,11 @@ def whole_batches():
         state = make_state(Plain, f"train.accumulate={world_size}")
         data = batches(3, 8 // world_size, "float64")
         train(state, data if world_size == 1 else (half for batch in data for half in halves(batch)), 3)
-        return found | weights(state, "accumulate/")
+        found |= weights(state, "accumulate/")
+        state = make_state(Plain, "train.label_smoothing=0.1")
+        state.class_weights = paddle.to_tensor([0.25, 0.75, 2.0])
+        train(state, batches(3, 8 // world_size, "float64"), 3)
+        return found | weights(state, "class_weights/")
     finally:
         paddle.set_default_dtype("float32")
 
@@ -133,7 +143,41 @@ def checks_of_a_rank(folder):
         "a signal to one rank is known to all": knows_of_a_signal(good),
         "a run resumes from a state within an epoch": are_equal(*resumed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not("train.sync_bn=true")),
+        "their batches are those of one process": are_equal(*shared_or_whole(Path(folder) / "pictures")),
     }
+
+
+def shared_or_whole(folder):
+    """The batches of an epoch of unequal classes, from both ranks in turn, and as one process has them."""
+    if distributed.rank() == 0:
+        draw_classes(folder, 12, 36, 36)
+    distributed.gather(None)  # until they are written
+    paths = [str(folder / "abc"[index % 3] / f"{index}.png") for index in range(12)]
+    data = Dataset.of_files(paths, np.array([0] * 9 + [1, 1, 2]))
+    sampling, size = "data.sampling=balanced", "data.batch_size="
+    preprocessing = Preprocessing(32, 32, "bilinear", False, (0.5,) * 3, (0.5,) * 3)
+    config = {"model": {"name": "EfficientNetB0_small", "num_classes": 3}}
+    own = train_batches(
+        parse_config(config, [sampling, f"{size}2"]), preprocessing, data, epoch=3, num_workers=1
+    )
+    shares = distributed.gather([(batch.indices, batch.images) for batch in own])
+    parts = [part for parts in zip(*shares, strict=True) for part in parts]
+    yield {"indices": interleaved(parts, 0), "images": interleaved(parts, 1)}
+    indices = train_batch_indices(12, 4, seed=0, epoch=3, factors=repeat_factors(data.labels, "balanced"))
+    transform = TrainTransform(preprocessing, AugmentConfig(), seed=0, epoch=3)
+    whole = list(load_batches(data, indices, transform, preprocessing, num_workers=1))
+    yield {
+        "indices": np.concatenate([batch.indices for batch in whole]),
+        "images": np.concatenate([batch.images for batch in whole]),
+    }
+
+
+def interleaved(parts, item):
+    """The first image of rank 0, the first of rank 1, the second of rank 0, ... of each step."""
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return np.concatenate(
+        [one for a, b in pairs for ab in zip(a[item], b[item], strict=True) for one in [np.stack(ab)]]
+    )
 
 
 def ends(state, batch):

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate_sizes(config, subject, sorted({*args.sizes}))
         return 0
     result = run(config, subject, keep_samples=args.report is not None)
-    print_result(result, len(subject.dataset))
+    print_result(result, subject)
     write_json(config.output_path / "metrics.json", result.to_dict() | subject.about)
     if args.report is not None:
         report(Path(args.report), config, subject, result, str(resolved.export or config.model.weights))
@@ -141,14 +141,19 @@ def check(config: Config, subject: Subject) -> None:
     log(f"check passed: a batch of {len(outputs)} of {len(dataset)} images was read and classified")
 
 
-def print_result(result: "Evaluation", count: int) -> None:
+def print_result(result: "Evaluation", subject: Subject) -> None:
+    from ppcls.evaluation.evaluate import FEW_CLASSES, describe_recall
+
+    names, values = subject.dataset.class_names, result.to_dict()
     top5 = "" if result.top5 is None else f"top-5 {result.top5:.4f}, "
     log(
         f"top-1 {result.top1:.4f}, {top5}loss {result.loss:.4f} on {result.count} images, "
         f"{result.images_per_second:.1f} images/s"
     )
+    if len(values["class_recall"]) <= FEW_CLASSES:
+        log(describe_recall(values["class_recall"], names.names if names else None))
     if result.unreadable:
-        log(f"left out, unreadable: {len(result.unreadable)} of {count}")
+        log(f"left out, unreadable: {len(result.unreadable)} of {len(subject.dataset)}")
         for item in result.unreadable[:10]:
             log(f"  {item.where}: {item.reason}")
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -84,6 +84,7 @@ def refuse_options_of_evaluation(overrides: Sequence[str]) -> None:
 def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     """Train, or do what --check and --show-batch request. Rank 0 has locked output_dir if it `writes`."""
     from ppcls.data.dataset import describe_classes
+    from ppcls.data.sampling import imbalance_hint
     from ppcls.training.record import refuse_finished_run
     from ppcls.training.run import open_run, run_to_the_end
 
@@ -98,6 +99,8 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     )
     for part, dataset in (("train", trainer.train_set), ("eval", trainer.eval_set)):
         log(f"{part}: {describe_classes(dataset, config.model.num_classes)}")
+    if hint := imbalance_hint(config, trainer.train_set.labels):
+        log(f"note: {hint}")
     if args.show_batch is not None:
         show_batch(trainer, args.show_batch)
         return 0
@@ -111,10 +114,23 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     if distributed.rank() == 0:
         from ppcls.training.curves import summarise
 
-        log(f"{summarise(run)}\ncurves in {run / 'curves.png'}")
-    log(f"best top-1 {best['eval_top1']:.4f}; weights in {best_weights(run)}")
+        log(f"{summarise(run, config.train.best_by)}\ncurves in {run / 'curves.png'}")
+    print_best(best, trainer)
     log(f"next: {command_line('eval', run)}")
     return 0
+
+
+def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
+    """Print the measures of the best epoch, from its line of metrics.jsonl; of few classes their recalls."""
+    from ppcls.evaluation.evaluate import describe_recall
+    from ppcls.evaluation.metrics import MEASURES
+
+    config, names = trainer.config, trainer.network.class_names
+    if "eval_class_recall" in best:  # not in those of earlier versions either
+        log(f"{describe_recall(best['eval_class_recall'], names.names if names else None)}")
+    shown = {config.train.best_by: None, "top1": None}  # the one that decides first
+    values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
+    log(f"best {values}; weights in {best_weights(config.output_path)}")
 
 
 def show_batch(trainer: "Trainer", path: Path) -> None:

@@ -15,6 +15,7 @@ from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
 from ppcls.data.opencv import cv2
+from ppcls.data.sampling import draw_epoch
 from ppcls.data.seeding import MIXING, random_state
 from ppcls.data.transforms import Normalizer
 from ppcls.errors import DataError
@@ -87,11 +88,25 @@ def eval_batch_indices(count: int, batch_size: int, rank: int = 0, world_size: i
 
 
 def train_batch_indices(
-    count: int, batch_size: int, *, seed: int, epoch: int, rank: int = 0, world_size: int = 1
+    count: int,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    factors: np.ndarray | None = None,
 ) -> list[np.ndarray]:
     """Return the shuffled indices of a rank's batches. From each global batch the rank takes images rank,
-    rank + world_size, ... An incomplete last global batch is dropped."""
-    shuffled = random_state(seed, epoch).permutation(count)
+    rank + world_size, ... An incomplete last global batch is dropped.
+
+    factors: from `sampling.repeat_factors`; None uses each image once. With factors the numbers are those of
+    `sampling.draw_epoch`, which may use an image more than once.
+    """
+    if factors is None:
+        shuffled = random_state(seed, epoch).permutation(count)
+    else:
+        shuffled = draw_epoch(factors, seed, epoch)
     size = batch_size * world_size
     return [shuffled[start + rank : start + size : world_size] for start in range(0, count - size + 1, size)]
 
@@ -108,6 +123,8 @@ def load_batches(
 ) -> Iterator[Batch]:
     """Yield a batch for each array of indices: its images read, decoded, transformed and normalised.
 
+    batch_indices: index + k * len(dataset) is a further use of the image `index`. The transform is given this
+    number, and draws another augmentation for it; a batch has the index.
     num_workers: threads. on_error: "fail" raises DataError for an unreadable image, with its name, line and
     reason; "skip" leaves it out of its batch, which may become empty, and reports it in the batch.
     finish: called with each normalised image float32 [3, S, S] and its index.
@@ -153,17 +170,18 @@ def load_batch(
 
 def _load_image(
     dataset: Dataset,
-    index: int,
+    use: int,
     transform: Transform,
     normalize: Normalizer,
     out: np.ndarray,
     finish: Finish | None = None,
 ) -> Unreadable | None:
-    """Load one image into `out`. Returns why it is unreadable, or None."""
+    """Load one image into `out`. Returns why it is unreadable, or None. use: see `load_batches`."""
+    index = use % len(dataset)
     try:
-        fill_slot(dataset.read(index), index, transform, normalize, out, dataset.where(index))
+        fill_slot(dataset.read(index), use, transform, normalize, out, dataset.where(index))
         if finish is not None:
-            finish(out, index)
+            finish(out, use)
     except DataError as error:
         reason = str(error)
     except OSError as error:
@@ -195,6 +213,7 @@ def _finish_batch(
             )
         readable = np.array([failure is None for failure in failures])
         indices, images = indices[readable], images[readable]
+    indices = indices % len(dataset)
     labels = None if dataset.labels is None else dataset.labels[indices]
     return Batch(images, indices, labels, unreadable)
 

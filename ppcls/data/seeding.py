@@ -3,7 +3,7 @@
 import numpy as np
 
 # Fourth number of the entropy: streams beside that of (seed, epoch, index).
-ERASING, MIXING = 1, 2
+ERASING, MIXING, SAMPLING = 1, 2, 3
 
 
 def random_state(*entropy: int) -> np.random.RandomState:

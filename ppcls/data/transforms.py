@@ -168,7 +168,8 @@ class EvalTransform:
 
 class TrainTransform:
     """Training's transform, uint8 [H, W, 3] to uint8 [S, S, 3]: crop, flip and the augmentation that the
-    options ask for. All random numbers depend on (seed, epoch, index) alone."""
+    options ask for. All random numbers depend on (seed, epoch, index) alone; for a further use of an image in
+    the epoch, `index` is another number, see loader.load_batches."""
 
     def __init__(
         self, preprocessing: Preprocessing, augment: AugmentConfig, *, seed: int, epoch: int

@@ -1,8 +1,9 @@
 """Evaluation on a labelled dataset, shared among the processes of a run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from ppcls.errors import DataError, PpclsError, Stopped
 from ppcls.evaluation.metrics import (
     MIN_CLASSES_FOR_TOP5,
     batch_sums,
+    class_scores,
+    count_classes,
     fill_samples,
     likeliest_valid,
     sample_type,
@@ -21,13 +24,16 @@ from ppcls.evaluation.metrics import (
 from ppcls.inference.predictor import Predictor
 from ppcls.progress import progress_bar
 
+FEW_CLASSES = 20  # of which the recalls are printed
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """The result of an evaluation.
 
-    top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy. samples:
-    metrics.sample_type [count] in the dataset's order, if they were requested; not in to_dict.
+    top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy.
+    class_counts: int64 [3, C], as metrics.count_classes. samples: metrics.sample_type [count] in the
+    dataset's order, if they were requested; not in to_dict.
     """
 
     top1: float
@@ -36,11 +42,24 @@ class Evaluation:
     count: int
     unreadable: list[Unreadable]
     images_per_second: float
+    class_counts: np.ndarray
     samples: np.ndarray | None = None
 
+    @cached_property
+    def scores(self) -> np.ndarray:
+        """The scores of each class, float64 [C, 5]: see metrics.class_scores."""
+        return class_scores(self.class_counts)
+
     def to_dict(self) -> dict[str, Any]:
+        """Return the metrics, as JSON has them. balanced_accuracy is the mean recall of the classes that have
+        images, macro_f1 the mean F1 of those that have images or predictions. class_recall: in the order of
+        the labels, None for a class without an image."""
         values = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
+        recall, f1 = self.scores[:, 1], self.scores[:, 2]
         return {name: value for name, value in values.items() if value is not None} | {
+            "balanced_accuracy": float(np.nanmean(recall)),
+            "macro_f1": float(np.nanmean(f1)),
+            "class_recall": [None if np.isnan(value) else value for value in recall.tolist()],
             "skipped": len(self.unreadable),
             "skipped_files": [{"file": item.where, "reason": item.reason} for item in self.unreadable],
             "images_per_second": round(self.images_per_second, 2),
@@ -103,13 +122,24 @@ def evaluate(
         count=count,
         unreadable=unreadable,
         images_per_second=len(dataset) / seconds,
+        class_counts=sum(distributed.gather(scorer.class_counts)),
         samples=_in_dataset_order(distributed.gather(scorer.samples)) if keep_samples else None,
     )
 
 
+def describe_recall(recall: Sequence[float | None], names: Sequence[str] | None) -> str:
+    """Return a line with the recall of each class that has images. names: None shows the labels."""
+    shown = [
+        f"{names[label] if names else label} {value:.4f}"
+        for label, value in enumerate(recall)
+        if value is not None
+    ]
+    return f"recall of each class: {', '.join(shown)}"
+
+
 class _Scorer:
-    """Compares the logits of batches with the labels, and collects this process's unreadable images and
-    samples.
+    """Compares the logits of batches with the labels, and collects this process's counts of classes,
+    unreadable images and samples.
 
     capacity: the number of samples to save. num_classes: the number of classes that can be predicted.
     """
@@ -121,6 +151,7 @@ class _Scorer:
         self.labels, self.to_logits = labels, predictor.to_logits
         self.excluded = None if classes is None else np.setdiff1d(np.arange(num_classes), classes)
         self.num_classes = num_classes if classes is None else len(classes)
+        self.class_counts = np.zeros((3, num_classes), np.int64)
         self.unreadable: list[Unreadable] = []
         self._samples = np.empty(capacity, sample_type(self.num_classes))
         self._filled = 0
@@ -149,6 +180,7 @@ class _Scorer:
         if len(rows):
             fill_samples(rows, logits, truth, batch.indices)
             self._filled += len(rows)
+        self.class_counts += count_classes(logits, truth)
         return batch_sums(logits, truth)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+MEASURES = {"top1": "top-1", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
 MIN_CLASSES_FOR_TOP5 = 5
 BINS = 15  # of confidence, as in Guo et al., https://arxiv.org/abs/1706.04599
 
@@ -31,6 +32,14 @@ def batch_sums(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     ranks = label_ranks(logits, labels)
     return np.array(
         [len(labels), (ranks < 1).sum(), (ranks < 5).sum(), sample_losses(logits, labels).sum()], np.float64
+    )
+
+
+def count_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return int64 [3, C]: for each class its images, the images predicted as it, and those of both."""
+    predicted, size = logits.argmax(axis=1), logits.shape[1]
+    return np.stack(
+        [np.bincount(x, minlength=size) for x in (labels, predicted, labels[labels == predicted])]
     )
 
 
@@ -79,17 +88,13 @@ def confusion(samples: np.ndarray) -> np.ndarray:
     return np.column_stack([found, counts]).astype(np.int64)
 
 
-def class_scores(triples: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return float64 [C, 5] for classes int64 [C]: precision, recall, F1, images of the class, images
-    predicted as the class. triples: from `confusion`.
+def class_scores(counts: np.ndarray) -> np.ndarray:
+    """Return float64 [C, 5]: precision, recall, F1, images of the class, images predicted as the class.
+    counts: from `count_classes`.
 
     Precision is NaN if no image was predicted as the class, recall if the class has no image, F1 if both.
     """
-    size = int(classes.max()) + 1
-    true, predicted, counts = triples.T
-    support = np.bincount(true, counts, size)[classes]
-    chosen = np.bincount(predicted, counts, size)[classes]
-    hits = np.bincount(true, counts * (true == predicted), size)[classes]
+    support, chosen, hits = counts
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN, as said above
         return np.column_stack(
             [hits / chosen, hits / support, 2 * hits / (support + chosen), support, chosen]

@@ -18,7 +18,6 @@ from ppcls.evaluation import html
 from ppcls.evaluation.evaluate import Evaluation
 from ppcls.evaluation.metrics import (
     calibration,
-    class_scores,
     confusion,
     expected_calibration_error,
     main_confusions,
@@ -46,7 +45,7 @@ class Tables:
     """Tables of a report.
 
     classes: int64 [C], those evaluated. names: of all the network's classes. confusion, calibration, scores:
-    as metrics.confusion, metrics.calibration and metrics.class_scores return them.
+    as metrics.confusion, metrics.calibration and, for these classes, metrics.class_scores return them.
     """
 
     classes: np.ndarray
@@ -54,12 +53,6 @@ class Tables:
     confusion: np.ndarray
     calibration: np.ndarray
     scores: np.ndarray
-
-    @staticmethod
-    def of(samples: np.ndarray, classes: np.ndarray, names: Sequence[str]) -> "Tables":
-        """Compute the tables from one row for each image, metrics.sample_type [N]."""
-        triples = confusion(samples)
-        return Tables(classes, names, triples, calibration(samples), class_scores(triples, classes))
 
 
 def write_report(
@@ -82,12 +75,12 @@ def write_report(
         raise ValueError("The evaluation has no samples. Evaluate with keep_samples=True.")
     folder.mkdir(parents=True, exist_ok=True)
     names = dataset.class_names.names if dataset.class_names else [str(n) for n in range(num_classes)]
-    tables = Tables.of(result.samples, np.arange(num_classes) if classes is None else classes, names)
+    classes = np.arange(num_classes) if classes is None else classes
+    samples = result.samples
+    tables = Tables(classes, names, confusion(samples), calibration(samples), result.scores[classes])
     metrics = result.to_dict() | {
         "nll": result.loss,
         "ece": expected_calibration_error(tables.calibration),
-        "macro_f1": float(np.nanmean(tables.scores[:, 2])),
-        "balanced_accuracy": float(np.nanmean(tables.scores[:, 1])),
         **about,
     }
     write_json(folder / "metrics.json", metrics)

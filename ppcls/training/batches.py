@@ -7,6 +7,7 @@ from ppcls.config import Config
 from ppcls.data.augment import Mixing
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, load_batches, mix_batches, train_batch_indices
+from ppcls.data.sampling import repeat_factors
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
@@ -41,6 +42,7 @@ def train_batches(
     """Load this rank's batches of an epoch, counted from 0, from a step on. Earlier ones are not decoded."""
     rank, world_size = distributed.rank(), distributed.world_size()
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
+    labels = dataset.labels
     batch_indices = train_batch_indices(
         len(dataset),
         config.data.batch_size,
@@ -48,6 +50,7 @@ def train_batches(
         epoch=epoch,
         rank=rank,
         world_size=world_size,
+        factors=None if labels is None else repeat_factors(labels, config.data.sampling),
     )
     first, end = (step * config.train.accumulate for step in (first_step, count_steps(config, len(dataset))))
     batches = load_batches(

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ppcls.evaluation.metrics import MEASURES
+
 COLUMNS = (  # key in metrics.jsonl, heading, format
     ("epoch", "epoch", "d"),
     ("train_loss", "train loss", ".4f"),
@@ -20,20 +22,26 @@ def read_epochs(metrics: Path) -> list[dict[str, Any]]:
     return list({line["epoch"]: line for line in lines}.values())
 
 
-def epoch_table(epochs: list[dict[str, Any]]) -> str:
-    """Return a table with one line for each epoch; a star marks the best, whose weights are kept."""
-    best = max(epochs, key=lambda line: (line["eval_top1"], -line["eval_loss"]))
-    table = [[heading for _, heading, _ in COLUMNS]]
-    table += [[f"{line[key]:{form}}" for key, _, form in COLUMNS] for line in epochs]
+def epoch_table(epochs: list[dict[str, Any]], best_by: str = "top1") -> str:
+    """Return a table with one line for each epoch; a star marks the best, whose weights are kept.
+
+    best_by: train.best_by. Another measure than top-1 has a column of its own.
+    """
+    best = max(epochs, key=lambda line: (line[f"eval_{best_by}"], -line["eval_loss"]))
+    columns = list(COLUMNS)
+    if best_by != "top1":
+        columns.insert(4, (f"eval_{best_by}", MEASURES[best_by], ".4f"))
+    table = [[heading for _, heading, _ in columns]]
+    table += [[f"{line[key]:{form}}" for key, _, form in columns] for line in epochs]
     widths = [max(12, *(len(cell) + 2 for cell in column)) for column in zip(*table, strict=True)]
     rows = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
     rows[1 + epochs.index(best)] += " *"
     return "\n".join(rows)
 
 
-def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw losses, top-1 and the learning rate at the end of each epoch, of one run or of several by their
-    names. The path's ending says the kind of picture."""
+def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path, best_by: str = "top1") -> None:
+    """Draw losses, the measure `best_by` and the learning rate at the end of each epoch, of one run or of
+    several by their names. The path's ending says the kind of picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,12 +55,12 @@ def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         for axis, key, words, style in (
             (axes[0], "train_loss", "training", "--"),
             (axes[0], "eval_loss", "evaluation", "-"),
-            (axes[1], "eval_top1", "evaluation", "-"),
+            (axes[1], f"eval_{best_by}", "evaluation", "-"),
             (axes[2], "lr", "", "-"),
         ):
             values = [line[key] for line in epochs]
             axis.plot(x, values, style, color=color, marker=".", label=f"{label}{words}".removesuffix(", "))
-    for axis, title in zip(axes, ("loss", "top-1", "learning rate"), strict=True):
+    for axis, title in zip(axes, ("loss", MEASURES[best_by], "learning rate"), strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
@@ -60,8 +68,9 @@ def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
-def summarise(output: Path) -> str:
-    """Draw `curves.png` beside a run's metrics.jsonl. Returns the table of its epochs."""
+def summarise(output: Path, best_by: str = "top1") -> str:
+    """Draw `curves.png` beside a run's metrics.jsonl. Returns the table of its epochs. best_by: see
+    train.best_by."""
     epochs = read_epochs(output / "metrics.jsonl")
-    draw_curves({"": epochs}, output / "curves.png")
-    return epoch_table(epochs)
+    draw_curves({"": epochs}, output / "curves.png", best_by)
+    return epoch_table(epochs, best_by)

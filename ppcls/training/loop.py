@@ -11,10 +11,13 @@ import numpy as np
 from ppcls import distributed
 from ppcls.build import Network
 from ppcls.config import Config
+from ppcls.data.class_weights import resolve_class_weights
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch
+from ppcls.data.sampling import repeat_factors
 from ppcls.errors import ConfigError, Stopped
-from ppcls.evaluation.evaluate import Evaluation, evaluate
+from ppcls.evaluation.evaluate import FEW_CLASSES, Evaluation, evaluate
+from ppcls.evaluation.metrics import MEASURES
 from ppcls.inference.predictor import eager_predictor
 from ppcls.progress import progress_bar
 from ppcls.training.batches import count_steps, train_batches
@@ -57,16 +60,28 @@ class Trainer:
     def __post_init__(self) -> None:
         self.global_batch = global_batch(self.config)
         self.steps_per_epoch = count_steps(self.config, len(self.train_set))
-        self.state = TrainState(self.config, self.network.model, self.steps_per_epoch)
+        self.class_weights = self._resolve_class_weights()
+        self.state = TrainState(self.config, self.network.model, self.steps_per_epoch, self.class_weights)
         self.signals = StopSignals()
         self.saved_at = time.monotonic()
         self.is_resumed = False
+
+    def _resolve_class_weights(self) -> np.ndarray | None:
+        """Return the values of train.class_weights, float64 [C]; None for null. Raises DataError."""
+        source, labels = self.config.train.class_weights, self.train_set.labels
+        if source is None or labels is None:
+            return None
+        classes, names = self.config.model.num_classes, self.network.class_names
+        factors = repeat_factors(labels, self.config.data.sampling)
+        return resolve_class_weights(source, labels, classes, names, factors)
 
     @cached_property
     def identity(self) -> RunIdentity:
         """The fields that a resumed run must have again."""
         preprocessing, start = self.network.preprocessing, self.network.weights
-        fingerprint = take_fingerprint(self.config, self.train_set, self.eval_set, preprocessing)
+        fingerprint = take_fingerprint(
+            self.config, self.train_set, self.eval_set, preprocessing, self.class_weights
+        )
         return RunIdentity(self.config, fingerprint, start)
 
     def resume(self, saved: SavedState) -> list[str]:
@@ -154,17 +169,25 @@ class Trainer:
             own = raw.to_dict()
             line |= {f"eval_raw_{name}": own[name] for name in ("top1", "top5", "loss") if name in own}
         best = progress.best
-        is_best = best is None or (result.top1, -result.loss) > (best["eval_top1"], -best["eval_loss"])
+        if self.config.model.num_classes > FEW_CLASSES:
+            del line["eval_class_recall"]
+        is_best = best is None or self._rank(line) > self._rank(best)
         progress.history.append(line)
         progress.best = line if is_best else best
         progress.epoch, progress.step = number, 0
-        top5 = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
+        more = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
+        best_by = self.config.train.best_by
+        more += "" if best_by == "top1" else f", {MEASURES[best_by]} {line[f'eval_{best_by}']:.4f}"
         log(
             f"epoch {number}/{epochs}: train loss {trained['train_loss']:.4f}, "
-            f"eval loss {result.loss:.4f}, top-1 {result.top1:.4f}{top5}; "
+            f"eval loss {result.loss:.4f}, top-1 {result.top1:.4f}{more}; "
             f"{trained['images_per_second']:.1f} images/s, {trained['data_wait']:.0%} of the time "
             f"waiting for data{', best so far' if is_best else ''}"
         )
+
+    def _rank(self, line: dict[str, Any]) -> tuple[float, float]:
+        """Return what of an epoch's line is compared to find the best one."""
+        return line[f"eval_{self.config.train.best_by}"], -line["eval_loss"]
 
     def train_one_epoch(self, record: RunRecord | None) -> dict[str, float]:
         """Make the remaining steps of the running epoch. Returns its line of metrics.jsonl without the

@@ -16,6 +16,7 @@ from ppcls.build import Network
 from ppcls.config import Config
 from ppcls.config_files import CHECKPOINTS, RUN_CONFIG, WEIGHTS_FILE, best_weights
 from ppcls.errors import ConfigError
+from ppcls.evaluation.metrics import MEASURES
 from ppcls.files import write_aside
 from ppcls.training.checkpoint import prune, state_path, states_in, write_state, writing
 from ppcls.training.state import Progress, SavedState
@@ -110,7 +111,7 @@ class RunRecord:
         self.write_metrics(progress)
         line = progress.history[-1]
         for prefix in ("eval", "eval_raw"):
-            tags = {f"{prefix}/{name}": line.get(f"{prefix}_{name}") for name in ("top1", "top5", "loss")}
+            tags = {f"{prefix}/{name}": line.get(f"{prefix}_{name}") for name in (*MEASURES, "top5", "loss")}
             self.add_scalars({tag: value for tag, value in tags.items() if value is not None}, step)
         metrics = {k.removeprefix("eval_"): v for k, v in line.items() if k.startswith("eval_")}
         last, best = self.checkpoints / "last" / WEIGHTS_FILE, best_weights(self.output)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ppcls import distributed
@@ -19,12 +20,20 @@ from ppcls.processor import MKL_SETTING
 from ppcls.weights.load import WeightsInfo, sha256_of
 
 # Options that a resumed run may change: places of files, output, and what only ends a run or keeps it from an
-# end. The data's places are among them because its content is compared, the start because the state has it.
+# end. The data's places and the file of weights are among them because their content is compared, the start
+# because the state has it.
 MAY_CHANGE = {
     *("output_dir", "device", "data.num_workers", "data.on_error", "data.allow_overlap"),
     *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
     *("train.start_from", "train.start_variant", "train.start_averaged"),
-    *("train.patience", "train.on_nan", "train.recompute", "train.log_seconds", "train.histograms"),
+    *(
+        "train.class_weights",
+        "train.patience",
+        "train.on_nan",
+        "train.recompute",
+        "train.log_seconds",
+        "train.histograms",
+    ),
     *("train.keep_last", "train.keep_best", "train.checkpoint_minutes", "train.checkpoint_steps"),
 }
 # Options that are not compared: they concern evaluation.
@@ -36,7 +45,8 @@ PREPROCESSING = "data.preprocessing."  # compared as resolved
 class RunIdentity:
     """The identity of a run.
 
-    fingerprint: the number of processes, digests of the data, the resolved preprocessing. start: the record
+    fingerprint: the number of processes, digests of the data and of the classes' weights, the resolved
+    preprocessing. start: the record
     of the weights that training started from; None for random ones.
     """
 
@@ -57,14 +67,20 @@ class RunIdentity:
 
 
 def take_fingerprint(
-    config: Config, train_set: Dataset, eval_set: Dataset, preprocessing: Preprocessing
+    config: Config,
+    train_set: Dataset,
+    eval_set: Dataset,
+    preprocessing: Preprocessing,
+    class_weights: np.ndarray | None,
 ) -> dict[str, Any]:
-    """Return what identifies a run beyond its config."""
+    """Return what identifies a run beyond its config. class_weights: their values, float64 [C]."""
+    weights = None if class_weights is None else hashlib.sha256(class_weights.tobytes()).hexdigest()[:16]
     return {
         "processes": distributed.world_size(),
         "training data": train_set.digest(config.data.train_root),
         "evaluation data": eval_set.digest(config.data.eval_root),
         "preprocessing": preprocessing.to_dict(),
+        "values of train.class_weights": weights,
     }
 
 

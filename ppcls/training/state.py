@@ -68,10 +68,17 @@ class TrainState:
 
     model: the plain network. network: what a step runs, the model or its data-parallel wrapper. trainable:
     the parameters that are trained. frozen: layers that stay in eval mode. statistics: batch norm's, float32
-    [C] each. steps_per_epoch: random numbers and learning rates of a step depend on it.
+    [C] each. steps_per_epoch: random numbers and learning rates of a step depend on it. class_weights: [C],
+    in the loss; None for equal ones.
     """
 
-    def __init__(self, config: Config, model: "nn.Layer", steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        config: Config,
+        model: "nn.Layer",
+        steps_per_epoch: int,
+        class_weights: np.ndarray | None = None,
+    ) -> None:
         import paddle
 
         if paddle.get_device() == "cpu":
@@ -80,6 +87,9 @@ class TrainState:
         self.config, self.model, self.steps_per_epoch = config, model, steps_per_epoch
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.precision = Precision(train)
+        self.class_weights: Tensor | None = None
+        if class_weights is not None:
+            self.class_weights = paddle.to_tensor(class_weights.astype(np.float32))
         if train.sync_bn and self.world_size > 1:
             from ppcls.training.sync_bn import use_sync_bn
 

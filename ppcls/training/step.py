@@ -114,25 +114,39 @@ def add_gradients(
         # Forward pass
         logits = state.network(images)
         # Loss
-        loss = cross_entropy(logits, labels, train.label_smoothing)
+        loss = cross_entropy(logits, labels, train.label_smoothing, state.class_weights)
     # Backward pass
     enter("backward")
     state.precision.backward(loss / train.accumulate)
     return loss.item()
 
 
-def cross_entropy(logits: "Tensor", labels: "Tensor", smoothing: float) -> "Tensor":
+def cross_entropy(
+    logits: "Tensor", labels: "Tensor", smoothing: float, class_weights: "Tensor | None" = None
+) -> "Tensor":
     """Return the mean cross-entropy of logits [N, C] with labels int64 [N], or with the classes' shares
-    float32 [N, C]. `smoothing` is spread over all classes."""
+    float32 [N, C]. `smoothing` is spread over all classes.
+
+    class_weights: float32 [C], factors of an image's loss by its class. A mixed image has the weighted sum of
+    its classes' losses. Smoothing does not change an image's weight. The sum is divided by N, not by the sum
+    of the weights, so that it adds up over batches and ranks.
+    """
     import paddle.nn.functional as F
 
     if labels.ndim == 1:
-        if not smoothing:
+        if not smoothing and class_weights is None:
             return F.cross_entropy(logits, labels)
         labels = F.one_hot(labels, logits.shape[1])
+    weights = None
+    if class_weights is not None:
+        labels = labels * class_weights
+        weights = labels.sum(axis=1, keepdim=True)
+        labels = labels / weights  # Paddle's gradient is right for rows of sum 1 only
     if smoothing:
         labels = F.label_smooth(labels, epsilon=smoothing)
-    return F.cross_entropy(logits, labels, soft_label=True)
+    if weights is None:
+        return F.cross_entropy(logits, labels, soft_label=True)
+    return (weights * F.cross_entropy(logits, labels, soft_label=True, reduction="none")).mean()
 
 
 def average_gradients(parameters: "list[Tensor]") -> None:

@@ -1,0 +1,66 @@
+"""Unequal classes: how often an epoch uses each image, and a hint where that may help."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ppcls.config import Config
+from ppcls.data.seeding import SAMPLING, random_state
+
+# A class of n images is used in proportion to n ** (1 - power).
+POWERS: Mapping[str, float] = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}
+UNEQUAL = 5  # ratio of the largest class to the smallest from which on training is hinted at the options
+
+
+def repeat_factors(labels: np.ndarray, sampling: str) -> np.ndarray | None:
+    """Return how often an epoch uses each image on average, float64 [N] with sum N; None for "natural", where
+    it uses each image once.
+
+    labels: int64 [N], or with several labels of an image [N, M], as in a Dataset. The factor of a class with
+    share f of the images is (t / f) ** power, t being the share of the largest class; the power is 1 for
+    "balanced", 1/2 for "sqrt". An image has the largest factor among its classes. This is repeat factor
+    sampling, https://arxiv.org/abs/1908.03195, with t as said, and all factors divided by their mean, so that
+    an epoch keeps its length.
+    """
+    if sampling == "natural":
+        return None
+    rows = labels.reshape(len(labels), -1)
+    is_first = np.diff(rows, axis=1, prepend=-1) != 0  # rows are padded with their last label
+    counts = np.bincount(rows[is_first])
+    factors = (counts.max() / np.maximum(counts, 1)) ** POWERS[sampling]
+    factors = factors[rows].max(axis=1)
+    return factors / factors.mean()
+
+
+def draw_epoch(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return the N uses of images in an epoch, int64 [N], shuffled. factors: from `repeat_factors`.
+
+    A number below N is the first use of the image with this index. Number i + k N is a further use of image
+    i, its augmentation another one. An image with factor r is used floor(r) or ceil(r) times, r times on
+    average: systematic sampling from the images in random order.
+    """
+    count = len(factors)
+    random = random_state(seed, epoch, 0, SAMPLING)
+    images = random.permutation(count)
+    ends = np.floor(np.cumsum(factors[images]) + random.uniform()).astype(np.int64)
+    ends[-1] = count  # whatever the sum's rounding
+    times = np.diff(ends, prepend=0)
+    number_of_use = np.arange(count) - np.repeat(ends - times, times)
+    return random.permutation(np.repeat(images, times) + count * number_of_use)
+
+
+def imbalance_hint(config: Config, labels: np.ndarray | None) -> str | None:
+    """Return a line that names the options for unequal classes; None where the classes are about equal, or
+    one of the options is on."""
+    if labels is None or config.data.sampling != "natural" or config.train.class_weights is not None:
+        return None
+    counts = np.bincount(labels.ravel())
+    counts = counts[counts > 0]
+    ratio = counts.max() / counts.min()
+    if ratio <= UNEQUAL:
+        return None
+    return (
+        f"the largest class has {ratio:.0f} times as many images as the smallest. If small classes matter as "
+        "much as large ones: -o data.sampling=balanced or sqrt, or -o train.class_weights=balanced; and "
+        "-o train.best_by=balanced_accuracy"
+    )
