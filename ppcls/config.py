@@ -56,7 +56,9 @@ SYNONYMS = {
     "data.num_workers": "workers",
     "data.preprocessing.crop_size": "image_size img_size imgsz input_size image_shape",
     "train.epochs": "epoch num_epochs max_epochs",
+    "train.min_steps_per_epoch": "steps_per_epoch epoch_repeats",
     "train.start_from": "pretrained finetune",
+    "train.freeze_epochs": "freeze_backbone frozen_epochs",
     "train.patience": "early_stop early_stopping",
     "train.amp": "use_amp fp16 mixed_precision",
     "train.label_smoothing": "smoothing",
@@ -167,6 +169,9 @@ class AugmentConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: Count = 100  # passes over the training images
+    min_steps_per_epoch: Count | None = (
+        None  # updates; an epoch of fewer images uses each more than once; null: once, and fill a batch
+    )
     start_from: str | None = None  # pretrained, a model's name, a file, a URL, a run's folder; null: random
     start_variant: str | None = None  # tag of its published weights, if the file does not identify them
     start_averaged: bool = True  # as model.averaged, of train.start_from
@@ -174,6 +179,9 @@ class TrainConfig:
     label_smoothing: Rate = 0.0  # share of the target that all classes divide among them
     class_weights: str | None = None  # in the loss: balanced, a file, or null for equal ones
     freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"
+    freeze_epochs: Annotated[int, Rule("0 or more", lambda value: value >= 0)] = (
+        0  # first epochs, in which the classifier alone is trained
+    )
     ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
     accumulate: Count = 1  # batches of each process for one update
     on_nan: Literal["fail", "skip"] = "fail"  # for a loss that is not finite: end the run, or skip the update
@@ -239,7 +247,7 @@ def check_config(config: Config) -> None:
     given = config.data.preprocessing
     if given.crop_size is not None and given.resize_short is not None:
         require_crop_inside(given.crop_size, given.resize_short)
-    for name in ("start_variant", "reset_head"):
+    for name in ("start_variant", "reset_head", "freeze_epochs"):
         if getattr(config.train, name) and config.train.start_from is None:
             raise ConfigError(
                 f"train.{name} applies to the weights of train.start_from, which is null. Set "

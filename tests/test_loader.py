@@ -140,6 +140,26 @@ def test_training_order_depends_on_seed_and_epoch():
     )
 
 
+def test_few_images_are_used_again_until_there_are_enough_batches():
+    for count, batch_size, world, least in ((24, 32, 1, 5), (3, 4, 2, 7), (10, 3, 1, 4), (100, 8, 3, 2)):
+        shares = [
+            train_batch_indices(
+                count, batch_size, seed=1, epoch=2, rank=r, world_size=world, min_batches=least
+            )
+            for r in range(world)
+        ]
+        batches = max(least, count // (batch_size * world))
+        assert [[len(batch) for batch in share] for share in shares] == [[batch_size] * batches] * world
+        uses = np.concatenate([batch for share in shares for batch in share])
+        assert len(set(uses.tolist())) == len(uses)  # each use has random numbers of its own
+        times = np.bincount(uses % count, minlength=count)
+        assert times.max() - times.min() <= 1 and times.sum() == batches * batch_size * world
+    once = train_batch_indices(40, 4, seed=1, epoch=2)
+    more = train_batch_indices(40, 4, seed=1, epoch=2, min_batches=25)
+    assert np.array_equal(np.stack(once), np.stack(more[:10]))
+    assert not np.array_equal(np.stack(once), np.stack(more[10:20]) - 40)
+
+
 def test_the_stream_of_random_numbers_stays_what_it_is():
     """Another numpy must not change a run that is repeated."""
     assert random_state(1, 2, 3).randint(0, 10**9, 3).tolist() == [960712458, 886603062, 139033471]
@@ -181,6 +201,14 @@ def test_augmentation_differs_between_images_epochs_and_seeds(noise):
     assert len({image.tobytes() for image in first[1]}) == 8
     for other in (train_batches(same, 2, epoch=1), train_batches(same, 2, seed=1)):
         assert not {image.tobytes() for image in first[1]} & {image.tobytes() for image in other[1]}
+
+
+def test_a_further_use_of_an_image_is_augmented_anew(noise):
+    transform = TrainTransform(SPEC, AugmentConfig(crop_area=(0.2, 1.0)), seed=0, epoch=0)
+    labelled = Dataset(noise.source, np.arange(8))
+    (batch,) = load(labelled, [np.array([3, 3 + 8, 3 + 80, 5])], transform)
+    assert batch.indices.tolist() == batch.labels.tolist() == [3, 3, 3, 5]
+    assert len({image.tobytes() for image in batch.images}) == 4
 
 
 def test_half_the_images_are_flipped(noise):

@@ -180,6 +180,43 @@ def test_a_killed_run_goes_on_from_its_last_state(config, tmp_path, name, step):
     assert curves_of(tmp_path / "run") == curves_of(tmp_path / "whole")
 
 
+CLASSIFIER_FIRST = ["train.freeze_epochs=1", "train.start_from=pretrained", "train.checkpoint_steps=1"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "rmsprop"])
+def test_a_run_that_begins_with_its_classifier_goes_on_bit_for_bit(config, tmp_path, name):
+    """Killed or stopped while the rest is frozen, at the epoch's end, and after it. Three epochs of three
+    steps, of which the first one is the classifier's."""
+    options = [*CLASSIFIER_FIRST, f"optim.name={name}", "train.keep_last=99"]
+    reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
+    run(reference)
+    parts = {"sgd": 1, "adamw": 4, "rmsprop": 3}[name]
+    for step in range(1, 9):
+        first = make(config, *options, "output_dir=" + str(tmp_path / f"run{step}"))
+        end = kill if step % 2 else lambda: first.signals.note(signal.SIGTERM)  # noqa: B023
+        with pytest.raises((Killed, Stopped)):
+            run(at(first, step, end))
+        second = resumed(config, *options, "output_dir=" + str(tmp_path / f"run{step}"))
+        assert second.state.updates == step + 1 - step % 2
+        run(second, resume=True)
+        assert lines_of(tmp_path / f"run{step}") == lines_of(tmp_path / "whole")
+        for whole, found in zip(
+            states_of(tmp_path / "whole"), states_of(tmp_path / f"run{step}"), strict=True
+        ):
+            assert are_equal(found, whole) and found.keys() == whole.keys()
+    groups = [{key.split("/")[0] for key in state} for state in states_of(tmp_path / "whole")]
+    assert groups == [{"weights", "optimizer"}] * 3 + [{"weights", "optimizer", "ema"}] * 6
+    counts = [sum(key.startswith("optimizer/") for key in state) for state in states_of(tmp_path / "whole")]
+    trained = sum(not parameter.stop_gradient for parameter in reference.state.model.parameters())
+    assert counts == [2 * parts] * 3 + [trained * parts] * 6
+
+
+def states_of(folder):
+    """The arrays of a run's states, in their order, without what a clock says."""
+    found = [read_state(path).arrays for path in states_in(folder / "checkpoints")]
+    return [{key: array for key, array in arrays.items() if key != "ranks"} for arrays in found]
+
+
 def test_a_run_killed_before_its_weights_are_written_has_them_in_the_end(config, tmp_path, whole):
     first = make(config, "train.epochs=1")
     first._save_weights = lambda record: kill()

@@ -24,7 +24,7 @@ def test_two_processes_train_as_one(tmp_path):
     run = run_python(*launch, ROOT / "tests/two_ranks.py", tmp_path)
     assert run.returncode == 0, (tmp_path / "log/workerlog.0").read_text()[-3000:]
     one, two = two_ranks.whole_batches(), np.load(tmp_path / "two.npz")
-    assert "sync_bn/first.bn._variance" in one
+    assert {"sync_bn/first.bn._variance", "classifier1/fc.weight"} <= one.keys()
     for key, expected in one.items():
         difference = np.linalg.norm(two[key] - expected) / np.linalg.norm(expected)
         limit = 1e-6 if key.endswith(("._mean", "._variance")) else 1e-9
@@ -176,6 +176,37 @@ def test_each_rank_step_and_batch_has_random_numbers_of_its_own(monkeypatch):
 
     first, second = draw(), draw()
     assert first == second and len(set(first)) == 2 * 2 * 6 * 2
+
+
+def test_the_classifier_is_trained_first_and_alone():
+    options = ["train.freeze_epochs=2", "train.start_from=pretrained", "train.freeze=[second.*]"]
+    state = make_state(Normed, *options, "train.ema_decay=0.9")
+    start, changed = weights(state), []
+    for epoch in range(4):
+        before, state.progress.epoch = weights(state), epoch
+        state.model.eval()  # as after an evaluation
+        state.train_mode()
+        assert (state.ema is None) == (epoch < 2)
+        train(state, batches(2, 4), 2)
+        changed.append({name for name, array in weights(state).items() if (array != before[name]).any()})
+        assert state.model.training and state.model.fc.training
+    assert changed[:2] == [{"fc.weight", "fc.bias"}] * 2
+    assert changed[2] == changed[3] == {name for name in start if not name.startswith("second.")}
+    assert state.ema.updates == 4
+
+
+def test_a_step_of_the_classifier_goes_back_no_further():
+    state = make_state(SMALL, "train.freeze_epochs=1", "train.start_from=pretrained")
+    state.train_mode()
+    kept = []
+    state.model.blocks[-1].register_forward_post_hook(lambda _block, _in, out: kept.append(out.stop_gradient))
+    train(state, batches(1, 2), 1)
+    assert kept == [True] and not state.model.blocks[-1].training
+
+
+def test_a_classifier_that_is_frozen_cannot_be_trained_first():
+    with pytest.raises(ConfigError, match=r"train.freeze_epochs .*train.freeze.*\['fc\.\*'\]"):
+        make_state(Plain, "train.freeze_epochs=1", "train.start_from=pretrained", "train.freeze=[fc.*]")
 
 
 def test_a_frozen_part_keeps_its_weights_and_its_statistics():

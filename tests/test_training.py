@@ -266,7 +266,7 @@ def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.batch_size=64", "24 images.* 64 .*data.batch_size"),
+        ("data.batch_size=64", "24 images.* 64 .*data.batch_size.*train.min_steps_per_epoch"),
         ("train.accumulate=4", " 32 .*train.accumulate 4"),
         ("model.num_classes=3", "2 .*model.num_classes is 3"),
         ("data.train_root=null", "data.train_root .*data.train_list"),
@@ -301,6 +301,22 @@ def test_step_schedule():
     config = OptimConfig(schedule="step", decay_epochs=3)
     rates = [learning_rate(config, 1.0, step, steps_per_epoch=4, epochs=9) for step in (0, 11, 12, 24)]
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.01])
+
+
+def test_warm_up_and_schedule_begin_when_all_is_trained():
+    for schedule in ("cosine", "step", "exponential"):
+        config = OptimConfig(schedule=schedule, warmup_epochs=1, decay_epochs=2)
+        rates = [learning_rate(config, 0.4, step, 5, epochs=9, freeze_epochs=3) for step in range(45)]
+        later = [learning_rate(config, 0.4, step, 5, epochs=6) for step in range(30)]
+        assert rates == [0.4] * 15 + later
+
+
+def test_few_images_fill_an_epoch_of_their_own_length(colours, tmp_path, capsys):
+    options = ["data.batch_size=64", "train.min_steps_per_epoch=2", "train.epochs=1"]
+    run(colours, *options)
+    out = capsys.readouterr().out
+    assert "1 epochs of 2 steps, global batch 64" in out and "5.3 times (train.min_steps_per_epoch)" in out
+    assert len(lines_of(tmp_path / "run")) == 1
 
 
 def test_the_learning_rate_is_for_256_images():

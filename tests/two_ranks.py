@@ -106,9 +106,24 @@ def whole_batches():
         state = make_state(Plain, "train.label_smoothing=0.1")
         state.class_weights = paddle.to_tensor([0.25, 0.75, 2.0])
         train(state, batches(3, 8 // world_size, "float64"), 3)
-        return found | weights(state, "class_weights/")
+        return found | weights(state, "class_weights/") | classifier_first(8 // world_size)
     finally:
         paddle.set_default_dtype("float32")
+
+
+def classifier_first(size):
+    """Weights after an update of the classifier alone, and after two of everything."""
+    options = ["train.freeze_epochs=1", "train.start_from=pretrained"]
+    state = make_state(Plain, *options)
+    data, found = batches(3, size, "float64"), {}
+    for epoch, steps in enumerate((1, 2)):
+        state.progress.epoch = epoch
+        state.train_mode()
+        train(state, data, steps)
+        found |= {
+            k: array for k, array in weights(state, f"classifier{epoch}/").items() if epoch or "fc" in k
+        }
+    return found
 
 
 def halves(batch):

@@ -97,6 +97,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
         f"{trainer.global_batch}; learning rate {config.optim.lr:g} for 256 images, "
         f"{trainer.state.peak_lr:g} for this batch"
     )
+    log_short_epochs(trainer)
     for part, dataset in (("train", trainer.train_set), ("eval", trainer.eval_set)):
         log(f"{part}: {describe_classes(dataset, config.model.num_classes)}")
     if hint := imbalance_hint(config, trainer.train_set.labels):
@@ -131,6 +132,16 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     shown = {config.train.best_by: None, "top1": None}  # the one that decides first
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
     log(f"best {values}; weights in {best_weights(config.output_path)}")
+
+
+def log_short_epochs(trainer: "Trainer") -> None:
+    """Log what train.min_steps_per_epoch and train.freeze_epochs do, if anything."""
+    train, images = trainer.config.train, trainer.steps_per_epoch * trainer.global_batch
+    count = len(trainer.train_set)
+    if images > count:
+        log(f"an epoch uses each image {images / count:.1f} times (train.min_steps_per_epoch)")
+    if train.freeze_epochs:
+        log(f"the first {train.freeze_epochs} epochs train the classifier alone (train.freeze_epochs)")
 
 
 def show_batch(trainer: "Trainer", path: Path) -> None:

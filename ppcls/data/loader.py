@@ -96,19 +96,23 @@ def train_batch_indices(
     rank: int = 0,
     world_size: int = 1,
     factors: np.ndarray | None = None,
+    min_batches: int = 0,
 ) -> list[np.ndarray]:
     """Return the shuffled indices of a rank's batches. From each global batch the rank takes images rank,
     rank + world_size, ... An incomplete last global batch is dropped.
 
-    factors: from `sampling.repeat_factors`; None uses each image once. With factors the numbers are those of
-    `sampling.draw_epoch`, which may use an image more than once.
+    min_batches: if the images fill fewer batches, they are used again, in another order and under other
+    numbers: index + k * count is a further use of the image `index`. No image is used once more before all
+    others are. factors: from `sampling.repeat_factors`; then the uses are those of `sampling.draw_epoch`.
     """
-    if factors is None:
-        shuffled = random_state(seed, epoch).permutation(count)
+    size, random = batch_size * world_size, random_state(seed, epoch)
+    images = max(count // size, min_batches) * size
+    if factors is not None:
+        shuffled = draw_epoch(factors, seed, epoch, max(images, count))
     else:
-        shuffled = draw_epoch(factors, seed, epoch)
-    size = batch_size * world_size
-    return [shuffled[start + rank : start + size : world_size] for start in range(0, count - size + 1, size)]
+        uses = [use * count + random.permutation(count) for use in range(math.ceil(images / max(count, 1)))]
+        shuffled = np.concatenate(uses) if uses else np.arange(0)
+    return [shuffled[start + rank : start + size : world_size] for start in range(0, images, size)]
 
 
 def load_batches(

@@ -32,20 +32,23 @@ def repeat_factors(labels: np.ndarray, sampling: str) -> np.ndarray | None:
     return factors / factors.mean()
 
 
-def draw_epoch(factors: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Return the N uses of images in an epoch, int64 [N], shuffled. factors: from `repeat_factors`.
+def draw_epoch(factors: np.ndarray, seed: int, epoch: int, uses: int | None = None) -> np.ndarray:
+    """Return the uses of images in an epoch, int64 [uses], shuffled.
+
+    factors: from `repeat_factors`, float64 [N]. uses: N if it is None.
 
     A number below N is the first use of the image with this index. Number i + k N is a further use of image
-    i, its augmentation another one. An image with factor r is used floor(r) or ceil(r) times, r times on
-    average: systematic sampling from the images in random order.
+    i, its augmentation another one. With N uses, an image with factor r is used floor(r) or ceil(r) times,
+    r times on average: systematic sampling from the images in random order.
     """
     count = len(factors)
+    uses = count if uses is None else uses
     random = random_state(seed, epoch, 0, SAMPLING)
     images = random.permutation(count)
-    ends = np.floor(np.cumsum(factors[images]) + random.uniform()).astype(np.int64)
-    ends[-1] = count  # whatever the sum's rounding
+    ends = np.floor(np.cumsum(factors[images]) * (uses / count) + random.uniform()).astype(np.int64)
+    ends[-1] = uses  # whatever the sum's rounding
     times = np.diff(ends, prepend=0)
-    number_of_use = np.arange(count) - np.repeat(ends - times, times)
+    number_of_use = np.arange(uses) - np.repeat(ends - times, times)
     return random.permutation(np.repeat(images, times) + count * number_of_use)
 
 

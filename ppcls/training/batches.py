@@ -15,19 +15,22 @@ from ppcls.training.state import global_batch
 
 
 def count_steps(config: Config, images: int) -> int:
-    """Return the number of updates in an epoch. An incomplete last global batch is dropped.
+    """Return the number of updates in an epoch: as many as the images fill, an incomplete last global batch
+    dropped, and at least train.min_steps_per_epoch.
 
-    Raises ConfigError if the images do not fill one.
+    Raises ConfigError if the images do not fill one, and need to.
     """
     size = global_batch(config)
-    if images < size:
+    steps = max(images // size, config.train.min_steps_per_epoch or 0)
+    if not steps:
         accumulate = config.train.accumulate
         accumulated = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
         raise ConfigError(
             f"The training data has {images} images, fewer than one global batch of {size} (data.batch_size "
-            f"times {distributed.world_size()} processes{accumulated}). Lower data.batch_size."
+            f"times {distributed.world_size()} processes{accumulated}). Lower data.batch_size, or use images "
+            "more than once in an epoch: -o train.min_steps_per_epoch=10."
         )
-    return images // size
+    return steps
 
 
 def train_batches(
@@ -41,6 +44,7 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Load this rank's batches of an epoch, counted from 0, from a step on. Earlier ones are not decoded."""
     rank, world_size = distributed.rank(), distributed.world_size()
+    first, end = (step * config.train.accumulate for step in (first_step, count_steps(config, len(dataset))))
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
     labels = dataset.labels
     batch_indices = train_batch_indices(
@@ -51,8 +55,8 @@ def train_batches(
         rank=rank,
         world_size=world_size,
         factors=None if labels is None else repeat_factors(labels, config.data.sampling),
+        min_batches=end,
     )
-    first, end = (step * config.train.accumulate for step in (first_step, count_steps(config, len(dataset))))
     batches = load_batches(
         dataset,
         batch_indices[first:end],

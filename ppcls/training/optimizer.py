@@ -1,7 +1,7 @@
 """The optimizer, its state under the parameters' structured names, and the clipping of gradients."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppcls.config import OptimConfig
 from ppcls.errors import PpclsError
@@ -27,7 +27,6 @@ def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optim
     Weight decay is on everything but batch norm, biases included. Raises ConfigError for a pattern of
     optim.lr_factors that matches nothing.
     """
-    import paddle
     from paddle.optimizer import AdamW, Momentum, RMSProp
 
     groups = _groups(config, model)
@@ -39,25 +38,48 @@ def build_optimizer(config: OptimConfig, model: "nn.Layer", lr: float) -> "Optim
     optimizer = RMSProp(
         lr, rho=config.rho, epsilon=config.epsilon or 1e-3, momentum=config.momentum, parameters=groups
     )
-    starts = {
-        "momentum_0": paddle.zeros_like,
-        "mean_square_0": paddle.ones_like,
-        "mean_grad_0": paddle.zeros_like,
-    }
-    with paddle.no_grad():
-        optimizer.set_state_dict(
-            {
-                f"{p.name}_{name}": start(p)
-                for p in trainable(model).values()
-                for name, start in starts.items()
-            }
-        )
+    parts = _parts(optimizer, trainable(model))
+    optimizer.set_state_dict({part.own_name: part.starting_value() for part in parts.values()})
     return optimizer
 
 
 def trainable(model: "nn.Layer") -> "dict[str, Tensor]":
     """Return the parameters that are trained, by their structured names."""
     return {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+
+
+class Part(NamedTuple):
+    """A tensor that an optimizer keeps for a parameter. own_name: Paddle's. start: its value before the first
+    update of the parameter."""
+
+    own_name: str
+    parameter: str
+    shape: list[int]
+    dtype: Any
+    start: float
+
+    def starting_value(self) -> "Tensor":
+        import paddle
+
+        return paddle.full(self.shape, self.start, self.dtype)
+
+
+def _parts(optimizer: "Optimizer", parameters: "Mapping[str, Tensor]") -> dict[str, Part]:
+    """Return what an optimizer keeps for these parameters: {"fc.weight.velocity_0": Part(...), ...}"""
+    starts = {"mean_square_0": 1.0}  # the others start at 0
+    if type(optimizer).__name__ == "AdamW":
+        starts = {"beta1_pow_acc_0": optimizer._beta1, "beta2_pow_acc_0": optimizer._beta2}
+    return {
+        f"{name}.{part}": Part(
+            f"{parameter.name}_{part}",
+            name,
+            [1] if "pow" in part else list(parameter.shape),
+            parameter.dtype,
+            starts.get(part, 0.0),
+        )
+        for name, parameter in parameters.items()
+        for part in STATE[type(optimizer).__name__]
+    }
 
 
 def _groups(config: OptimConfig, model: "nn.Layer") -> list[dict[str, Any]]:
@@ -79,7 +101,9 @@ def _groups(config: OptimConfig, model: "nn.Layer") -> list[dict[str, Any]]:
 
 def optimizer_state(optimizer: "Optimizer", model: "nn.Layer") -> "dict[str, Tensor]":
     """Return the optimizer's tensors, such as {"fc.weight.velocity_0": [1280, 1000]}, not copies of them.
-    They exist after the first step."""
+    Those of a parameter exist after its first update; none before an update in this process."""
+    if not optimizer._accumulators:  # then Paddle 3 returns what was loaded, with starting values
+        return {}
     structured = {parameter.name: name for name, parameter in model.named_parameters()}
     state = {}
     for key, tensor in optimizer.state_dict().items():
@@ -91,29 +115,43 @@ def optimizer_state(optimizer: "Optimizer", model: "nn.Layer") -> "dict[str, Ten
     return state
 
 
-def load_optimizer_state(optimizer: "Optimizer", model: "nn.Layer", state: "Mapping[str, Tensor]") -> None:
+def load_optimizer_state(
+    optimizer: "Optimizer",
+    model: "nn.Layer",
+    state: "Mapping[str, Tensor]",
+    frozen_at_first: "Mapping[str, Tensor] | None" = None,
+) -> None:
     """Take over what `optimizer_state` returned, in this process or another, before the first step.
 
+    frozen_at_first: parameters that may not have been updated yet, by their names; then they have no tensors
+    in the state, and start afresh.
     Raises PpclsError for a state of other parameters, shapes, or another optimizer.
     """
-    expected = {
-        f"{name}.{part}": (f"{parameter.name}_{part}", [1] if "pow" in part else list(parameter.shape))
-        for name, parameter in trainable(model).items()
-        for part in STATE[type(optimizer).__name__]
-    }
-    problems = [f"{name} is missing" for name in expected if name not in state]
+    late = dict(frozen_at_first or {})
+    expected = _parts(optimizer, trainable(model) | late)
+    updated = {name.rpartition(".")[0] for name in state}
+    problems = [
+        f"{name} is missing"
+        for name, part in expected.items()
+        if name not in state and (part.parameter in updated or part.parameter not in late)
+    ]
     problems += [f"{name} is unknown" for name in state if name not in expected]
     problems += [
-        f"{name} must have the shape {shape}. Received: {list(state[name].shape)}"
-        for name, (_, shape) in expected.items()
-        if name in state and list(state[name].shape) != shape
+        f"{name} must have the shape {part.shape}. Received: {list(state[name].shape)}"
+        for name, part in expected.items()
+        if name in state and list(state[name].shape) != part.shape
     ]
     if problems:
         raise PpclsError(
             f"This optimizer's state does not fit: {problems[0]} ({len(problems)} such problems). It must "
             "come from the same network, optim.name and train.freeze."
         )
-    optimizer.set_state_dict({own: state[name] for name, (own, _) in expected.items()})
+    optimizer.set_state_dict(
+        {
+            part.own_name: state[name] if name in state else part.starting_value()
+            for name, part in expected.items()
+        }
+    )
 
 
 def clip_gradients(parameters: "Sequence[Tensor]", limit: float | None) -> float:

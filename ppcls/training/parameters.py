@@ -50,6 +50,11 @@ def freeze(model: "nn.Layer", patterns: Sequence[str]) -> "list[nn.Layer]":
     return [layer for layer, own in layers if own and all(id(parameter) in frozen for parameter in own)]
 
 
+def is_in_classifier(name: str) -> bool:
+    """Return whether this layer, or the one with this parameter, is the classifier, `fc` in each network."""
+    return name.partition(".")[0] == "fc"
+
+
 def batch_norms(model: "nn.Layer") -> "list[nn.Layer]":
     """Return the batch-norm layers of a network."""
     from paddle import nn

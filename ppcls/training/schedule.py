@@ -13,13 +13,21 @@ def scaled_lr(config: OptimConfig, global_batch: int) -> float:
     return config.lr * global_batch / LR_BATCH
 
 
-def learning_rate(config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+def learning_rate(
+    config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int, freeze_epochs: int = 0
+) -> float:
     """Return the learning rate of a step, counted from 0.
+
+    It is the peak while the classifier alone is trained, in the first `freeze_epochs`. Warm-up and schedule
+    are those of a run that begins after them.
 
     The warm-up is linear, and its last step reaches the peak. Then follows the schedule, which counts from
     the first step of all, as in tensorflow/tpu and timm. "step" and "exponential" go down in stairs; cosine
     ends at 0 after the last step.
     """
+    if step < freeze_epochs * steps_per_epoch:
+        return peak
+    step, epochs = step - freeze_epochs * steps_per_epoch, epochs - freeze_epochs
     warmup_steps = config.warmup_epochs * steps_per_epoch
     if step < warmup_steps:
         return peak * min(1.0, (step + 1) / warmup_steps)

@@ -12,11 +12,11 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.config import Config
-from ppcls.errors import PpclsError
+from ppcls.errors import ConfigError, PpclsError
 from ppcls.processor import keep_freed_memory
 from ppcls.training.ema import ModelEma
 from ppcls.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
-from ppcls.training.parameters import batch_norm_statistics, freeze
+from ppcls.training.parameters import batch_norm_statistics, freeze, is_in_classifier
 from ppcls.training.precision import Precision
 from ppcls.training.schedule import learning_rate, scaled_lr
 
@@ -69,8 +69,13 @@ class TrainState:
     model: the plain network. network: what a step runs, the model or its data-parallel wrapper. trainable:
     the parameters that are trained. frozen: layers that stay in eval mode. statistics: batch norm's, float32
     [C] each. steps_per_epoch: random numbers and learning rates of a step depend on it. class_weights: [C],
-    in the loss; None for equal ones.
+    in the loss; None for equal ones. is_head_only: the classifier alone is trained, as in the first
+    train.freeze_epochs. Then there is no moving average, and no data-parallel wrapper.
     """
+
+    network: "nn.Layer"
+    trainable: "list[Tensor]"
+    frozen: "list[nn.Layer]"
 
     def __init__(
         self,
@@ -98,16 +103,17 @@ class TrainState:
             from ppcls.training.recompute import recompute_blocks
 
             recompute_blocks(model)
-        self.frozen = freeze(model, train.freeze)
-        self.trainable = list(trainable(model).values())
+        self._always_frozen = freeze(model, train.freeze)
+        self._backbone = {name: p for name, p in trainable(model).items() if not is_in_classifier(name)}
         self.statistics = batch_norm_statistics(model)
         self.peak_lr = scaled_lr(config.optim, global_batch(config))
         self.optimizer: Optimizer = build_optimizer(config.optim, model, self.peak_lr)
-        self.ema = None if train.ema_decay is None else ModelEma(model, train.ema_decay)
+        self.ema: ModelEma | None = None
         self.progress, self.sums = Progress(), Sums()
         # The loaded state of the optimizer. Paddle 2.6 returns it only after the next update.
         self._awaiting_update: dict[str, Tensor] = {}
-        self.network = paddle.DataParallel(model) if self.world_size > 1 else model
+        self.is_head_only: bool | None = None
+        self._begin_epoch(0)
 
     @property
     def updates(self) -> int:
@@ -117,10 +123,39 @@ class TrainState:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 over all epochs."""
         optim, epochs = self.config.optim, self.config.train.epochs
-        return learning_rate(optim, self.peak_lr, step, self.steps_per_epoch, epochs)
+        freeze_epochs = self.config.train.freeze_epochs
+        return learning_rate(optim, self.peak_lr, step, self.steps_per_epoch, epochs, freeze_epochs)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Freeze all but the classifier before the first of train.freeze_epochs. Before the first epoch after
+        them, train it all, and begin the moving average. Do nothing before other epochs."""
+        import paddle
+
+        train = self.config.train
+        is_head_only = epoch < train.freeze_epochs
+        if is_head_only == self.is_head_only:
+            return
+        self.is_head_only = is_head_only
+        for parameter in self._backbone.values():
+            parameter.stop_gradient = is_head_only
+        self.trainable = list(trainable(self.model).values())
+        if not self.trainable:
+            raise ConfigError(
+                "train.freeze_epochs trains the classifier alone, which train.freeze freezes. Received: "
+                f"{train.freeze_epochs} and {list(train.freeze)}; set train.freeze_epochs=0."
+            )
+        named = self.model.named_sublayers() if is_head_only else ()
+        self.frozen = self._always_frozen + [layer for name, layer in named if not is_in_classifier(name)]
+        if self.world_size > 1 and not is_head_only:
+            self.network = paddle.DataParallel(self.model)  # it knows the parameters trained at this moment
+        else:
+            self.network = self.model
+        if train.ema_decay is not None and not is_head_only:
+            self.ema = ModelEma(self.model, train.ema_decay)
 
     def train_mode(self) -> None:
-        """Put the network into training mode, except for its frozen layers."""
+        """Put the network into training mode for the running epoch, except for its frozen layers."""
+        self._begin_epoch(self.progress.epoch)
         self.network.train()
         for layer in self.frozen:
             layer.eval()
@@ -181,16 +216,19 @@ class TrainState:
             )
         for name, tensor in own.items():
             tensor.set_value(groups["weights"][name])
+        self.progress = Progress(**saved.header["progress"])
+        last_updated = self.progress.epoch if self.progress.step else max(self.progress.epoch - 1, 0)
+        self._begin_epoch(last_updated)
         if self.ema:
             self.ema.load_state_dict(groups["ema"], saved.header["ema_updates"])
         if groups["optimizer"]:  # there is none before the first update
-            load_optimizer_state(self.optimizer, self.model, groups["optimizer"])
+            late = self._backbone if self.config.train.freeze_epochs else {}
+            load_optimizer_state(self.optimizer, self.model, groups["optimizer"], late)
             self._awaiting_update = groups["optimizer"]
         self.precision.load_state_dict(saved.header["scaler"])
         row, count = saved.arrays["ranks"][self.rank], len(fields(Sums))
         self.sums = Sums(*row[:count].tolist())
         _fill(self._own_statistics(), row[count:])
-        self.progress = Progress(**saved.header["progress"])
 
     def _own_statistics(self) -> "list[Tensor]":
         """Return batch norm's statistics and their averages: between epochs each process has its own."""

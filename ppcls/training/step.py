@@ -73,7 +73,7 @@ def train_step(
 
     # Average the gradients over the ranks where DataParallel has not done so
     enter("update")
-    if train.recompute and state.world_size > 1:
+    if state.world_size > 1 and (train.recompute or state.is_head_only):
         average_gradients(state.trainable)
 
     # Scale the gradients back, and clip them
@@ -210,9 +210,9 @@ def _seed(state: TrainState, step: int, part: int) -> None:
 
 
 def _gradient_exchange(state: TrainState, part: int) -> AbstractContextManager:
-    """Return a context in which DataParallel exchanges gradients behind the last batch of a step only, and
-    not at all with recomputed blocks."""
+    """Return a context in which DataParallel, where there is one, exchanges gradients behind the last batch
+    of a step only, and not at all with recomputed blocks."""
     train = state.config.train
-    if state.world_size > 1 and (train.recompute or part < train.accumulate - 1):
+    if state.network is not state.model and (train.recompute or part < train.accumulate - 1):
         return state.network.no_sync()
     return nullcontext()
