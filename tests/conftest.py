@@ -81,6 +81,27 @@ def network(pictures, preprocessing):
 
 
 @pytest.fixture(scope="session")
+def embedding_export(network, preprocessing, tmp_path_factory) -> Path:
+    """`network`, exported with embeddings for three images of 64 x 64 pixels at a time."""
+    from ppcls.inference.export import export_model
+    from ppcls.inference.formats import writable_formats
+    from ppcls.inference.formats.format import ExportOptions
+    from ppcls.inference.predictor import describe
+
+    folder = tmp_path_factory.mktemp("embeddings") / "model"
+    export_model(
+        network,
+        folder,
+        describe(network, preprocessing),
+        formats=writable_formats(network)[0],
+        threads=2,
+        options=ExportOptions(embeddings=True, batch_size=3, image_size=64),
+        log=lambda line: None,
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
 def exported(network, preprocessing, tmp_path_factory) -> Path:
     """`network`, exported in each format that can be written here. Copy it before changing it."""
     from ppcls.data.class_names import ClassNames

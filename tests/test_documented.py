@@ -137,6 +137,9 @@ HOW: dict[str, Run | str] = {
     "ppcls infer lite0 -i cat.jpg": Run(after=(EXPORT,)),
     "ppcls eval lite0 -o data.eval_root=DIR -o data.eval_list=FILE": Run(after=(EXPORT,), words=IMAGENET),
     "ppcls export RUN": Run("--formats paddle --overwrite", (TRAIN,)),
+    f"{EXPORT}_embeddings --embeddings": Run("--check"),
+    f"{EXPORT}_small --fp16": Run("--check"),
+    f"{EXPORT}_fixed --batch-size 1 --image-size 224": Run("--check"),
     "pip install 'ppcls[onnx]'": PIP,
     "pip install 'ppcls[cpu]'": PIP,
     "import ppcls\n\n"
@@ -148,9 +151,20 @@ HOW: dict[str, Run | str] = {
     'predictor = ppcls.load("EfficientNetLite0")\n'
     "result = evaluate(predictor, open_path(Path(\"LIST\")))  # a list file with lines 'path label'\n"
     "print(result.top1, result.loss, result.count)": Run(),
+    "from pathlib import Path\n\nimport numpy as np\nimport ppcls\n"
+    "from ppcls.data.dataset import open_path\n\n"
+    'predictor = ppcls.load("EfficientNetLite0")\n'
+    'dataset = open_path(Path("FOLDER"))\n'
+    'rows, unreadable = predictor.embeddings(dataset, on_error="skip")\n'
+    'query = predictor.embed("cat.jpg")\n'
+    "likeness = rows @ query / (np.linalg.norm(rows, axis=1) * np.linalg.norm(query))"
+    "  # cosine; NaN if unreadable\n"
+    "print(dataset.name(int(np.nanargmax(likeness))))": Run(),
     "import paddle\n\n"
     'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
     "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
+    f"python tools/infer.py -c {LITE0} -i FOLDER --embeddings rows.npy": Run(),
+    f"python tools/infer.py -c {LITE0} -i FOLDER --embeddings rows.npy --output classes.csv": Run(),
     f"{LAUNCH_2} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
     STEPS: Run(after=(EXPORT,)),
     ENGINES: Run(FEW_ROUNDS),

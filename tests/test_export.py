@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,20 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import paddle
 import pytest
+import yaml
 from helpers import ARTIFACT, ROOT, arrays_of, run_python
 
 from ppcls import build_model
 from ppcls.cli import export as cli
-from ppcls.errors import ConfigError, ExportError, WeightsError
+from ppcls.errors import ConfigError, DataError, ExportError, WeightsError
 from ppcls.inference import export
 from ppcls.inference.artifact import read_artifact
-from ppcls.inference.engines import ENGINES, open_engine
+from ppcls.inference.engines import ENGINES, installed_engines, open_engine
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import EngineType, LoadedEngine
 from ppcls.inference.formats import FORMATS, format, onnx, writable_formats
-from ppcls.inference.predictions import softmax
+from ppcls.inference.formats.format import PLAIN, ExportOptions
+from ppcls.inference.predictions import softmax as to_probabilities
 from ppcls.inference.predictor import describe
 from ppcls.weights import hash_parameters, metadata_of, write_weights
 
@@ -42,10 +45,12 @@ class Small(paddle.nn.Layer):
         self.drop = paddle.nn.Dropout(0.5)
         self.fc = paddle.nn.Linear(64, 6)
 
-    def forward(self, images):
+    def embed(self, images):
         features = paddle.nn.functional.relu(self.bn(self.conv(images)))
-        averages = paddle.nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
-        return self.fc(self.drop(averages))
+        return paddle.nn.functional.adaptive_avg_pool2d(features, 1).flatten(1)
+
+    def forward(self, images):
+        return self.fc(self.drop(self.embed(images)))
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +62,13 @@ def small():
 
 
 def write(model, folder, preprocessing, formats=("paddle",), **options):
-    options = {"threads": 1, "log": lambda line: None} | options
-    return export.export_model(model, folder, describe(model, preprocessing), formats=formats, **options)
+    others = {key: options.pop(key) for key in ("overwrite", "log") if key in options}
+    others = {"threads": 1, "log": lambda line: None, "options": ExportOptions(**options)} | others
+    return export.export_model(model, folder, describe(model, preprocessing), formats=formats, **others)
 
 
-def require(kind, model):
-    reason = FORMATS[kind].why_not(model)
+def require(kind, model, **options):
+    reason = FORMATS[kind].why_not(model, ExportOptions(**options))
     if reason is not None:
         pytest.skip(reason)
 
@@ -142,7 +148,7 @@ def test_with_softmax_inside_probabilities_come_out(small, preprocessing, tmp_pa
     assert tuple(artifact.files) == (kind,)
     images = np.random.RandomState(0).normal(size=(3, 3, 33, 40)).astype(np.float32)
     engine = open_engine(tmp_path / "out", artifact, FORMATS[kind].checked_with, threads=1)
-    assert np.allclose(engine.run(images), softmax(EagerEngine(small).run(images)), atol=1e-6)
+    assert np.allclose(engine.run(images), to_probabilities(EagerEngine(small).run(images)), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -194,7 +200,7 @@ def test_a_network_that_amplifies_rounding_is_held_to_what_it_can_keep():
 
     def tolerance(function):
         engine = LoadedEngine("eager", [lambda images: function(images.reshape(2, -1))])
-        return export._reference(engine, batches, softmax=False)["8x8"].tolerance
+        return export._reference(engine, batches, ExportOptions())["8x8"].tolerance
 
     assert tolerance(lambda pixels: 3 * pixels) == export.TOLERANCE
     # only the digits after the third: a change of the input by 1e-6 changes them by about 0.5%
@@ -379,7 +385,7 @@ def test_a_converter_for_another_paddle_is_refused(small, monkeypatch, paddle_ve
     monkeypatch.setattr(format, "find_spec", lambda name: object())
     monkeypatch.setattr(paddle, "__version__", paddle_version)
     monkeypatch.setattr("importlib.metadata.version", lambda _: converter)
-    reason = FORMATS["onnx"].why_not(small)
+    reason = FORMATS["onnx"].why_not(small, PLAIN)
     assert f"paddle2onnx {converter} " in reason and f"Paddle {paddle_version}: pip install" in reason
 
 
@@ -389,12 +395,14 @@ def test_two_gigabytes_are_refused_with_paddle_2_only(small, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda _: export_version)
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     export_version = "1.3.1"
-    reason = FORMATS["onnx"].why_not(small)
+    reason = FORMATS["onnx"].why_not(small, PLAIN)
     assert "2 GiB" in reason and "--formats paddle openvino" in reason
-    assert FORMATS["paddle"].why_not(small) is None and FORMATS["openvino"].why_not(small) is None
+    assert (
+        FORMATS["paddle"].why_not(small, PLAIN) is None and FORMATS["openvino"].why_not(small, PLAIN) is None
+    )
     monkeypatch.setattr(paddle, "__version__", "3.3.1")
     export_version = "2.1.0"
-    assert FORMATS["onnx"].why_not(small) is None
+    assert FORMATS["onnx"].why_not(small, PLAIN) is None
 
 
 def test_the_48d_network_is_too_large_for_onnx_with_paddle_2(monkeypatch):
@@ -403,8 +411,8 @@ def test_the_48d_network_is_too_large_for_onnx_with_paddle_2(monkeypatch):
     monkeypatch.setattr(paddle, "__version__", "2.6.2")
     with paddle.LazyGuard():
         huge, large = build_model("ResNeXt101_32x48d_wsl"), build_model("ResNeXt101_32x32d_wsl")
-    assert "3.1 GiB" in FORMATS["onnx"].why_not(huge)
-    assert FORMATS["onnx"].why_not(large) is None
+    assert "3.1 GiB" in FORMATS["onnx"].why_not(huge, PLAIN)
+    assert FORMATS["onnx"].why_not(large, PLAIN) is None
 
 
 @pytest.fixture(scope="module")
@@ -468,8 +476,8 @@ def test_another_format_is_a_record(small, preprocessing, tmp_path, monkeypatch)
     """Its file is converted from Paddle's program, which is removed again, and compared on its own engine."""
     seen = []
 
-    def convert(model, folder, softmax):
-        seen.append(({path.suffix for path in folder.iterdir()}, softmax))
+    def convert(model, folder, options):
+        seen.append(({path.suffix for path in folder.iterdir()}, options.softmax))
         (folder / "model.copy").write_bytes(b"1234")
 
     def load(file, threads, streams):
@@ -477,7 +485,7 @@ def test_another_format_is_a_record(small, preprocessing, tmp_path, monkeypatch)
         return [EagerEngine(small).run], True
 
     record = format.Format(
-        "copy", (".copy",), "json", ("numpy",), lambda: "paddle", lambda model: None, convert
+        "copy", (".copy",), "json", ("numpy",), lambda: "paddle", lambda model, options: None, convert
     )
     monkeypatch.setitem(FORMATS, "copy", record)
     monkeypatch.setitem(ENGINES, "json", EngineType("json", (".copy",), "extra", (), load))
@@ -489,3 +497,134 @@ def test_another_format_is_a_record(small, preprocessing, tmp_path, monkeypatch)
     assert written.versions["numpy"] == np.__version__
     assert set(snapshot(tmp_path / "out")) == {"model.copy", "inference.yml"}
     assert "copy" in writable_formats(small)[0]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("softmax", [False, True])
+def test_embeddings_are_a_second_output(small, preprocessing, tmp_path, kind, softmax):
+    require(kind, small)
+    artifact = write(small, tmp_path / "out", preprocessing, [kind], embeddings=True, softmax=softmax)
+    assert artifact.embeddings == read_artifact(tmp_path / "out").embeddings == 64
+    assert "embeddings: 64\n" in (tmp_path / "out" / "inference.yml").read_text()
+    names = [name for size in ("64x64", "199x153") for name in (size, f"{size} embeddings")]
+    assert list(artifact.parity[kind]) == names and max(artifact.parity[kind].values()) < 1e-5
+    images = np.random.RandomState(0).normal(size=(3, 3, 33, 40)).astype(np.float32)
+    engine = open_engine(tmp_path / "out", artifact, FORMATS[kind].checked_with, threads=1)
+    outputs, embeddings = engine.run_all(images)
+    logits, expected = EagerEngine(small).run_all(images)
+    assert np.allclose(outputs, to_probabilities(logits) if softmax else logits, atol=1e-6)
+    assert embeddings.shape == (3, 64) and np.allclose(embeddings, expected, atol=1e-6)
+
+
+def test_without_options_no_key_speaks_of_them(small, preprocessing, tmp_path):
+    artifact = write(small, tmp_path / "out", preprocessing)
+    text = (tmp_path / "out" / "inference.yml").read_text()
+    assert "input: 'x: float32 [N, 3, H, W], red first" in text and "format_version: 1\n" in text
+    assert not {"embeddings", "fp16", "opset", "batch_size", "image_size"} & yaml.safe_load(text).keys()
+    assert artifact.input_shape == (None, 3, None, None)
+
+
+def test_embeddings_that_differ_are_an_error(small, preprocessing, tmp_path, monkeypatch):
+    artifact = replace(read_artifact_of(small, preprocessing, tmp_path), embeddings=2)
+    outputs, embeddings = np.array([[1, 0, 0]], np.float32), np.array([[3, 4]], np.float32)
+    wrong = LoadedEngine("test", [lambda _: (outputs, embeddings + [[0, 1e-3]])])
+    monkeypatch.setattr(export, "open_engine", lambda *_, **__: wrong)
+    rows = {"32x32": outputs, "32x32 embeddings": embeddings}
+    reference = {name: export.Reference(values, export.TOLERANCE) for name, values in rows.items()}
+    batches = {"32x32": np.zeros((1, 3, 32, 32), np.float32)}
+    with pytest.raises(ExportError, match=r"32x32 embeddings .*2\.0e-04"):
+        export._check_parity(tmp_path, artifact, "paddle", batches, reference, 1)
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_weights_in_half_precision(trained, preprocessing, tmp_path, kind):
+    require(kind, trained, fp16=True)
+    half = write(trained, tmp_path / "half", preprocessing, [kind], fp16=True)
+    assert half.fp16 and read_artifact(tmp_path / "half") == half
+    parameters = 4 * sum(parameter.size for parameter in trained.state_dict().values())
+    assert 0.5 * parameters < sum(half.files[kind].values()) < 0.6 * parameters
+    assert all(1e-5 < difference < export.FP16_TOLERANCE for difference in half.parity[kind].values())
+    for name in installed_engines(half):
+        images = np.random.RandomState(0).normal(size=(2, 3, 65, 40)).astype(np.float32)
+        outputs, expected = (
+            open_engine(tmp_path / "half", half, name, threads=1).run(images),
+            EagerEngine(trained).run(images),
+        )
+        assert 1e-5 < np.linalg.norm(outputs - expected) / np.linalg.norm(expected) < 2e-2
+
+
+def test_half_precision_is_refused_where_no_engine_runs_it(small, preprocessing, tmp_path):
+    with pytest.raises(ExportError, match="format paddle .*--fp16.*--formats onnx"):
+        write(small, tmp_path / "out", preprocessing, fp16=True)
+    assert "paddle" in writable_formats(small, ExportOptions(fp16=True))[1]
+    if IS_PADDLE2:
+        reason = FORMATS["onnx"].why_not(small, ExportOptions(fp16=True))
+        assert "Paddle 3" in reason and "--formats openvino" in reason
+
+
+@pytest.mark.parametrize("opset", [7, 19])
+def test_the_requested_opset_is_written(small, preprocessing, tmp_path, opset):
+    require("onnx", small)
+    artifact = write(small, tmp_path / "out", preprocessing, ["onnx"], opset=opset)
+    assert artifact.opset == read_artifact(tmp_path / "out").opset == opset
+    if not IS_PADDLE2:
+        from onnx import load
+
+        (used,) = load(str(tmp_path / "out" / "model.onnx")).opset_import
+        assert used.version == opset
+
+
+def test_an_opset_that_cannot_be_written_is_refused(small, preprocessing, tmp_path):
+    require("onnx", small)
+    last = 19 if IS_PADDLE2 else 21
+    for opset in (6, last + 1):  # of these paddle2onnx aborts the process
+        with pytest.raises(ExportError, match=f"--opset .*7 to {last}.*Received: {opset}"):
+            write(small, tmp_path / "out", preprocessing, ["onnx"], opset=opset)
+    with pytest.raises(ConfigError, match="--opset .*--formats paddle"):
+        write(small, tmp_path / "out", preprocessing, ["paddle"], opset=13)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_fixed_shape(small, preprocessing, tmp_path, kind):
+    require(kind, small)
+    artifact = write(small, tmp_path / "out", preprocessing, [kind], batch_size=1, image_size=64)
+    assert read_artifact(tmp_path / "out") == artifact and artifact.input_shape == (1, 3, 64, 64)
+    assert "x: float32 [1, 3, 64, 64]" in (tmp_path / "out" / "inference.yml").read_text()
+    assert list(artifact.parity[kind]) == ["64x64"]
+    engine = open_engine(tmp_path / "out", artifact, FORMATS[kind].checked_with, threads=1)
+    assert engine.run(np.zeros((1, 3, 64, 64), np.float32)).shape == (1, 6)
+    for shape in ((2, 3, 64, 64), (1, 3, 64, 65)):
+        with pytest.raises(
+            DataError, match=r"\[1, 3, 64, 64\] only. Received: " + re.escape(f"{list(shape)}")
+        ):
+            engine.run(np.zeros(shape, np.float32))
+    if kind == "onnx":
+        import onnxruntime
+
+        assert onnxruntime.InferenceSession(tmp_path / "out/model.onnx").get_inputs()[0].shape == [
+            1,
+            3,
+            64,
+            64,
+        ]
+
+
+def test_sizes_that_contradict_the_preprocessing_are_refused(small, preprocessing, tmp_path):
+    with pytest.raises(ConfigError, match=r"--image-size .*\b64\b.*224.*crop_size=224"):
+        write(small, tmp_path / "out", preprocessing, image_size=224)
+    with pytest.raises(ConfigError, match="--batch-size .*Received: 0"):
+        ExportOptions(batch_size=0)
+
+
+def test_the_tools_options_reach_the_export(weights, tmp_path, capsys):
+    command = [*options(weights), "--output", str(tmp_path / "out"), "--formats", "paddle"]
+    more = ["--embeddings", "--batch-size", "2", "--image-size", "32"]
+    for wrong, words in ((["--image-size", "64"], "--image-size"), (["--opset", "13"], "--opset")):
+        with pytest.raises(ConfigError, match=words):
+            cli.main([*command, *wrong, "--check"])
+    with pytest.raises(ExportError, match="--fp16"):
+        cli.main([*command, "--fp16", "--check"])
+    assert cli.main([*command, *more]) == 0
+    artifact = read_artifact(tmp_path / "out")
+    assert (artifact.embeddings, artifact.input_shape) == (1280, (2, 3, 32, 32))

@@ -3,12 +3,14 @@
 `pytest -s tests/test_golden.py` prints each difference.
 """
 
+import numpy as np
 import paddle
 import pytest
-from golden.seeded import ODD_SIZE, list_keys, list_stage_starts
+from golden.seeded import ODD_SIZE, draw_input, list_keys, list_stage_starts
 from helpers import LIMIT, build_filled, read_golden, relative_difference
 
 from ppcls import MODELS, build_model
+from ppcls.inference.engines.eager import EagerEngine
 
 EVERY_16TH = slice(None, None, 16)  # the channels of a block's output that the golden file holds
 HUGE = [name for name in MODELS if "wsl" in name and "32x8d" not in name]  # 0.8 to 3.3 GB of weights
@@ -51,6 +53,18 @@ def test_blocks_of_the_huge_networks_are_the_published_implementations(name, rec
         differences[f"block {index}"] = relative_difference(block, shape, expected, EVERY_16TH)
     record_property("relative differences", report(name, differences))
     assert max(differences.values()) <= LIMIT
+
+
+@pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetLite0", "ResNeXt101_32x8d_wsl"])
+def test_embeddings_are_the_published_implementations(name, record_property):
+    model = build_filled(name)
+    golden = read_golden("embeddings.npz", name).items()
+    differences = {f"{shape[2:]}": relative_difference(model.embed, shape, rows) for shape, rows in golden}
+    record_property("relative differences", report(f"{name}, embeddings", differences))
+    assert differences and max(differences.values()) <= LIMIT
+    logits, embeddings = EagerEngine(model).run_all(draw_input(1, 3, 64, 64))
+    expected = embeddings.astype(np.float64) @ model.fc.weight.numpy() + model.fc.bias.numpy()
+    assert np.linalg.norm(logits - expected) <= 1e-6 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("mistake", [{"padding": "symmetric"}, {"bn_epsilon": 1e-5}])

@@ -10,16 +10,18 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ARTIFACT, on_two_ranks
 
 from ppcls.cli import infer
+from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.predictions import Prediction
-from ppcls.inference.predictor import Predictor
+from ppcls.inference.predictor import Predictor, eager_predictor
 from ppcls.inference.shards import (
     ShardWriter,
     files_done,
@@ -345,3 +347,84 @@ def test_what_goes_wrong_with_an_exported_model(options, monkeypatch, more, erro
 def test_without_config_or_export(options):
     with pytest.raises(ConfigError, match="MODEL.*YAML.*run.*export"):
         infer.main(options[4:])
+
+
+# Embeddings
+
+
+def add(output, files, rank):
+    writer = ShardWriter(next_shard(output, rank), HEADER | {"embeddings": 2})
+    for file in files:
+        row = np.array([int(file[:2]), np.pi], np.float32)
+        writer.add(
+            Prediction(file, error="no image")
+            if file == FILES[7]
+            else replace(prediction(file), embedding=row)
+        )
+    writer.close()
+
+
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_embeddings_of_several_shards_are_in_the_files_order(tmp_path, is_alone):
+    path = tmp_path / "e.npy"
+    output = path if is_alone else tmp_path / "x.csv"
+    for rank in (0, 1):
+        add(output, FILES[rank::2], rank)
+    assert merge(output, FILES, path, 2) == (19, 1)
+    rows = np.load(path)
+    assert rows.dtype == np.float32 and np.isnan(rows[7]).all()
+    expected = [[number, np.pi] for number in range(20) if number != 7]
+    assert np.array_equal(np.delete(rows, 7, axis=0), np.array(expected, np.float32))
+    names = rows_of(tmp_path / "e.csv")
+    assert [row["file"] for row in names] == FILES and names[7]["error"] == "no image"
+    assert [int(row["row"]) for row in names] == [*range(20)]
+    others = set() if is_alone else {output}
+    assert set(tmp_path.iterdir()) == {path, tmp_path / "e.csv"} | others
+    if not is_alone:
+        assert len(rows_of(output)) == 2 * 19 + 1
+
+
+def test_without_all_files_no_embeddings_are_written(tmp_path):
+    add(tmp_path / "e.npy", FILES[:5], 0)
+    with pytest.raises(DataError, match="05.png .*--resume"):
+        merge(tmp_path / "e.npy", FILES, tmp_path / "e.npy", 2)
+    assert [*tmp_path.iterdir()] == find_shards(tmp_path / "e.npy") and len(
+        find_shards(tmp_path / "e.npy")
+    ) == 1
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_tool_writes_embeddings_and_classes_in_one_pass(
+    embedding_export, network, preprocessing, folder, whole, tmp_path, count
+):
+    (name, *_) = installed_engines(read_artifact(embedding_export))
+    options = ["--exported", embedding_export, "--engine", name, "-i", folder, "--topk", "3"]
+    options += ["--embeddings", tmp_path / "e.npy", "-o", f"output_dir={tmp_path / 'more'}"]
+    if count == 2:
+        options += ["--output", tmp_path / "x.csv"]
+    run = run_infer(*options, launch=on_two_ranks(tmp_path / "log") if count == 2 else ())
+    assert "float32 [41, 1280]" in run.stdout and run.returncode != 0, run.stdout + run.stderr
+    names = rows_of(tmp_path / "e.csv")
+    expected, unreadable = eager_predictor(network, preprocessing).embeddings(
+        Dataset.of_files([row["file"] for row in names]), on_error="skip"
+    )
+    rows = np.load(tmp_path / "e.npy")
+    assert np.array_equal(np.isnan(rows), np.isnan(expected)) and len(unreadable) == 1
+    assert np.nanmax(np.abs(rows - expected)) < 1e-5 * np.nanmax(np.abs(expected))
+    assert [row["file"] for row in names] == sorted(map(str, folder.iterdir()))
+    assert "not an image" in names[unreadable[0].index]["error"]
+    if count == 2:
+        found = rows_of(tmp_path / "x.csv")
+        assert [row["class_id"] for row in found] == [row["class_id"] for row in whole]
+
+
+def test_embeddings_that_cannot_be_written_are_refused(options, tmp_path, monkeypatch):
+    with pytest.raises(ExportError, match="--embeddings"):
+        infer.main([*options, "--embeddings", str(tmp_path / "e.npy")])
+    with pytest.raises(ConfigError, match="--embeddings .*Received: e.txt"):
+        infer.main([*options, "--embeddings", "e.txt"])
+    with pytest.raises(ConfigError, match="--output"):
+        infer.main([*options, "--embeddings", "e.npy", "--output", "e.csv"])
+    with pytest.raises(DataError, match="another run: embeddings "):
+        write(tmp_path / "x.csv", FILES[:3])
+        files_done(tmp_path / "x.csv", HEADER | {"embeddings": 1280})

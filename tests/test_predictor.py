@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import paddle
 import pytest
-from helpers import ARTIFACT, code_without_ppcls, damage, value_from
+from helpers import ARTIFACT, code_without_ppcls, damage, value_from, write_config
 from PIL import Image
 
 import ppcls
@@ -457,3 +458,89 @@ print((text, predictor.engine.run(images[:1, :, :64, :64]).shape))
     text, shape = value_from(code)
     assert name in text and "[64, 3, 512, 512]" in text and "batch size" in text
     assert shape == (1, 40)
+
+
+# Embeddings
+
+
+@pytest.fixture(scope="module")
+def eager(network, preprocessing):
+    return eager_predictor(network, preprocessing, batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def embeddings(network, preprocessing, pictures):
+    """The network's own embeddings of all pictures, by their file."""
+    files = find_images(str(pictures))
+    batch = load_batch(
+        Dataset.of_files(files), np.arange(40), EvalTransform(preprocessing), preprocessing, on_error="fail"
+    )
+    with paddle.no_grad():
+        rows = network.embed(paddle.to_tensor(batch.images)).numpy()
+    return dict(zip(files, rows, strict=True))
+
+
+def near(rows, expected):
+    expected = np.asarray(expected)
+    assert rows.dtype == np.float32 and rows.shape == expected.shape
+    return np.linalg.norm(rows - expected) <= 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", ["eager", *ENGINES])
+def test_embeddings_on_all_engines(eager, embedding_export, embeddings, expected, pictures, tmp_path, name):
+    """The export takes three images of 64 x 64 pixels at a time: the last of 41 files are filled up."""
+    if name != "eager" and name not in installed_engines(read_artifact(embedding_export)):
+        pytest.skip(f"{name} or the converter to its format is not installed")
+    predictor = eager if name == "eager" else ppcls.load(embedding_export, name, topk=3, threads=2)
+    assert predictor.batch_size == (7 if name == "eager" else 3)
+    assert near(predictor.embed(pictures), list(embeddings.values()))
+    file, array = "", np.empty(0)
+    for file in (str(pictures / "picture 03.png"), str(pictures / "picture 00.png")):
+        array = cv2.imread(file, cv2.IMREAD_COLOR_RGB)
+        for image in (file, Path(file), Path(file).read_bytes(), Image.open(file), array):
+            assert near(predictor.embed(image), embeddings[file])
+    assert near(predictor.embed([array, file]), [embeddings[file]] * 2)
+    assert near(predictor.embed(np.stack([array, array])), [embeddings[file]] * 2)
+    assert predictor.embed([]).shape == (0, 1280)
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    files = [*embeddings, str(broken), file]
+    done = []
+    rows, unreadable = predictor.embeddings(Dataset.of_files(files), on_error="skip", progress=done.append)
+    assert near(np.delete(rows, 40, axis=0), [*embeddings.values(), embeddings[file]])
+    assert np.isnan(rows[40]).all() and [(item.index, item.name) for item in unreadable] == [
+        (40, str(broken))
+    ]
+    assert sum(done) == 42 and max(done) == predictor.batch_size
+    for prediction in predictor.stream(files, embeddings=True):
+        if prediction.file == str(broken):
+            assert prediction.error and prediction.embedding is None
+        else:
+            assert near(prediction.embedding, embeddings[prediction.file])
+            assert prediction.class_ids[0] == expected[prediction.file].argmax()
+    with pytest.raises(DataError, match="broken.png"):
+        predictor.embed(files)
+    with pytest.raises(DataError, match="broken.png"):
+        predictor.embed(str(broken))
+
+
+def test_an_export_without_embeddings_names_the_cure(predictor, pictures):
+    for call in (predictor.embed, lambda images: next(predictor.stream(images, embeddings=True))):
+        with pytest.raises(ExportError, match="EfficientNetB0 .*export .*--embeddings"):
+            call(pictures)
+
+
+def test_a_fixed_shape_fills_batches_and_refuses_other_sizes(embedding_export, eager):
+    predictor = ppcls.load(embedding_export, threads=2, log=lambda line: None)  # measured at this shape too
+    images = np.random.RandomState(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
+    assert np.allclose(predictor.logits(images), eager.logits(images), atol=1e-4)
+    with pytest.raises(DataError, match=r"\[3, 3, 64, 64\] only. Received: \[4, 3, 64, 64\]"):
+        predictor.logits(np.zeros((4, 3, 64, 64), np.float32))
+    with pytest.raises(ConfigError, match=r"64 pixels.*--image-size.*crop_size=40"):
+        ppcls.load(embedding_export, overrides=["data.preprocessing.crop_size=40"], log=lambda line: None)
+
+
+def test_a_network_of_the_cache_gives_embeddings(tmp_path, pictures):
+    config = write_config(tmp_path, 6, 72, 64)
+    auto, eager = (ppcls.load(config, engine, log=lambda line: None) for engine in ("auto", "eager"))
+    assert auto.model is None and near(auto.embed(pictures), eager.embed(pictures))

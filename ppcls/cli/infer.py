@@ -40,12 +40,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.inference.predictor import BULK
     from ppcls.inference.shards import require_no_shards
 
-    if args.output is not None:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        if not args.resume:
-            require_no_shards(args.output)
+    outputs = [path for path in (args.output, args.embeddings) if path is not None]
+    for path in outputs:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if outputs and not args.resume:
+        require_no_shards(outputs[0])
     files = find_images(args.input)
     predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(files) >= BULK)
+    if args.embeddings is not None:
+        predictor.require_embeddings()
     if args.check:
         done = list(islice(predictor.stream(files), predictor.batch_size))
         failed = sum(prediction.error is not None for prediction in done)
@@ -56,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             save_config(resolved.config, "infer.yaml")
         except ConfigError as error:  # inference needs no such folder
             log(f"note: without infer.yaml: {error}")
-    if args.output is None:
-        code = to_screen(predictor, files)
+    if outputs:
+        code = to_files(predictor, files, outputs[0], args.embeddings)
     else:
-        code = to_file(predictor, files, args.output)
+        code = to_screen(predictor, files)
     if args.explain is not None:
         explain_files(predictor, files, args.explain)
     return code
@@ -81,6 +84,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="write the predictions to this .csv or .json file instead of the screen",
     )
     parser.add_argument(
+        "--embeddings",
+        type=Path,
+        metavar="FILE",
+        help="write each image's embedding, what the classifier sees, to this .npy file, float32 [files, D], "
+        "and the files' names to a .csv beside it; without --output no classes are shown",
+    )
+    parser.add_argument(
         "--explain",
         type=Path,
         metavar="DIR",
@@ -88,14 +98,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "class; not of an exported model",
     )
     parser.add_argument(
-        "--resume", action="store_true", help="with --output: resume a run that was interrupted"
+        "--resume",
+        action="store_true",
+        help="with --output or --embeddings: resume a run that was interrupted",
     )
     args = parser.parse_args(argv)
     if args.topk < 1:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
     if args.output is not None and args.output.suffix.lower() not in (".csv", ".json"):
         raise ConfigError(f"--output must end in .csv or .json. Received: {args.output}")
-    if args.output is None and (args.resume or distributed.world_size() > 1):
+    if args.embeddings is not None:
+        if args.embeddings.suffix != ".npy":
+            raise ConfigError(f"--embeddings must end in .npy. Received: {args.embeddings}")
+        if args.output == args.embeddings.with_suffix(".csv"):
+            raise ConfigError(
+                f"--embeddings writes the files' names to {args.output}: choose another --output."
+            )
+    elif args.output is None and (args.resume or distributed.world_size() > 1):
         raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
     if args.engine is not None:
         require_engine(args.engine, "auto", "measure", "eager")
@@ -125,13 +144,15 @@ def to_screen(predictor: "Predictor", files: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def to_file(predictor: "Predictor", files: Sequence[str], output: Path) -> int:
+def to_files(
+    predictor: "Predictor", files: Sequence[str], output: Path, embeddings: Path | None = None
+) -> int:
     """Write the predictions of all processes: each writes its share to a shard, and the first merges the
-    shards."""
+    shards. embeddings: their file, which may be the only output."""
     from ppcls.inference.shards import files_done, merge, next_shard, run_header, write_shard
 
     rank, world_size = distributed.rank(), distributed.world_size()
-    header = run_header(predictor, files)
+    header = run_header(predictor, files, embeddings=embeddings is not None)
     if any(theirs != header for theirs in distributed.gather(header)):
         raise ConfigError(
             "The processes found different files or networks. All need the same ones under the same paths."
@@ -143,9 +164,13 @@ def to_file(predictor: "Predictor", files: Sequence[str], output: Path) -> int:
     shard = next_shard(output, rank)
     distributed.gather(None)  # no process writes before all have read
     distributed.run_together(lambda: write_shard(shard, header, predictor, share))
-    result = distributed.run_together(lambda: merge(output, files) if rank == 0 else None)
+    size = header.get("embeddings", 0)
+    result = distributed.run_together(lambda: merge(output, files, embeddings, size) if rank == 0 else None)
     classified, failed = distributed.gather(result)[0]
     log(f"written: {output}, {classified} files classified, {failed} unreadable")
+    if embeddings is not None:
+        names = embeddings.with_suffix(".csv")
+        log(f"embeddings: {embeddings}, float32 [{len(files)}, {size}]; the files of its rows: {names}")
     return 1 if failed else 0
 
 

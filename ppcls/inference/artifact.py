@@ -1,7 +1,7 @@
 """An exported network: a folder with its files in one or more formats, and inference.yml with all that is
 needed to run it. Imports no Paddle."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from ppcls.inference.formats import FORMATS
 from ppcls.preprocessing import Preprocessing
 
 VERSION = 1
+SIZES = ("embeddings", "opset", "batch_size", "image_size")  # keys of the exports that have them
 END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
 FILTERS = {  # of each interpolation: names in cv2 and in PIL.Image.Resampling
@@ -36,7 +37,9 @@ class Artifact:
     of the published weights of the same kind. parameters_sha256: `weights.hash_parameters` of the network, ""
     for an eager one. weights: their source and SHA-256. notes: of the weights, for the user. files: each
     format's files with their sizes in bytes. parity: for each format the relative difference ||a - b|| /
-    ||b|| to the eager network, by the size of the images.
+    ||b|| to the eager network, by the size of the images. embeddings: how many values an image's embedding
+    has, the second output float32 [N, embeddings]; None for an export without it. fp16, opset, batch_size,
+    image_size: see ExportOptions.
     """
 
     model: str
@@ -52,11 +55,21 @@ class Artifact:
     files: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     assumed: Preprocessing | None = None
+    embeddings: int | None = None
+    fp16: bool = False
+    opset: int | None = None
+    batch_size: int | None = None
+    image_size: int | None = None
 
     @property
     def crop_size(self) -> int:
         """Size in pixels of the images that the network was made for."""
         return self.preprocessing.crop_size if self.preprocessing else MODELS[self.model].image_size
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the input, None where any number is taken."""
+        return self.batch_size, 3, self.image_size, self.image_size
 
     def write(self, folder: Path) -> None:
         """Write inference.yml. The key of the license is "licence", as in all files of this project."""
@@ -65,8 +78,9 @@ class Artifact:
             "format_version": VERSION,
             "model": self.model,
             "num_classes": self.num_classes,
-            "input": "x: float32 [N, 3, H, W], red first, as preprocessing says",
+            "input": f"x: float32 {shape_text(self.input_shape)}, red first, as preprocessing says",
             "output": self.output,
+            **{key: getattr(self, key) for key in ("fp16", *SIZES) if getattr(self, key)},
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "steps": self.preprocessing and steps_of(self.preprocessing),
             "parameters_sha256": self.parameters_sha256,
@@ -83,6 +97,11 @@ class Artifact:
             values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110, explicit_end=True
         )
         (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """Return a shape of images as text, with letters where any number is taken: [N, 3, 224, 224]."""
+    return f"[{', '.join(str(size or free) for size, free in zip(shape, 'N3HW', strict=True))}]"
 
 
 def steps_of(preprocessing: Preprocessing) -> list[dict[str, Any]]:
@@ -194,6 +213,8 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         notes=tuple(map(str, values.get("notes", ()))),
         files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
+        fp16=bool(values.get("fp16")),
+        **{key: int(values[key]) for key in SIZES if key in values},
     )
 
 

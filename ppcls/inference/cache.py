@@ -33,6 +33,7 @@ def export_key(config: Config) -> str:
 
     model = config.model
     parts: dict[str, Any] = {"model": model.name, "num_classes": model.num_classes, "versions": versions()}
+    parts["embeddings"] = True  # exports of an earlier ppcls had none
     if model.weights is None:
         parts["seed"] = config.seed
     else:

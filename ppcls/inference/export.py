@@ -13,12 +13,12 @@ import numpy as np
 
 from ppcls.data.opencv import cv2
 from ppcls.data.transforms import Normalizer
-from ppcls.errors import ExportError
+from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.artifact import DESCRIPTION, Artifact
 from ppcls.inference.engines import open_engine
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.formats import FORMATS, write_formats
-from ppcls.inference.formats.format import quiet
+from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
 from ppcls.inference.predictions import softmax as to_probabilities
 from ppcls.inference.versions import versions
 from ppcls.weights import hash_parameters
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4  # of ||a - b|| / ||b||; float32 engines differ by 1e-6 to 5e-6
 ROUNDING = 1e-6  # relative change of the input that shows how far a network amplifies rounding
 AMPLIFIED = 10  # times the change that it causes is tolerated too
+FP16_TOLERANCE = 2e-2  # with weights in half precision; drawn ones gave 4e-4, those of Lite0 5e-3
 ODD_SIZE = 199, 153  # pixels; every strided layer meets an odd and an even map in it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # for the comparison, if the weights have none
 
 
 class Reference(NamedTuple):
-    """The network's outputs, and the relative difference to them that an export may have."""
+    """Outputs or embeddings of the network, and the relative difference to them that an export may have."""
 
     outputs: np.ndarray
     tolerance: float
@@ -47,32 +48,35 @@ def export_model(
     *,
     formats: Sequence[str],
     threads: int,
-    softmax: bool = False,
+    options: ExportOptions = PLAIN,
     overwrite: bool = False,
     log: Callable[[str], None] = print,
 ) -> Artifact:
-    """Write `folder` atomically. Batch size, height and width of the images stay free.
+    """Write `folder` atomically. Batch size, height and width of the images stay free, unless options fix
+    them.
 
     description: of the network, as `predictor.describe` returns it. The network is left in evaluation mode.
     Raises ExportError if the folder is in use, if a format cannot be written here, or if the exported network
-    computes other outputs than the network.
+    computes other outputs than the network; ConfigError for options that contradict the description.
     """
     require_free(folder, overwrite)
-    for name in formats:
-        reason = FORMATS[name].why_not(model)
-        if reason is not None:
-            raise ExportError(f"The format {name} cannot be written here: {reason}")
+    require_writable(model, description, formats, options)
     model.eval()
     artifact = replace(
         description,
-        output="probabilities" if softmax else "logits",
+        output="probabilities" if options.softmax else "logits",
+        embeddings=description.embeddings if options.embeddings else None,
+        fp16=options.fp16,
+        opset=options.opset,
+        batch_size=options.batch_size,
+        image_size=options.image_size,
         parameters_sha256=hash_parameters(model),
         versions=versions(),
     )
     batches = parity_batches(artifact)
     with _aside(folder, overwrite) as aside:
-        artifact = replace(artifact, files=write_formats(model, aside, formats, softmax, log))
-        reference = _reference(EagerEngine(model), batches, softmax)
+        artifact = replace(artifact, files=write_formats(model, aside, formats, options, log))
+        reference = _reference(EagerEngine(model), batches, options)
         parity = {}
         for name in formats:
             parity[name] = _check_parity(aside, artifact, name, batches, reference, threads)
@@ -82,6 +86,27 @@ def export_model(
         artifact = replace(artifact, parity=parity)
         artifact.write(aside)
     return artifact
+
+
+def require_writable(
+    model: "nn.Layer", description: Artifact, formats: Sequence[str], options: ExportOptions
+) -> None:
+    """Raise ExportError for a format that cannot be written here with these options, ConfigError for options
+    that contradict the formats or the network's preprocessing."""
+    for name in formats:
+        reason = FORMATS[name].why_not(model, options)
+        if reason is not None:
+            raise ExportError(f"The format {name} cannot be written here: {reason}")
+    if options.opset is not None and "onnx" not in formats:
+        raise ConfigError(
+            f"--opset is for the format onnx, which is not written. Received: --opset {options.opset}, "
+            f"--formats {' '.join(formats)}"
+        )
+    if options.image_size not in (None, description.crop_size):
+        raise ConfigError(
+            f"--image-size must be the size that images are cropped to, {description.crop_size}. Received: "
+            f"{options.image_size}. To crop to it: -o data.preprocessing.crop_size={options.image_size}"
+        )
 
 
 def require_free(folder: Path, overwrite: bool) -> None:
@@ -101,13 +126,14 @@ def require_free(folder: Path, overwrite: bool) -> None:
 
 def parity_batches(artifact: Artifact) -> dict[str, np.ndarray]:
     """Draw pictures with as much detail at each scale as photographs have, normalised: float32 [2, 3, H, W]
-    at the nominal size and at an odd one."""
+    at the nominal size and at an odd one; or of the sizes that the export takes."""
     own = artifact.preprocessing
     normalize = Normalizer(own.mean, own.std) if own else Normalizer(MEAN, STD)
     random = np.random.RandomState(0)
     batches = {}
-    for height, width in ((artifact.crop_size, artifact.crop_size), ODD_SIZE):
-        images = np.empty((2, 3, height, width), np.float32)
+    nominal = artifact.crop_size, artifact.crop_size
+    for height, width in [nominal] if artifact.image_size else [nominal, ODD_SIZE]:
+        images = np.empty((artifact.batch_size or 2, 3, height, width), np.float32)
         for slot in images:
             picture = np.full((height, width, 3), 128, np.float32)
             for cells in (2, 4, 8, 16, 32, 64):
@@ -146,7 +172,15 @@ def _aside(folder: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _reference(eager: EagerEngine, batches: dict[str, np.ndarray], softmax: bool) -> dict[str, Reference]:
+def _by_name(size: str, outputs: tuple[np.ndarray, ...], embeddings: bool) -> dict[str, np.ndarray]:
+    """Return the outputs by the names that the parity report gives them."""
+    names = [size, f"{size} embeddings"] if embeddings else [size]
+    return dict(zip(names, outputs, strict=False))
+
+
+def _reference(
+    eager: EagerEngine, batches: dict[str, np.ndarray], options: ExportOptions
+) -> dict[str, Reference]:
     """Run the network on the pictures, and once more on pictures that differ by rounding alone.
 
     Some networks amplify rounding: one trained at 32 pixels returned logits of 6e4 at 199x153, which changed
@@ -156,16 +190,22 @@ def _reference(eager: EagerEngine, batches: dict[str, np.ndarray], softmax: bool
     reference = {}
     for size, images in batches.items():
         noise = 1 + ROUNDING * random.standard_normal(images.shape)
-        logits, moved = eager.run(images), eager.run((images * noise).astype(np.float32))
-        if not np.isfinite(logits).all():
-            raise ExportError("The network returns values that are not finite: its weights are damaged.")
-        outputs, moved = (to_probabilities(x) if softmax else x for x in (logits, moved))
-        tolerance = max(TOLERANCE, AMPLIFIED * _relative_difference(moved, outputs))
-        reference[size] = Reference(outputs, tolerance)
+        runs = [eager.run_all(x) for x in (images, (images * noise).astype(np.float32))]
+        if options.softmax:
+            runs = [(to_probabilities(logits), *others) for logits, *others in runs]
+        expected, moved = (_by_name(size, outputs, options.embeddings) for outputs in runs)
+        for name, outputs in expected.items():
+            if not np.isfinite(outputs).all():
+                raise ExportError("The network returns values that are not finite: its weights are damaged.")
+            least = FP16_TOLERANCE if options.fp16 else TOLERANCE
+            tolerance = max(least, AMPLIFIED * _relative_difference(moved[name], outputs))
+            reference[name] = Reference(outputs, tolerance)
     return reference
 
 
 def _relative_difference(outputs: np.ndarray, expected: np.ndarray) -> float:
+    if outputs.shape != expected.shape:
+        return np.inf
     return float(np.linalg.norm(outputs - expected) / np.linalg.norm(expected))
 
 
@@ -183,17 +223,20 @@ def _check_parity(
     checked_with = FORMATS[name].checked_with
     with quiet():
         engine = open_engine(folder, only, checked_with, threads=threads)
-    differences = {}
+    outputs: dict[str, np.ndarray] = {}
     for size, images in batches.items():
-        outputs, (expected, tolerance) = engine.run(images), reference[size]
-        difference = _relative_difference(outputs, expected)
-        agrees = np.array_equal(outputs.argmax(axis=1), expected.argmax(axis=1))
+        outputs |= _by_name(size, engine.run_all(images), artifact.embeddings is not None)
+    differences = {}
+    for what, (expected, tolerance) in reference.items():
+        difference = _relative_difference(outputs[what], expected)
+        is_judged = what in batches and not artifact.fp16  # which class comes first; rounding may swap two
+        agrees = not is_judged or np.array_equal(outputs[what].argmax(axis=1), expected.argmax(axis=1))
         if not difference <= tolerance or not agrees:
             raise ExportError(
-                f"The exported {name} model does not compute what the network computes: at {size} pixels "
+                f"The exported {name} model does not compute what the network computes: at {what} "
                 f"{checked_with} differs by {difference:.1e} (at most {tolerance:.0e} is expected)"
                 f"{'' if agrees else ', and another class comes first'}. Nothing was written. Try another "
                 "version of the converter or of the engine, or leave this format out: --formats."
             )
-        differences[size] = difference
+        differences[what] = difference
     return differences

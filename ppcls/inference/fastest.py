@@ -80,7 +80,8 @@ def measure(
     last one's ExportError if all fail.
     """
     size = artifact.crop_size
-    images = np.random.RandomState(0).normal(size=(1, 3, size, size)).astype(np.float32)
+    count = artifact.batch_size or 1
+    images = np.random.RandomState(0).normal(size=(count, 3, size, size)).astype(np.float32)
     groups = [list(names)] if _is_small(artifact) else [[name] for name in names]
     times: dict[str, float] = {}
     failure, is_stable = None, True
@@ -102,7 +103,7 @@ def measure(
             if agrees := _agree(blocks):
                 break
         is_stable = is_stable and (not runs or agrees)
-        times |= {name: min(minima) for name, minima in blocks.items()}
+        times |= {name: min(minima) / count for name, minima in blocks.items()}
     if not times and failure is not None:
         raise failure
     return times, is_stable

@@ -25,6 +25,7 @@ from ppcls.inference.engines.engine import Engine
 from ppcls.inference.engines.fallback import FallbackEngine
 from ppcls.inference.fastest import rank_engines, streams_for, to_stderr
 from ppcls.inference.formats import writable_formats
+from ppcls.inference.formats.format import ExportOptions
 from ppcls.inference.predictor import Predictor, describe, eager_predictor
 from ppcls.inference.resolve import resolve_model
 
@@ -206,7 +207,8 @@ def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int,
 
 def export_to_cache(key: str, network: Network, log: Log) -> Path:
     """Return the folder of the network's export in the cache. The first process of each machine writes it for
-    all there, with the preprocessing and the class names of the weights alone. Raises ExportError."""
+    all there, with embeddings, and with the preprocessing and the class names of the weights alone. Raises
+    ExportError."""
     from ppcls.inference.export import export_model
 
     weights = network.weights
@@ -224,6 +226,7 @@ def export_to_cache(key: str, network: Network, log: Log) -> Path:
             folder,
             description,
             formats=formats,
+            options=ExportOptions(embeddings=True),
             threads=distributed.cores(),
             log=lambda line: log(f"  {line}"),
         )

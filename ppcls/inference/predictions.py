@@ -1,7 +1,7 @@
 """Predictions: the likeliest classes of an image from a network's outputs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,6 +11,7 @@ class Prediction:
     """The likeliest classes of one image, the likeliest first; or the reason why it has none.
 
     file: None for an array. labels: the classes' names, or their numbers as text if they have none.
+    embedding: float32 [D], if it was requested.
     """
 
     file: str | None
@@ -18,6 +19,7 @@ class Prediction:
     labels: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
+    embedding: np.ndarray | None = field(default=None, repr=False, compare=False)
 
 
 def best_classes(

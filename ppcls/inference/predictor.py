@@ -5,6 +5,7 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ppcls.commands import command_line
 from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
 from ppcls.data.files import find_images
 from ppcls.data.loader import (
     Batch,
+    Unreadable,
     empty_batch,
     eval_batch_indices,
     fill_slot,
@@ -25,7 +28,7 @@ from ppcls.data.loader import (
 )
 from ppcls.data.transforms import EvalTransform, Normalizer
 from ppcls.distributed import cores
-from ppcls.errors import ConfigError, DataError
+from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
@@ -94,6 +97,11 @@ class Predictor:
         self.engine = self._open_engine(self._first_streams)
 
     def _set_preprocessing(self, preprocessing: Preprocessing) -> None:
+        if self.description.image_size not in (None, preprocessing.crop_size):
+            raise ConfigError(
+                f"This export takes images of {self.description.image_size} pixels only (--image-size). "
+                f"Received: data.preprocessing.crop_size={preprocessing.crop_size}"
+            )
         self.preprocessing = preprocessing
         self._transform = EvalTransform(preprocessing)
         self._normalize = Normalizer(preprocessing.mean, preprocessing.std)
@@ -121,16 +129,27 @@ class Predictor:
 
     @property
     def batch_size(self) -> int:
-        """Images of a batch: as many as requested, or fewer if the engine is then faster."""
-        return min(self._batch_size, self.engine.batch_size or self._batch_size)
+        """Images of a batch: as many as requested, or fewer if the engine is then faster; or as many as an
+        export of a fixed batch size takes."""
+        return self.description.batch_size or min(
+            self._batch_size, self.engine.batch_size or self._batch_size
+        )
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 [N, C] of normalised images float32 [N, 3, H, W]."""
-        return self.to_logits(self.engine.run(images))
+        return self.to_logits(self._run_filled(self.engine, images)[0])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities [N, C] of normalised images float32 [N, 3, H, W]."""
-        return self.to_probabilities(self.engine.run(images))
+        return self.to_probabilities(self._run_filled(self.engine, images)[0])
+
+    def _run_filled(self, engine: Engine, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run a batch. If an export of a fixed batch size needs more images, black ones fill it."""
+        missing = (self.description.batch_size or 0) - len(images)
+        if missing <= 0:
+            return engine.run_all(images)
+        filled = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
+        return tuple(output[: len(images)] for output in engine.run_all(filled))
 
     def to_logits(self, outputs: np.ndarray) -> np.ndarray:
         """Return the logits of the engine's outputs, which are probabilities if it has the softmax inside."""
@@ -148,37 +167,87 @@ class Predictor:
         Raises DataError for an image that cannot be read. Among several files, without arrays, it does not:
         the Prediction of such a file has the reason in `error`.
         """
-        if isinstance(images, (str, Path)) and not Path(images).is_file():
-            return list(self.stream(find_images(str(images))))
-        if isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim == 4):
-            return self._predict(images)
-        for image in images if isinstance(images, (Sequence, np.ndarray)) else [images]:
-            if not isinstance(image, OneImage):
-                raise DataError(
-                    f"Expected: {FORMS}; a list of these, a folder or a glob pattern. Received: "
-                    f"{type(image).__name__}"
-                )
-        if all(isinstance(image, (str, Path)) for image in images):
-            return list(self.stream([str(image) for image in images]))
-        return [self._predict(image) for image in images]
+        listed, is_one = _listed(images)
+        if is_one:
+            return self._predict(listed[0])
+        files = [image for image in listed if isinstance(image, str)]
+        return list(self.stream(files)) if len(files) == len(listed) else list(map(self._predict, listed))
 
-    def stream(self, images: str | Path | Sequence[str]) -> Iterator[Prediction]:
+    def embed(self, images: Images) -> np.ndarray:
+        """Return the embedding float32 [D] of an image: what the network's classifier sees. For several
+        images, in the forms that a call takes: float32 [N, D].
+
+        Raises DataError for an image that cannot be read, also among several (`embeddings` leaves these
+        out), and ExportError for an export that does not give embeddings.
+        """
+        size = self.require_embeddings()
+        listed, is_one = _listed(images)
+        files = [image for image in listed if isinstance(image, str)]
+        if len(files) == len(listed) and not is_one:
+            return self.embeddings(Dataset.of_files(files), on_error="fail")[0]
+        rows = np.empty((len(listed), size), np.float32)
+        for row, image in zip(rows, listed, strict=True):
+            row[:] = self._run_one(image)[1]
+        return rows[0] if is_one else rows
+
+    def embeddings(
+        self, dataset: Dataset, *, on_error: str, progress: Callable[[int], object] = lambda count: None
+    ) -> tuple[np.ndarray, list[Unreadable]]:
+        """Return the embeddings float32 [N, D] of all images, in their order, and the unreadable images.
+
+        on_error: "skip" gives an unreadable image a row of NaN; "fail" raises DataError. progress: called
+        with each batch's number of images. Raises ExportError for an export that does not give embeddings.
+        """
+        rows = np.full((len(dataset), self.require_embeddings()), np.nan, np.float32)
+        unreadable: list[Unreadable] = []
+        all_indices = eval_batch_indices(len(dataset), self.batch_size)
+        for batch, outputs in self.run_all(dataset, all_indices, on_error=on_error):
+            if len(batch.indices):
+                rows[batch.indices] = outputs[1]
+            unreadable += batch.unreadable
+            progress(len(batch.indices) + len(batch.unreadable))
+        return rows, unreadable
+
+    def require_embeddings(self) -> int:
+        """Return how many values an embedding has. Raises ExportError for an export without embeddings."""
+        if self.description.embeddings is None:
+            export = command_line("export", "-c", "CONFIG_OR_RUN", "--output", "DIR", "--embeddings")
+            raise ExportError(
+                f"This export of {self.description.model} gives no embeddings. Export it with them: {export}"
+            )
+        return self.description.embeddings
+
+    def stream(self, images: str | Path | Sequence[str], *, embeddings: bool = False) -> Iterator[Prediction]:
         """Yield a Prediction for each file of a folder, a glob pattern or a list, in their order. Memory does
-        not grow with their number; an unreadable file's Prediction has the reason."""
+        not grow with their number; an unreadable file's Prediction has the reason. embeddings: each other
+        one has the image's embedding too. Raises ExportError for an export that does not give them."""
+        if embeddings:
+            self.require_embeddings()
         files = find_images(str(images)) if isinstance(images, (str, Path)) else images
         all_indices = eval_batch_indices(len(files), self.batch_size)
-        outputs = self.run(Dataset.of_files(files), all_indices, on_error="skip")
-        for indices, (batch, output) in zip(all_indices, outputs, strict=True):
+        results = self.run_all(Dataset.of_files(files), all_indices, on_error="skip")
+        for indices, (batch, outputs) in zip(all_indices, results, strict=True):
             found = {item.index: Prediction(item.name, error=item.reason) for item in batch.unreadable}
             if len(batch.indices):
-                for index, row in zip(batch.indices, self.to_probabilities(output), strict=True):
-                    found[int(index)] = self._best(files[index], row)
+                probabilities = self.to_probabilities(outputs[0])
+                rows = outputs[1] if embeddings else [None] * len(probabilities)
+                for index, *result in zip(batch.indices.tolist(), probabilities, rows, strict=True):
+                    found[index] = self._best(files[index], *result)
             yield from (found[int(index)] for index in indices)
 
     def run(
         self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
     ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yield each batch with the engine's outputs for it, in their order. Reading and running overlap.
+        """Yield each batch with the engine's outputs for it, in their order, as `run_all` does, but without
+        embeddings."""
+        for batch, outputs in self.run_all(dataset, batch_indices, on_error=on_error):
+            yield batch, outputs[0]
+
+    def run_all(
+        self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
+    ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
+        """Yield each batch with the engine's outputs for it and, if it gives them, the embeddings. Reading
+        and running overlap.
 
         An engine of one stream is fed by loading threads. With several streams, as many threads each load and
         run their own batches: nothing waits, and no more threads compute than there are cores.
@@ -191,7 +260,7 @@ class Predictor:
 
     def _run_one_stream(
         self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
-    ) -> Iterator[tuple[Batch, np.ndarray]]:
+    ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
         for batch in load_batches(
             dataset,
             batch_indices,
@@ -200,14 +269,14 @@ class Predictor:
             num_workers=self.num_workers,
             on_error=on_error,
         ):
-            yield batch, _run_batch(engine, batch)
+            yield batch, self._run_batch(engine, batch)
 
     def _run_streams(
         self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
-    ) -> Iterator[tuple[Batch, np.ndarray]]:
-        def load_and_run(indices: np.ndarray) -> tuple[Batch, np.ndarray]:
+    ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
+        def load_and_run(indices: np.ndarray) -> tuple[Batch, tuple[np.ndarray, ...]]:
             batch = load_batch(dataset, indices, self._transform, self.preprocessing, on_error=on_error)
-            outputs = _run_batch(engine, batch)
+            outputs = self._run_batch(engine, batch)
             return batch._replace(images=batch.images[:0]), outputs
 
         pending: deque[Future] = deque()
@@ -222,8 +291,18 @@ class Predictor:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
+    def _run_batch(self, engine: Engine, batch: Batch) -> tuple[np.ndarray, ...]:
+        if not len(batch.indices):
+            return (np.empty((0, 0), np.float32),)
+        return self._run_filled(engine, batch.images)
+
     def _predict(self, image: OneImage) -> Prediction:
-        file = str(image) if isinstance(image, (str, Path)) else None
+        file = image if isinstance(image, str) else None
+        return self._best(file, self.to_probabilities(self._run_one(image)[0])[0])
+
+    def _run_one(self, image: OneImage) -> tuple[np.ndarray, ...]:
+        """Return what the engine returns for a batch of this image."""
+        file = image if isinstance(image, str) else None
         slot = empty_batch(1, self.preprocessing)
         if isinstance(image, np.ndarray):
             self._normalize(self._transform(_as_rgb(image), 0), slot[0])
@@ -236,11 +315,29 @@ class Predictor:
                 raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
             except DataError as error:
                 raise DataError(f"unreadable image{f' {file}' if file else ''}: {error}") from error
-        return self._best(file, self.probabilities(slot)[0])
+        return self._run_filled(self.engine, slot)
 
-    def _best(self, file: str | None, probabilities: np.ndarray) -> Prediction:
+    def _best(
+        self, file: str | None, probabilities: np.ndarray, embedding: np.ndarray | None = None
+    ) -> Prediction:
         names = self.class_names.names if self.class_names else None
-        return best_classes(file, probabilities, names, self.topk)
+        return replace(best_classes(file, probabilities, names, self.topk), embedding=embedding)
+
+
+def _listed(images: Images) -> tuple[list[OneImage], bool]:
+    """Return the images, files as str, and whether they were given as one. Raises DataError for a folder
+    without images, and for another kind of object."""
+    if isinstance(images, (str, Path)) and not Path(images).is_file():
+        return [*find_images(str(images))], False
+    if isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim == 4):
+        return [str(images) if isinstance(images, Path) else images], True
+    for image in images if isinstance(images, (Sequence, np.ndarray)) else [images]:
+        if not isinstance(image, OneImage):
+            raise DataError(
+                f"Expected: {FORMS}; a list of these, a folder or a glob pattern. Received: "
+                f"{type(image).__name__}"
+            )
+    return [str(image) if isinstance(image, Path) else image for image in images], False
 
 
 def _as_rgb(image: np.ndarray) -> np.ndarray:
@@ -278,17 +375,13 @@ def _bytes_of(image: str | Path | bytes | Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _run_batch(engine: Engine, batch: Batch) -> np.ndarray:
-    return engine.run(batch.images) if len(batch.indices) else np.empty((0, 0), np.float32)
-
-
 def describe(
     model: "nn.Layer",
     preprocessing: Preprocessing | None,
     class_names: ClassNames | None = None,
     weights: "WeightsInfo | None" = None,
 ) -> Artifact:
-    """Return the description of an eager network, which returns logits."""
+    """Return the description of an eager network, which returns logits and embeddings."""
     return Artifact(
         model=model.model_name,
         num_classes=model.num_classes,
@@ -301,6 +394,7 @@ def describe(
         versions={},
         notes=weights.notes if weights else (),
         assumed=weights.assumed if weights else None,
+        embeddings=model.fc.weight.shape[0],
     )
 
 

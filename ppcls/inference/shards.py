@@ -1,18 +1,23 @@
 """Predictions of many files, saved as they are made, so that an interrupted run loses nothing.
 
 Each process appends to its own shard beside the output, with one JSON text on each line. The first line is a
-header that identifies the run. When all files are done, the shards become the output and are removed.
+header that identifies the run. When all files are done, the shards become the outputs and are removed.
 """
 
 import csv
 import hashlib
 import json
 import sys
+from base64 import b64decode, b64encode
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from glob import escape
 from pathlib import Path
 from typing import Any, TextIO
+
+import numpy as np
 
 from ppcls.errors import DataError
 from ppcls.files import write_aside
@@ -23,9 +28,9 @@ from ppcls.progress import progress_bar
 CSV_COLUMNS = ("file", "rank", "class_id", "label", "probability", "error")
 
 
-def run_header(predictor: Predictor, files: Sequence[str]) -> dict[str, Any]:
+def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool = False) -> dict[str, Any]:
     """Return the values that must not change when a run is resumed, so that all its predictions are of one
-    kind."""
+    kind. embeddings: each has one. Raises ExportError for an export that does not give them."""
     digest = hashlib.sha256("\0".join(files).encode("utf-8", "surrogateescape")).hexdigest()
     return {
         "parameters_sha256": predictor.fingerprint,
@@ -33,6 +38,7 @@ def run_header(predictor: Predictor, files: Sequence[str]) -> dict[str, Any]:
         "preprocessing": predictor.preprocessing.to_dict(),
         "files": len(files),
         "files_sha256": digest,
+        **({"embeddings": predictor.require_embeddings()} if embeddings else {}),
     }
 
 
@@ -41,7 +47,7 @@ def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, files:
     writer = ShardWriter(path, header)
     try:
         with progress_bar(len(files), "classify") as bar:
-            for prediction in predictor.stream(files):
+            for prediction in predictor.stream(files, embeddings="embeddings" in header):
                 writer.add(prediction)
                 bar.update()
                 if prediction.error is not None:
@@ -98,7 +104,10 @@ class ShardWriter:
         self._write(header)
 
     def add(self, prediction: Prediction) -> None:
-        self._write({key: value for key, value in asdict(prediction).items() if value is not None})
+        values = {key: value for key, value in asdict(prediction).items() if value is not None}
+        if prediction.embedding is not None:
+            values["embedding"] = b64encode(prediction.embedding.astype("<f4").tobytes()).decode()
+        self._write(values)
 
     def _write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
@@ -108,10 +117,13 @@ class ShardWriter:
         self._file.close()
 
 
-def merge(output: Path, files: Sequence[str]) -> tuple[int, int]:
+def merge(
+    output: Path, files: Sequence[str], embeddings: Path | None = None, size: int = 0
+) -> tuple[int, int]:
     """Write `output`, .csv or .json, in the order of `files`, and remove the shards. Return how many files
     were classified and how many could not be read.
 
+    embeddings: .npy, written besides, float32 [files, size]; if it is `output`, it alone is written.
     Raises DataError if some files are in no shard, as when machines do not share the folder.
     """
     shards = find_shards(output)
@@ -122,15 +134,43 @@ def merge(output: Path, files: Sequence[str]) -> tuple[int, int]:
             counts[prediction.error is not None] += 1
             yield prediction
 
-    with (
-        write_aside(output) as aside,
-        aside.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
-    ):
-        write = _write_json if output.suffix.lower() == ".json" else _write_csv
-        write(file, counted(_in_order(output, shards, files)))
+    predictions = counted(_in_order(output, shards, files))
+    if embeddings is not None:
+        predictions = _save_embeddings(embeddings, len(files), size, predictions)
+    if output == embeddings:
+        deque(predictions, maxlen=0)
+    else:
+        with _open_aside(output) as file:
+            write = _write_json if output.suffix.lower() == ".json" else _write_csv
+            write(file, predictions)
     for shard in shards:
         shard.unlink()
     return counts[0], counts[1]
+
+
+@contextmanager
+def _open_aside(path: Path) -> Iterator[TextIO]:
+    with (
+        write_aside(path) as aside,
+        aside.open("w", encoding="utf-8", newline="", errors="surrogateescape") as file,
+    ):
+        yield file
+
+
+def _save_embeddings(
+    path: Path, count: int, size: int, predictions: Iterable[Prediction]
+) -> Iterator[Prediction]:
+    """Pass the predictions on. Write their embeddings, float32 [count, size], NaN for unreadable files, and
+    beside them a .csv of the same name that says which file each row is of."""
+    with write_aside(path) as aside, _open_aside(path.with_suffix(".csv")) as names:
+        rows = np.lib.format.open_memmap(aside, "w+", np.float32, (count, size))
+        writer = csv.writer(names)
+        writer.writerow(("row", "file", "error"))
+        for row, prediction in enumerate(predictions):
+            rows[row] = np.nan if prediction.embedding is None else prediction.embedding
+            writer.writerow((row, prediction.file, prediction.error))
+            yield prediction
+        rows.flush()
 
 
 def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Iterator[Prediction]:
@@ -179,6 +219,8 @@ def _predictions(shard: Path) -> Iterator[Prediction]:
     next(lines, None)
     for values in lines:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        if "embedding" in fields:
+            fields["embedding"] = np.frombuffer(b64decode(fields["embedding"]), "<f4")
         yield Prediction(**fields)
 
 

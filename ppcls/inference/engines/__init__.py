@@ -1,4 +1,5 @@
-"""Engines: each runs float32 [N, 3, H, W] to float32 [N, num_classes]. Importing this imports none of them.
+"""Engines: each runs float32 [N, 3, H, W] to float32 [N, num_classes], and to embeddings if the network gives
+them. Importing this imports none of them.
 
 Another engine is a file here and a line in ENGINES.
 """
@@ -40,7 +41,7 @@ def open_engine(folder: Path, artifact: Artifact, name: str, *, threads: int, st
             f"{folder} holds no file that {name} reads. Expected: {' or '.join(engine.reads)}. Received: "
             f"{', '.join(artifact.files)}. Export with --formats {best}, or choose another engine."
         )
-    return engine.load(folder / file, threads, streams)
+    return engine.load(folder / file, threads, streams, artifact.input_shape)
 
 
 def _find_file(name: str, artifact: Artifact) -> str | None:

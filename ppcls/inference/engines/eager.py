@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class EagerEngine(LoadedEngine):
-    """A network of `build_model`, in evaluation mode."""
+    """A network of `build_model`, in evaluation mode. It gives logits and embeddings."""
 
     def __init__(self, model: "nn.Layer") -> None:
         import paddle
@@ -19,8 +19,9 @@ class EagerEngine(LoadedEngine):
         model.eval()
         self.model = model
 
-        def run(images: np.ndarray) -> np.ndarray:
+        def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
             with paddle.no_grad():
-                return model(paddle.to_tensor(images)).numpy()
+                embeddings = model.embed(paddle.to_tensor(images))
+                return model.fc(embeddings).numpy(), embeddings.numpy()
 
         super().__init__("eager", [run])

@@ -11,8 +11,11 @@ from typing import Protocol
 import numpy as np
 
 from ppcls.errors import DataError, ExportError, PpclsError, first_line
+from ppcls.inference.artifact import shape_text
 
-RunBatch = Callable[[np.ndarray], np.ndarray]
+# One function returns the network's outputs, or all of them with the embeddings, if it has these.
+RunBatch = Callable[[np.ndarray], np.ndarray | tuple[np.ndarray, ...]]
+ANY_SHAPE = (None, 3, None, None)
 _opened_in: set[int] = set()  # processes, this one and those that it was forked from, that opened engines
 CPU_BATCH = 4  # images; larger batches leave the processor's caches and are up to a fifth slower
 
@@ -37,9 +40,14 @@ class Engine(Protocol):
         ExportError if the engine fails."""
         ...
 
+    def run_all(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return what `run` returns and, if the network gives them, the embeddings float32 [N, D]."""
+        ...
+
 
 class LoadedEngine:
-    """An Engine with one function for each stream. process: the only one that it runs in, None for any."""
+    """An Engine with one function for each stream. process: the only one that it runs in, None for any.
+    shape: of the images, None where any number is taken."""
 
     def __init__(
         self,
@@ -47,24 +55,34 @@ class LoadedEngine:
         functions: Sequence[RunBatch],
         batch_size: int | None = None,
         process: int | None = None,
+        shape: Sequence[int | None] = ANY_SHAPE,
     ) -> None:
         self.name, self.streams, self.batch_size = name, len(functions), batch_size
-        self._process = process
+        self._process, self._shape = process, shape
         self._idle: SimpleQueue[RunBatch] = SimpleQueue()
         for function in functions:
             self._idle.put(function)
 
     def run(self, images: np.ndarray) -> np.ndarray:
+        return self.run_all(images)[0]
+
+    def run_all(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         if images.dtype != np.float32 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise DataError(
                 "An engine takes float32 [N, 3, H, W], normalised, with N, H and W at least 1. Received: "
                 f"{images.dtype} {list(images.shape)}"
             )
+        if any(size not in (None, given) for size, given in zip(self._shape, images.shape, strict=True)):
+            raise DataError(
+                f"This export takes images {shape_text(self._shape)} only. Received: {list(images.shape)}. "
+                "Exported without --batch-size and --image-size, it takes any."
+            )
         if self._process not in (None, os.getpid()):
             raise _fork_error(self.name)
         function = self._idle.get()
         try:
-            return function(np.ascontiguousarray(images))
+            outputs = function(np.ascontiguousarray(images))
+            return outputs if isinstance(outputs, tuple) else (outputs,)
         except Exception as error:  # each engine has its own exceptions
             raise ExportError(
                 f"The engine {self.name} failed on a batch of {list(images.shape)}: {first_line(error)} "
@@ -109,9 +127,11 @@ class EngineType:
     def is_installed(self) -> bool:
         return find_spec(self.name) is not None
 
-    def load(self, file: Path, threads: int, streams: int) -> LoadedEngine:
-        """Load an exported network. Raises ExportError if the engine cannot, PpclsError if it would hang,
-        because this process was forked from one that had opened an engine."""
+    def load(
+        self, file: Path, threads: int, streams: int, shape: Sequence[int | None] = ANY_SHAPE
+    ) -> LoadedEngine:
+        """Load an exported network that takes images of this shape. Raises ExportError if the engine cannot,
+        PpclsError if it would hang, because this process was forked from one that had opened an engine."""
         if _opened_in - {os.getpid()} and not (self.survives_fork and threads == 1):
             raise _fork_error(self.name)
         _opened_in.add(os.getpid())
@@ -120,4 +140,4 @@ class EngineType:
         except Exception as error:  # each engine has its own exceptions
             raise ExportError(f"The engine {self.name} cannot load {file}: {first_line(error)}") from error
         process = None if self.survives_fork else os.getpid()
-        return LoadedEngine(self.name, functions, CPU_BATCH if is_on_cpu else None, process)
+        return LoadedEngine(self.name, functions, CPU_BATCH if is_on_cpu else None, process, shape)

@@ -36,10 +36,13 @@ class FallbackEngine:
         return self._engine.batch_size
 
     def run(self, images: np.ndarray) -> np.ndarray:
+        return self.run_all(images)[0]
+
+    def run_all(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
         while True:
             engine = self._engine
             try:
-                return engine.run(images)
+                return engine.run_all(images)
             except ExportError as error:
                 with self._lock:
                     if self._engine is engine:  # else another thread has replaced it already

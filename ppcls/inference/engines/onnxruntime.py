@@ -20,8 +20,8 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
     )
     name = session.get_inputs()[0].name
 
-    def run(images: np.ndarray) -> np.ndarray:
-        return session.run(None, {name: images})[0]
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(session.run(None, {name: images}))
 
     return [run] * streams, session.get_providers()[0] == "CPUExecutionProvider"
 

@@ -25,8 +25,9 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
     def stream() -> RunBatch:
         request = compiled.create_infer_request()
 
-        def run(images: np.ndarray) -> np.ndarray:
-            return request.infer({0: images}, share_inputs=True, share_outputs=True)[0].copy()
+        def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
+            outputs = request.infer({0: images}, share_inputs=True, share_outputs=True)
+            return tuple(outputs[number].copy() for number in range(len(outputs)))
 
         return run
 

@@ -41,13 +41,13 @@ def _open(file: Path, threads: int, streams: int, *, onednn: bool) -> tuple[list
 
 def _stream(predictor: Any) -> RunBatch:
     images_in = predictor.get_input_handle(predictor.get_input_names()[0])
-    logits_out = predictor.get_output_handle(predictor.get_output_names()[0])
+    outputs = [predictor.get_output_handle(name) for name in predictor.get_output_names()]
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
         images_in.reshape(images.shape)
         images_in.copy_from_cpu(images)
         predictor.run()
-        return logits_out.copy_to_cpu()
+        return tuple(output.copy_to_cpu() for output in outputs)
 
     return run
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ppcls.errors import ExportError, first_line
-from ppcls.inference.formats.format import quiet
+from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
 from ppcls.inference.formats.onnx import ONNX
 from ppcls.inference.formats.openvino import OPENVINO
 from ppcls.inference.formats.paddle import PADDLE
@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 FORMATS = {kind.name: kind for kind in (PADDLE, ONNX, OPENVINO)}
 
 
-def writable_formats(model: "nn.Layer") -> tuple[list[str], dict[str, str]]:
+def writable_formats(model: "nn.Layer", options: ExportOptions = PLAIN) -> tuple[list[str], dict[str, str]]:
     """Return the formats that can be written here, and for the others the reason why not."""
-    reasons = {name: kind.why_not(model) for name, kind in FORMATS.items()}
+    reasons = {name: kind.why_not(model, options) for name, kind in FORMATS.items()}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     return [name for name in FORMATS if name not in missing], missing
 
 
 def write_formats(
-    model: "nn.Layer", folder: Path, formats: Sequence[str], softmax: bool, log: Callable[[str], None]
+    model: "nn.Layer",
+    folder: Path,
+    formats: Sequence[str],
+    options: ExportOptions,
+    log: Callable[[str], None],
 ) -> dict[str, dict[str, int]]:
     """Write the formats into `folder`; return the files of each with their sizes in bytes.
 
@@ -37,7 +41,7 @@ def write_formats(
         before = set(folder.iterdir())
         try:
             with quiet():
-                FORMATS[name].write(model, folder, softmax)
+                FORMATS[name].write(model, folder, options)
         except Exception as error:  # each converter has its own exceptions
             raise ExportError(f"Writing the format {name} failed: {first_line(error)}") from error
         files[name] = {path.name: path.stat().st_size for path in sorted(set(folder.iterdir()) - before)}

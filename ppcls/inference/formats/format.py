@@ -9,10 +9,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls.errors import ConfigError
 from ppcls.streams import open_missing_streams
 
 if TYPE_CHECKING:
     from paddle import nn
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of an export. Raises ConfigError for sizes below 1.
+
+    softmax: it returns probabilities instead of logits. embeddings: it returns these too, as a second output.
+    fp16: the weights are stored in half precision. opset: of ONNX, None for the usual one. batch_size,
+    image_size: the only ones that it takes, None for any.
+    """
+
+    softmax: bool = False
+    embeddings: bool = False
+    fp16: bool = False
+    opset: int | None = None
+    batch_size: int | None = None
+    image_size: int | None = None
+
+    def __post_init__(self) -> None:
+        for option, value in (("--batch-size", self.batch_size), ("--image-size", self.image_size)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{option} must be at least 1. Received: {value}")
+
+
+PLAIN = ExportOptions()
 
 
 @dataclass(frozen=True)
@@ -22,8 +48,8 @@ class Format:
     endings: of the one file that engines open. checked_with: the engine that compares an export with the
     network. packages: whose versions an export records. made_from: the format that the converter reads on
     this machine's Paddle, None for the network itself. why_not: returns the reason why the format cannot be
-    written here, with the cure, or None. write: writes the network into a folder that already holds
-    `made_from`; True: with a softmax behind it.
+    written here with these options, and the cure, or None. write: writes the network into a folder that
+    already holds `made_from`.
     """
 
     name: str
@@ -31,8 +57,8 @@ class Format:
     checked_with: str
     packages: tuple[str, ...]
     made_from: Callable[[], str | None]
-    why_not: "Callable[[nn.Layer], str | None]"
-    write: "Callable[[nn.Layer, Path, bool], None]"
+    why_not: "Callable[[nn.Layer, ExportOptions], str | None]"
+    write: "Callable[[nn.Layer, Path, ExportOptions], None]"
 
 
 def is_paddle2() -> bool:

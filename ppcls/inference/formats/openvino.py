@@ -4,24 +4,24 @@ Paddle's program."""
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcls.inference.formats.format import Format, is_paddle2, missing_packages, program_in
+from ppcls.inference.formats.format import ExportOptions, Format, is_paddle2, missing_packages, program_in
 from ppcls.inference.formats.onnx import converter_problem
 
 if TYPE_CHECKING:
     from paddle import nn
 
 
-def _why_not(model: "nn.Layer") -> str | None:
+def _why_not(model: "nn.Layer", options: ExportOptions) -> str | None:
     needed = {"openvino": "openvino"}
     return missing_packages(needed) if is_paddle2() else converter_problem(needed)
 
 
-def _write(model: "nn.Layer", folder: Path, softmax: bool) -> None:
+def _write(model: "nn.Layer", folder: Path, options: ExportOptions) -> None:
     import openvino
 
     source = folder / "model.onnx"
     network = openvino.Core().read_model(str(source if source.exists() else program_in(folder)))
-    openvino.save_model(network, str(folder / "openvino.xml"), compress_to_fp16=False)
+    openvino.save_model(network, str(folder / "openvino.xml"), compress_to_fp16=options.fp16 and is_paddle2())
 
 
 OPENVINO = Format(

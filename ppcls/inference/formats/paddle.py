@@ -3,21 +3,49 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcls.inference.formats.format import Format
+from ppcls.inference.formats.format import ExportOptions, Format
 
 if TYPE_CHECKING:
+    from paddle import Tensor, nn
+
+
+def _why_not(model: "nn.Layer", options: ExportOptions) -> str | None:
+    if options.fp16:
+        return (
+            "Paddle's engine runs no half-precision weights on a CPU. Leave out --fp16, or: --formats onnx."
+        )
+    return None
+
+
+def _exported(model: "nn.Layer", options: ExportOptions) -> "nn.Layer":
+    """Return a layer around the network with the export's outputs; to_static changes the layer that it is
+    given."""
     from paddle import nn
 
+    class WithEmbeddings(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = model
+            self.finish = nn.Sequential(model.fc, nn.Softmax()) if options.softmax else model.fc
 
-def _write(model: "nn.Layer", folder: Path, softmax: bool) -> None:
+        def forward(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
+            embeddings = self.network.embed(x)
+            return self.finish(embeddings), embeddings
+
+    if options.embeddings:
+        return WithEmbeddings()
+    return nn.Sequential(model, nn.Softmax()) if options.softmax else nn.Sequential(model)
+
+
+def _write(model: "nn.Layer", folder: Path, options: ExportOptions) -> None:
     import paddle
     from paddle.static import InputSpec
 
-    layers = [model, paddle.nn.Softmax()] if softmax else [model]
-    exported = paddle.nn.Sequential(*layers)  # to_static changes the layer that it is given
+    exported = _exported(model, options)
     exported.eval()
-    shape = [InputSpec([None, 3, None, None], "float32", name="x")]
-    program = paddle.jit.to_static(exported, input_spec=shape, full_graph=True)
+    shape = [options.batch_size, 3, options.image_size, options.image_size]
+    inputs = [InputSpec(shape, "float32", name="x")]
+    program = paddle.jit.to_static(exported, input_spec=inputs, full_graph=True)
     paddle.jit.save(program, str(folder / "inference"))
     (folder / "inference.pdiparams.info").unlink(missing_ok=True)
 
@@ -28,6 +56,6 @@ PADDLE = Format(
     checked_with="paddle",
     packages=("paddlepaddle", "paddlepaddle-gpu"),
     made_from=lambda: None,
-    why_not=lambda model: None,
+    why_not=_why_not,
     write=_write,
 )
