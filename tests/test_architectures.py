@@ -30,6 +30,10 @@ COUNTS = {
     "EfficientNetB7": (66_347_960, 310_720),
     "EfficientNetB0_small": (4_652_008, 42_016),
     "EfficientNetLite0": (4_652_008, 42_016),
+    "EfficientNetLite1": (5_416_680, 53_664),
+    "EfficientNetLite2": (6_092_072, 58_096),
+    "EfficientNetLite3": (8_197_096, 76_672),
+    "EfficientNetLite4": (13_006_568, 112_368),
 }
 
 

@@ -276,6 +276,7 @@ def test_a_name_that_says_nothing_leaves_the_choice(name, tmp_path):
         ("efficientnet-b7", "EfficientNetB7"),
         ("EfficientNetB0_small", "EfficientNetB0_small"),
         ("tf_efficientnet_lite0", "EfficientNetLite0"),
+        ("tf_efficientnet_lite4", "EfficientNetLite4"),
         ("ig_resnext101_32x16d", "ResNeXt101_32x16d_wsl"),
     ],
 )

@@ -142,7 +142,7 @@ print(ppcls.load("EfficientNetLite0", {engine!r})({str(pictures / "picture 03.pn
 
 
 def test_paddle_hub_has_a_function_for_each_network():
-    assert sorted(paddle.hub.list(str(ROOT), source="local")) == sorted(MODELS) and len(MODELS) == 15
+    assert sorted(paddle.hub.list(str(ROOT), source="local")) == sorted(MODELS) and len(MODELS) == 19
     assert "float32 [N, 3, H, W]" in paddle.hub.help(str(ROOT), "EfficientNetB4", source="local")
     model = paddle.hub.load(str(ROOT), "EfficientNetB0_small", source="local", num_classes=7, dropout=0.1)
     assert (model.model_name, model.num_classes) == ("EfficientNetB0_small", 7)

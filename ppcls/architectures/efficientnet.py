@@ -1,4 +1,4 @@
-"""EfficientNet B0-B7, B0_small and Lite0. Tan and Le, https://arxiv.org/abs/1905.11946.
+"""EfficientNet B0-B7, B0_small and Lite0-Lite4. Tan and Le, https://arxiv.org/abs/1905.11946.
 
 Weights start as in the authors' code (tensorflow/tpu, models/official/efficientnet): convolutions from
 Normal(0, sqrt(2 / fan_out)), a depthwise one with the fan-out of a single channel, the classifier from

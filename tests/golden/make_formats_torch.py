@@ -46,15 +46,16 @@ def list_sources(name: str) -> Iterable[tuple[str, str, Build]]:
             yield _timm(f"resnext101_32x{width}d.fb_wsl_ig1b_ft_in1k")
         return
     net = name.removeprefix("EfficientNet").lower()
-    if net == "lite0":
+    if net.startswith("lite"):
         package = efficientnet_lite_pytorch.EfficientNet
         yield (
-            "lukemelas/efficientnet-lite0.pth",
+            f"lukemelas/efficientnet-{net}.pth",
             "lukemelas",
-            lambda: package.from_name("efficientnet-lite0"),
+            lambda: package.from_name(f"efficientnet-{net}"),
         )
-        yield _timm("tf_efficientnet_lite0.in1k")
-        yield _timm("efficientnet_lite0.ra_in1k")
+        yield _timm(f"tf_efficientnet_{net}.in1k")
+        if net == "lite0":
+            yield _timm("efficientnet_lite0.ra_in1k")
         return
     yield (
         f"lukemelas/efficientnet-{net}.pth",

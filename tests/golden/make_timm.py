@@ -25,6 +25,10 @@ def fill(network: torch.nn.Module, source: str, name: str) -> None:
     network.eval()
 
 
+def nominal(name: str) -> tuple[int, ...]:
+    return (1, 3, MODELS[name].image_size, MODELS[name].image_size)
+
+
 @torch.no_grad()
 def compute(network: torch.nn.Module, name: str, shapes: list[tuple[int, ...]]) -> dict[str, np.ndarray]:
     logits = {
@@ -36,7 +40,7 @@ def compute(network: torch.nn.Module, name: str, shapes: list[tuple[int, ...]]) 
 
 
 def main() -> None:
-    odd, nominal = (2, 3, *ODD_SIZE), (1, 3, 224, 224)
+    odd = (2, 3, *ODD_SIZE)
     logits = {}
     for name, variant in MODELS.items():
         # timm has no B0_small; of it and of the ResNeXts PaddleClas is right at every size
@@ -45,13 +49,16 @@ def main() -> None:
         variant_name = name.removeprefix("EfficientNet").lower()
         network = timm.create_model(f"tf_efficientnet_{variant_name}", pretrained=False)
         fill(network, "timm", name)
-        logits |= compute(network, name, [nominal, odd] if name == "EfficientNetLite0" else [odd])
+        logits |= compute(network, name, [nominal(name), odd] if name == "EfficientNetLite0" else [odd])
     np.savez_compressed(HERE / "timm.npz", **logits)
 
-    network = EfficientNet.from_name("efficientnet-lite0")
-    fill(network, "lukemelas", "EfficientNetLite0")
-    # this package pads for the nominal size whatever the image's
-    logits = compute(network, "EfficientNetLite0", [nominal])
+    logits = {}
+    for number in range(5):
+        name = f"EfficientNetLite{number}"
+        network = EfficientNet.from_name(f"efficientnet-lite{number}")
+        fill(network, "lukemelas", name)
+        # this package pads for the nominal size whatever the image's
+        logits |= compute(network, name, [nominal(name)])
     np.savez_compressed(HERE / "efficientnet_lite_pytorch.npz", **logits)
 
 

