@@ -98,7 +98,6 @@ def _default(item: Any) -> str:
     if item.default is MISSING and item.default_factory is MISSING:
         return ""
     value = item.default_factory() if item.default is MISSING else item.default
-    value = list(value) if isinstance(value, tuple) else value
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
 
 

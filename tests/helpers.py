@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -199,6 +200,14 @@ def code_without_ppcls() -> str:
     """Return the code of docs/deployment.md that runs an export without ppcls."""
     text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     return text.split("## Without ppcls")[1].split("```python\n")[1].split("```")[0].strip()
+
+
+def corrected_list() -> str:
+    """Return the code of docs/usage.md that writes a corrected list by the table of `ppcls data clean`."""
+    text = (ROOT / "docs/usage.md").read_text(encoding="utf-8")
+    return next(
+        block for block in re.findall(r"```python\n(.*?)\n```", text, re.DOTALL) if "doubtful" in block
+    )
 
 
 NETWORK_FILES = {"onnxruntime": "model.onnx", "openvino": "openvino.xml", "paddle": "inference.pdiparams"}

@@ -9,7 +9,7 @@ import yaml
 
 from ppcls import MODELS
 from ppcls.architectures import are_same_network
-from ppcls.config import SYNONYMS, Config
+from ppcls.config import SYNONYMS, Config, PreprocessingConfig
 from ppcls.config_files import best_weights, find_run, load_config
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
@@ -52,13 +52,17 @@ def small(tmp_path):
 
 
 def test_there_is_a_config_for_each_model():
-    assert {path.stem for path in CONFIGS} == {*MODELS, "digits", "digits_efficientnet_recipe"}
+    assert {path.stem for path in CONFIGS} == {*MODELS, "digits", "digits_efficientnet_recipe", "finetune"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configs_load(path):
     config = load_config(path)
     assert config.output_dir == f"output/{path.stem}"
+    if path.stem == "finetune":
+        assert config.data.preprocessing == PreprocessingConfig()  # that of the weights, of any model
+        assert all(load_config(path, [f"model.name={name}"]) for name in MODELS)
+        return
     preprocessing = config.data.preprocessing.resolve(None)
     if path.stem.startswith("digits"):
         assert config.model.weights is None and config.train.start_from is None
@@ -104,7 +108,8 @@ augment: {center_crop: false, crop_area: [0.08, 1.0], crop_ratio: [0.75, 1.33333
   auto_augment: null, rand_augment: null, rand_layers: 2, rand_magnitude: 9.0, rand_magnitude_std: 0.0,
   color_jitter: [0.0, 0.0, 0.0], random_erasing: 0.0, random_erasing_mode: pixel, mixup: 0.0, cutmix:
   0.0}
-train: {epochs: 100, start_from: null, start_variant: null, reset_head: false, label_smoothing: 0.0,
+train: {epochs: 100, min_steps_per_epoch: null, freeze_epochs: 0,
+  start_from: null, start_variant: null, reset_head: false, label_smoothing: 0.0,
   freeze: [], ema_decay: null, accumulate: 1, on_nan: fail, patience: null, sync_bn: false, recompute:
   false, amp: null, amp_level: O1, keep_last: 2, keep_best: true, checkpoint_minutes: 30.0,
   checkpoint_steps: null, histograms: false, log_seconds: 10.0}

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import code_without_ppcls
+from helpers import code_without_ppcls, corrected_list
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -49,6 +49,7 @@ OTHERS = "of PaddleClas or timm, shown for comparison"
 
 SPLIT_PHOTOS = "python -m ppcls.data split photos"
 SPLIT_FOLDER = "python -m ppcls.data split FOLDER"
+CLEAN = "ppcls data clean EfficientNetLite0 photos/train_list.txt photos/val_list.txt"
 DIGITS = "python dataset/prepare_digits.py"
 LITE0 = "configs/EfficientNetLite0.yaml"
 EXPORT = "ppcls export EfficientNetLite0 --output lite0"
@@ -58,6 +59,7 @@ TRAIN = "python tools/train.py -c CONFIG --resume auto"
 B0 = "python tools/eval.py -c configs/EfficientNetB0.yaml"
 ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
+FINETUNE = "python tools/train.py -c configs/finetune.yaml -o model.num_classes=3"
 PHOTOS = {"output/photos": "RUN"}
 IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
 
@@ -100,13 +102,7 @@ HOW: dict[str, Run | str] = {
     "python tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
     f"{LAUNCH_2} tools/train.py -c configs/EfficientNetB0.yaml": CHECK,
     SPLIT_PHOTOS: Run(quick=True),
-    "python tools/train.py -c configs/EfficientNetB0.yaml -o model.num_classes=3 "
-    "-o train.start_from=pretrained -o train.reset_head=true "
-    "-o data.train_root=photos -o data.train_list=photos/train_list.txt "
-    "-o data.eval_root=photos -o data.eval_list=photos/val_list.txt "
-    "-o data.class_names=photos/class_names.txt -o output_dir=output/photos "
-    "-o train.epochs=10 -o train.ema_decay=null -o augment.auto_augment=null -o model.bn_momentum=0.9 "
-    "-o 'optim={name: sgd, lr: 0.16, nesterov: true, warmup_epochs: 1}'": Run("--check", (SPLIT_PHOTOS,)),
+    f"{FINETUNE} -o output_dir=output/photos": Run("--check", (SPLIT_PHOTOS,)),
     "python tools/eval.py -c output/photos": Run(after=(TRAIN,), words=PHOTOS),
     "python tools/infer.py -c output/photos -i cat.jpg": Run(after=(TRAIN,), words=PHOTOS),
     f"python tools/infer.py -c {LITE0} -i cat.jpg": Run(),
@@ -199,12 +195,14 @@ HOW: dict[str, Run | str] = {
     "python tools/export_model.py": HELP,
     "python tools/benchmark.py engines": HELP,
     # docs/recipes.md
+    FINETUNE: Run("--check", (SPLIT_PHOTOS,)),
+    "python experiments/finetune.py FOLDER": "trains twelve networks on photographs of ImageNet",
     f"{LAUNCH_2} tools/train.py -c configs/digits_efficientnet_recipe.yaml": Run("--check", (DIGITS,)),
     f"{LAUNCH_2} experiments/shallow_resnext.py -c experiments/shallow_resnext.yaml": Run(
         "--check", (DIGITS,)
     ),
     "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
-    "python experiments/unequal_digits.py": Run("--epochs 1", (DIGITS,)),
+    "python experiments/unequal_digits.py": Run(after=(DIGITS,)),
     f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
     f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
     "python tools/benchmark.py train -c configs/Fix_ResNeXt101_32x48d_wsl.yaml --synthetic --steps 2 "
@@ -250,6 +248,12 @@ HOW: dict[str, Run | str] = {
     ),
     "python tools/eval.py -c RUN --sizes 224 256 288 320": Run(after=(TRAIN,)),
     "python tools/infer.py -c RUN -i photos --explain why": Run(after=(TRAIN,)),
+    CLEAN: Run("--engine eager", (SPLIT_PHOTOS,), code=1),
+    "python experiments/wrong_labels.py": Run("--size 32 --seeds 1", (DIGITS,)),
+    corrected_list(): Run(after=(CLEAN,)),
+    "ppcls data clean MODEL LIST ...": HELP._replace(words={"MODEL LIST ...": ""}),
+    "pip install 'ppcls[clean]'": PIP,
+    "ppcls eval RUN --report report": Run(after=(TRAIN,)),
     # docs/weights.md
     f"{B0} -o model.variant=lukemelas/aa -o data.preprocessing=null": NETWORK,
     "python tools/convert_weights.py INPUT OUTPUT -m MODEL [--to ppcls|paddleclas|torchvision|timm] "
@@ -352,7 +356,8 @@ def call(sandbox):
             line = f"python -c {shlex.quote(line)}"
         line = re.sub(r"^ppcls ", "python -m ppcls ", line)
         line = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", line)
-        if "EfficientNetB" in line and not how.code and not any((sandbox / "home").glob("*.pdparams")):
+        has_weights = any((sandbox / "home").glob("*.pdparams"))
+        if re.search("EfficientNetB|finetune", line) and not how.code and not has_weights:
             publish(sandbox)
         environment = {"PYTHONPATH": str(sandbox), "PPCLS_HOME": str(sandbox / "home")}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])

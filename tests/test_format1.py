@@ -100,17 +100,17 @@ def notes_of(run):
     ]
 
 
-def test_a_run_that_begins_with_its_classifier_survives_kills(folder):
-    """In processes that end as by SIGKILL: in the frozen epoch of 12 updates, at its end, and after it."""
+def test_a_run_that_begins_with_its_classifier_survives_a_kill(folder):
+    """It ends as by SIGKILL once the frozen epoch is saved. test_resume.py has the other moments."""
     write_config(folder)
     options = ["train.freeze_epochs=1", "train.checkpoint_steps=1", "train.min_steps_per_epoch=14"]
     options = [text for option in options for text in ("-o", option)]
-    for name, kills in (("whole", [0]), ("killed", [5, 14, 15, 0])):
+    for name, kills in (("whole", [0]), ("killed", [14, 0])):
         for killed_at in kills:
             arguments = ["-c", "config.yaml", *options, "-o", f"output_dir={name}", "--resume", "auto"]
             run = tiny_run(folder, *arguments, killed_at=killed_at)
             assert run.returncode == (9 if killed_at else 0), run.stderr
-    assert "an epoch uses each image 1.2 times" in run.stdout and "the first 1 epochs" in run.stdout
+    assert "an epoch uses each image 1.2 times" in run.stdout and "train.freeze_epochs is 1" in run.stdout
     whole, killed = (arrays_of(folder / name) for name in ("whole", "killed"))
     assert are_equal(whole, killed) and "ema/fc.weight" in whole
     for kind in ("last", "best"):

@@ -33,15 +33,20 @@ HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weight
 HOMES |= {"load": "inference", "Predictor": "inference"}
 # The package of setup.py that brings a module, where their names differ.
 DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "google": "protobuf"}
-DISTRIBUTIONS |= {"paddle": "paddlepaddle"}
+DISTRIBUTIONS |= {"paddle": "paddlepaddle", "sklearn": "scikit-learn"}
 # Modules that only some users need, and the extras that bring them. All others are in install_requires.
 EXTRAS = {
+    "cleanlab": ["clean"],
+    "imagehash": ["clean"],
     "onnx": ["onnx"],
     "onnxoptimizer": ["onnx"],
     "onnxruntime": ["onnx", "onnx-paddle2"],
     "openvino": ["openvino"],
     "paddle": ["cpu"],
     "paddle2onnx": ["onnx", "onnx-paddle2"],
+    "scipy": ["clean"],
+    "sklearn": ["clean"],
+    "threadpoolctl": ["clean"],
 }
 PACKAGES = sorted(path.parent for path in (ROOT / "ppcls").rglob("__init__.py"))
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -94,7 +99,7 @@ def test_imports_go_one_way():
     wrong = []
     for path in sorted((ROOT / "ppcls").rglob("*.py")):
         part = path.relative_to(ROOT / "ppcls").parts[0].removesuffix(".py")
-        if part in ("__init__", "__main__"):
+        if part == "__init__" or path.name == "__main__.py":  # a command imports what it runs
             continue
         wrong += [
             f"{path.relative_to(ROOT)} imports ppcls.{other}"
@@ -117,13 +122,13 @@ def imported_modules(path: Path) -> set[str]:
 
 
 def imports_inside(package: Path) -> dict[str, set[str]]:
-    """Each module of a package, and the others that it imports. A package inside it counts as one module, and
-    the package's own __init__ is left out."""
+    """Each module of a package, and the others that it imports. A package inside it counts as one module. The
+    package's own __init__ is left out, and programs, __main__, which nothing imports."""
     prefix = [*package.relative_to(ROOT).parts]
     graph: dict[str, set[str]] = {}
     for path in package.rglob("*.py"):
         name = path.relative_to(package).parts[0].removesuffix(".py")
-        if name != "__init__":
+        if name != "__init__" and path.name != "__main__.py":
             modules = [module.split(".") for module in imported_modules(path)]
             graph.setdefault(name, set()).update(
                 m[len(prefix)] for m in modules if m[:-1][: len(prefix)] == prefix

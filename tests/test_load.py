@@ -419,7 +419,8 @@ def test_an_export_of_weights_that_do_not_say_their_preprocessing(two_sizes, pre
     (folder,) = exports_in(home / "exported")
     artifact = read_artifact(folder)
     assert artifact.preprocessing is None and artifact.class_names is None
-    assert all(set(figures) == {"224x224", "199x153"} for figures in artifact.parity.values())
+    sizes = {f"{size}{what}" for size in ("224x224", "199x153") for what in ("", " embeddings")}
+    assert all(set(figures) == sizes for figures in artifact.parity.values())
     assert (first.preprocessing, second.preprocessing.crop_size) == (preprocessing, 40)
     assert (len(first.class_names), second.class_names) == (6, None)
     assert difference(first.logits(IMAGES), expected) < NEAR

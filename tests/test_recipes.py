@@ -6,11 +6,12 @@ import numpy as np
 import paddle
 import pytest
 
-from ppcls import MODELS
+from ppcls import MODELS, build_model
 from ppcls.architectures.resnext101_wsl import ResNeXt101
 from ppcls.architectures.variants import EfficientNetVariant, ResNeXtVariant
 from ppcls.config_files import load_config
 from ppcls.data.loader import Batch
+from ppcls.training.batches import count_steps
 from ppcls.training.schedule import learning_rate
 from ppcls.training.state import TrainState
 from ppcls.training.step import train_step
@@ -88,6 +89,24 @@ def test_the_efficientnets_rate_decays_while_it_warms_up():
     peak = 0.016 * 2048 / 256
     rates = [learning_rate(optim, peak, 100 * epoch, 100, 350) for epoch in (5, 7.2, 24, 349)]
     assert rates == pytest.approx([peak * 0.97**stairs for stairs in (2, 3, 10, 145)])
+
+
+@pytest.mark.parametrize(
+    ("pictures", "steps", "uses"), [(24, 5, 160 / 24), (240, 7, 224 / 240), (40_000, 1250, 1)]
+)
+def test_one_recipe_fits_few_pictures_and_many(pictures, steps, uses):
+    """Four fifths of 3 x 10, 3 x 100 and 50,000 pictures; docs/recipes.md has this table."""
+    config = recipe("finetune")
+    assert count_steps(config, pictures) == steps and steps * config.data.batch_size / pictures == uses
+    frozen, epochs = config.train.freeze_epochs * steps, config.train.epochs
+    line = f"| {pictures:,} | {steps:,} | {uses:.1f} | {frozen:,} | {steps * epochs - frozen:,} |"
+    assert line in (CONFIGS.parent / "docs/recipes.md").read_text()
+    with paddle.LazyGuard():
+        state = TrainState(config, build_model("EfficientNetB0_small", num_classes=2), steps)
+    rates = np.array([state.learning_rate(step) for step in range(epochs * steps)])
+    assert (rates[:frozen] == 0.005).all()  # and the classifier has 0.02
+    assert rates[frozen] == pytest.approx(0.005 / steps) and rates[-1] < 1e-4
+    assert rates[frozen:].argmax() == steps - 1  # the warm-up's last
 
 
 @pytest.mark.parametrize("name", WSL)

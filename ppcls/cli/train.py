@@ -141,7 +141,7 @@ def log_short_epochs(trainer: "Trainer") -> None:
     if images > count:
         log(f"an epoch uses each image {images / count:.1f} times (train.min_steps_per_epoch)")
     if train.freeze_epochs:
-        log(f"the first {train.freeze_epochs} epochs train the classifier alone (train.freeze_epochs)")
+        log(f"the classifier alone is trained at first: train.freeze_epochs is {train.freeze_epochs}")
 
 
 def show_batch(trainer: "Trainer", path: Path) -> None:

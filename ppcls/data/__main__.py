@@ -1,4 +1,4 @@
-"""Command line of python -m ppcls.data split|check: make lists of your own images, and check images."""
+"""Command line of python -m ppcls.data split|check|clean: make lists of your own images, and check them."""
 
 import argparse
 import json
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls.cli.clean import add_clean_command
 from ppcls.commands import command_line, run
 from ppcls.errors import DataError
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one for each core)")
     command.set_defaults(run=check)
 
+    add_clean_command(commands)
     args = parser.parse_args(argv)
     return args.run(args)
 

@@ -102,11 +102,11 @@ def describe_changes(before: SplitLists, after: SplitLists) -> list[str]:
     old = {list_key(path): path for path, _ in before.train + before.evaluation}
     parts = [{list_key(path): path for path, _ in part} for part in (after.train, after.evaluation)]
     came_from = {list_key(path): list_key(source) for path, source in after.moved.items()}
-    new = parts[0] | parts[1]
-    dropped = [path for key, path in old.items() if key not in new and key not in came_from.values()]
+    new, known = parts[0] | parts[1], old.keys() | came_from.keys()
+    gone = old.keys() - new.keys() - set(came_from.values())
+    dropped = [path for key, path in old.items() if key in gone]
     added = [
-        Counter(path.partition("/")[0] for key, path in part.items() if key not in old.keys() | came_from)
-        for part in parts
+        Counter(path.partition("/")[0] for key, path in part.items() if key not in known) for part in parts
     ]
     lines = [f"kept: {len(old.keys() & new.keys())} images, each in its list"]
     if came_from:

@@ -146,8 +146,22 @@ def picture(light: bytes, dark: bytes, words: str) -> str:
     )
 
 
+class Figure(NamedTuple):
+    """A picture with lines below it. thumbnail: JPEG, or None if the image cannot be read any more. words:
+    what it shows. lines: HTML. file: its name."""
+
+    thumbnail: bytes | None
+    words: str
+    lines: Sequence[str]
+    file: str
+
+
 def gallery(mistakes: Iterable[Mistake]) -> str:
-    return '<ul class="gallery">\n' + "\n".join(map(_figure, mistakes)) + "\n</ul>"
+    return figures(_figure(item) for item in mistakes)
+
+
+def figures(items: Iterable[Figure]) -> str:
+    return '<ul class="gallery">\n' + "\n".join(map(_item, items)) + "\n</ul>"
 
 
 def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], label: str, sorted_by: int) -> str:
@@ -170,19 +184,23 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], label: str, 
     )
 
 
-def _figure(item: Mistake) -> str:
-    words = f"{item.true}, taken for {item.predicted}"
+def _figure(item: Mistake) -> Figure:
+    lines = [
+        f"true: {escape(item.true)}, {probability(item.true_probability)}",
+        f"predicted: <b>{escape(item.predicted)}</b>, {probability(item.probability)}",
+    ]
+    return Figure(item.thumbnail, f"{item.true}, taken for {item.predicted}", lines, item.file)
+
+
+def _item(figure: Figure) -> str:
     shown = '<div class="missing">no picture</div>'
-    if item.thumbnail is not None:
-        shown = f'<img src="{_data("jpeg", item.thumbnail)}" alt="{escape(words)}">'
-    return (
-        f"<li>{shown}<p>true: {escape(item.true)}, {_probability(item.true_probability)}</p>"
-        f"<p>predicted: <b>{escape(item.predicted)}</b>, {_probability(item.probability)}</p>"
-        f'<p class="file">{escape(item.file)}</p></li>'
-    )
+    if figure.thumbnail is not None:
+        shown = f'<img src="{_data("jpeg", figure.thumbnail)}" alt="{escape(figure.words)}">'
+    lines = "".join(f"<p>{line}</p>" for line in figure.lines)
+    return f'<li>{shown}{lines}<p class="file">{escape(figure.file)}</p></li>'
 
 
-def _probability(value: float) -> str:
+def probability(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else f"{value:.0e}"
 
 

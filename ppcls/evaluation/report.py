@@ -84,13 +84,13 @@ def write_report(
         **about,
     }
     write_json(folder / "metrics.json", metrics)
-    _write_csv(
+    write_csv(
         folder / "per_class.csv",
         ["class_id", "name", "precision", "recall", "f1", "support"],
         (row[:-1] for row in class_rows(tables)),
     )
-    _write_csv(folder / "confusion.csv", ["true", "predicted", "count"], tables.confusion.tolist())
-    _write_csv(folder / "predictions.csv", *prediction_rows(result.samples, dataset))
+    write_csv(folder / "confusion.csv", ["true", "predicted", "count"], tables.confusion.tolist())
+    write_csv(folder / "predictions.csv", *prediction_rows(result.samples, dataset))
     mistakes = _mistakes(result.samples, dataset, preprocessing, names)
     sizes = f"short side {preprocessing.resize_short}, crop {preprocessing.crop_size} pixels"
     page = _page(title, {**about, "images": sizes}, metrics, tables, mistakes)
@@ -147,7 +147,8 @@ def thumbnail(dataset: Dataset, index: int, preprocessing: Preprocessing) -> byt
     return buffer.getvalue()
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
+    """Write a CSV file, whole or not at all."""
     with (
         write_aside(path) as aside,
         aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,

@@ -37,9 +37,9 @@ class Artifact:
     of the published weights of the same kind. parameters_sha256: `weights.hash_parameters` of the network, ""
     for an eager one. weights: their source and SHA-256. notes: of the weights, for the user. files: each
     format's files with their sizes in bytes. parity: for each format the relative difference ||a - b|| /
-    ||b|| to the eager network, by the size of the images. embeddings: how many values an image's embedding
-    has, the second output float32 [N, embeddings]; None for an export without it. fp16, opset, batch_size,
-    image_size: see ExportOptions.
+    ||b|| to the eager network, by the size of the images; "64x64 embeddings" is that of the embeddings.
+    embeddings: how many values one has, the second output float32 [N, embeddings]; None for an export without
+    it. fp16, opset, batch_size, image_size: see ExportOptions.
     """
 
     model: str
