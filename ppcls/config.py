@@ -73,6 +73,9 @@ SYNONYMS = {
 }
 
 
+KernelsOption = Literal["auto", "onednn", "paddle"]
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     name: str  # the network, such as EfficientNetB0
@@ -229,6 +232,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if Paddle has one
+    kernels: KernelsOption = "auto"  # of eager runs; auto: oneDNN's, if usable
     seed: Seed = 0  # of all random choices
     output_dir: str | None = None  # folder of the results; null: output/ and the model's name
 

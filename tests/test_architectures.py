@@ -9,7 +9,6 @@ import pytest
 
 from ppcls import MODELS, build_model
 from ppcls.architectures.blocks import ConvBN
-from ppcls.architectures.depthwise import convolve_small
 from ppcls.architectures.efficientnet import ACTIVATIONS, MBConv, drop_connect
 from ppcls.errors import ConfigError
 
@@ -94,46 +93,6 @@ def test_same_padding_is_tensorflows(kernel_size, stride, size, is_depthwise):
     actual = layer.conv(x)
     assert actual.shape[2:] == [math.ceil(length / stride) for length in size]
     np.testing.assert_allclose(actual.numpy(), expected.numpy(), atol=1e-5)
-
-
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
-@pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 8), (8, 8), (5, 1)])
-def test_small_depthwise_convolutions_equal_paddles(padding, kernel_size, stride, size):
-    paddle.seed(0)
-    layer = ConvBN(6, 6, kernel_size, stride, groups=6, padding=padding, bn_epsilon=1e-3, bn_momentum=0.99)
-    x = paddle.randn([3, 6, *size])
-    results = []
-    for convolve in (layer.conv, lambda x: convolve_small(x, layer.conv.weight, stride, padding)):
-        x.stop_gradient = False
-        y = convolve(x)
-        (y * paddle.arange(y.size, dtype="float32").reshape(y.shape)).sum().backward()
-        results.append([y.numpy(), x.grad.numpy(), layer.conv.weight.grad.numpy()])
-        x.clear_grad(), layer.conv.weight.clear_grad()
-    for expected, actual in zip(*results, strict=True):
-        assert actual.shape == expected.shape
-        np.testing.assert_allclose(actual, expected, atol=1e-5 * max(1, np.abs(expected).max()))
-
-
-def test_a_training_step_takes_the_same_numbers_either_way(monkeypatch):
-    calls, results = [], []
-
-    def counted(*arguments):
-        calls.append(arguments)
-        return convolve_small(*arguments)
-
-    monkeypatch.setattr("ppcls.architectures.depthwise.convolve_small", counted)
-    for small in (64, 0):
-        monkeypatch.setattr("ppcls.architectures.depthwise.MAX_PIXELS", small)
-        paddle.seed(0)
-        model = build_model("EfficientNetB0", num_classes=3, dropout=0.0, drop_connect=0.0)
-        logits = model(paddle.randn([4, 3, 40, 33]))
-        logits.sum().backward()
-        results.append([logits.numpy(), model.stem.conv.weight.grad.numpy(), model.head.bn._mean.numpy()])
-    for a, b in zip(*results, strict=True):
-        assert np.linalg.norm(a - b) <= 2e-3 * np.linalg.norm(b)  # batch norm over 16 values amplifies
-    assert len(calls) == 12  # from the third stage's second block on, and only the first time
 
 
 @pytest.mark.parametrize("name", ["EfficientNetB0", "EfficientNetB0_small", "EfficientNetLite0"])

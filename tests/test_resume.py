@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import yaml
 from helpers import draw_classes
 from two_ranks import Normed, are_equal, weights
 
+from ppcls import build_model
 from ppcls.build import Network
 from ppcls.cli import train
 from ppcls.config_files import load_config
@@ -26,6 +28,7 @@ from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.evaluation.evaluate import Evaluation
 from ppcls.files import locked
+from ppcls.onednn import PADDLE, resolve_kernels
 from ppcls.preprocessing import Preprocessing
 from ppcls.training import step as step_module
 from ppcls.training.checkpoint import find_state, read_state, states_in, write_state
@@ -512,6 +515,40 @@ def test_a_state_of_a_version_without_these_options_resumes(config, tmp_path, wh
     assert are_equal(result(second), whole[0])
     old, *lines = lines_of(tmp_path / "run")
     assert lines == whole[1][1:] and old == {k: v for k, v in whole[1][0].items() if k not in new}
+
+
+@pytest.fixture
+def on_onednn(monkeypatch):
+    """EfficientNetB0_small in place of Tiny, which has Paddle's kernels."""
+    build = partial(build_model, "EfficientNetB0_small", num_classes=3, bn_momentum=0.9)
+    monkeypatch.setattr(sys.modules[__name__], "Tiny", build)
+    if resolve_kernels("auto", build()).name == PADDLE:
+        pytest.skip("no oneDNN here")
+
+
+def test_a_run_on_onednn_goes_on_bit_for_bit(config, tmp_path, on_onednn):
+    options = ["train.epochs=2"]
+    reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
+    run(reference)
+    first = make(config, *options)
+    with pytest.raises(Stopped):
+        run(at(first, 3, lambda: first.signals.note(signal.SIGTERM)))
+    second = resumed(config, *options)
+    run(second, resume=True)
+    assert second.state.kernels.name.startswith("oneDNN")
+    assert are_equal(result(second), result(reference))
+    assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")
+
+
+def test_other_kernels_are_noted(config, on_onednn):
+    saved = make(config).saved_state()
+    was = saved.header["bits"]["kernels"]
+    assert was.startswith("oneDNN 3")
+    option, note = make(config, "kernels=paddle").resume(saved)
+    assert "kernels was auto, is paddle" in option.replace("'", "")
+    assert f"kernels was {was}, is Paddle's" in note and "last bits" in note
+    del saved.header["bits"]["kernels"]  # as in states from before there was a choice
+    assert make(config, "kernels=paddle").resume(saved) == [option]
 
 
 def test_patience_and_the_end_are_known_after_a_resume(config, tmp_path):

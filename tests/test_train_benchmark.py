@@ -1,6 +1,7 @@
 """tools/benchmark.py train: on drawn batches, on files, and on two processes."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -75,3 +76,37 @@ def test_without_data_or_steps_it_says_what_is_missing(config):
         benchmark.main(["train", "-c", str(config)])
     with pytest.raises(ConfigError, match="--steps .*Received: 0"):
         benchmark.main(["train", "-c", str(config), "--steps", "0"])
+
+
+def test_kernels_are_compared_in_turns(config, tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    options = [
+        "-o",
+        "optim.name=rmsprop",
+        "--kernels",
+        "paddle",
+        "onednn",
+        "--steps",
+        "1",
+        "--rounds",
+        "3",
+        "--json",
+        str(out),
+    ]
+    assert benchmark.main(["train", "-c", str(config), *options]) == 0
+    rows = json.loads(out.read_text())["rows"]
+    paddles, onednns = rows.values()
+    assert [name.split(":")[0] for name in rows] == ["paddle", "onednn"]
+    assert paddles["ratio"] == {"median": 1, "min": 1, "max": 1}
+    for kind in ("images_per_second", "ratio"):
+        assert 0 < onednns[kind]["min"] <= onednns[kind]["median"] <= onednns[kind]["max"]
+    assert "onednn: oneDNN 3" in capsys.readouterr().out
+
+
+def test_torch_that_is_missing_is_named(config):
+    options = ["--steps", "1", "-o", "model.name=EfficientNetB0"]
+    for python, what in ((sys.executable, "No module named"), ("no/python", "cannot be run")):
+        with pytest.raises(ConfigError, match=f"--beside-torch.*{what}"):
+            benchmark.main(["train", "-c", str(config), "--beside-torch", python, *options])
+    with pytest.raises(ConfigError, match="timm has no EfficientNetB0_small"):
+        benchmark.main(["train", "-c", str(config), "--beside-torch", sys.executable, "--steps", "1"])

@@ -7,7 +7,6 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from ppcls.architectures import depthwise
 from ppcls.errors import ConfigError
 
 Activation = Callable[[Tensor], Tensor]
@@ -52,14 +51,9 @@ class ConvBN(nn.Layer):
         self.activation = activation
         self.shape = {"kernel_size": kernel_size, "stride": stride, "groups": groups}
         self.padding = padding
-        self.is_depthwise = groups == in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.is_depthwise and depthwise.is_small_on_cpu(x):
-            x = depthwise.convolve_small(x, self.conv.weight, self.shape["stride"], self.padding)
-        else:
-            x = self.conv(x)
-        x = self.bn(x)
+        x = self.bn(self.conv(x))
         return x if self.activation is None else self.activation(x)
 
     def set_padding(self, padding: str) -> None:

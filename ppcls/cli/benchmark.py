@@ -4,11 +4,11 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ppcls import distributed
 from ppcls.cli.common import add_config_options, log, num_workers, read_config, read_model, require_engine
-from ppcls.config import Config
+from ppcls.config import Config, KernelsOption
 from ppcls.errors import ConfigError
 from ppcls.files import write_json
 from ppcls.processor import processor
@@ -117,6 +117,19 @@ def add_train_command(commands: Any) -> None:
         "--steps", type=int, default=20, metavar="N", help="measured steps, after two others (default 20)"
     )
     command.add_argument("--synthetic", action="store_true", help="use one random batch, without files")
+    command.add_argument(
+        "--kernels",
+        nargs="+",
+        choices=get_args(KernelsOption),
+        metavar="KERNELS",
+        help="compare these in turns, on one random batch: auto, onednn, paddle; one process",
+    )
+    command.add_argument(
+        "--beside-torch",
+        metavar="PYTHON",
+        help="compare with timm's network on torch too, by the Python of another environment",
+    )
+    command.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each (default 5)")
     command.set_defaults(run=train)
 
 
@@ -257,9 +270,14 @@ def train(args: argparse.Namespace) -> int:
     from ppcls.data.dataset import open_split, require_split
 
     data = config.data
-    if not args.synthetic:
+    compares = args.kernels is not None or args.beside_torch is not None
+    if compares and distributed.world_size() > 1:
+        raise ConfigError("--kernels and --beside-torch compare in one process: start without launch.")
+    if not args.synthetic and not compares:
         require_split(data, "train")
     network = build_fresh(config, log)  # random weights take the same time
+    if compares:
+        return side_by_side(args, config, network.preprocessing.crop_size)
     train_set = None
     if not args.synthetic:
         num_classes, names = config.model.num_classes, network.class_names
@@ -294,6 +312,38 @@ def train(args: argparse.Namespace) -> int:
     log(f"{'all':9}{figures['images_per_second']:10.2f}")
     if distributed.rank() == 0:
         _write_json(args.json, figures)
+    return 0
+
+
+def side_by_side(args: argparse.Namespace, config: Config, size: int) -> int:
+    """Compare kernels, and torch, in turns, on images of `size` pixels."""
+    from ppcls.benchmarks.side_by_side import measure_side_by_side
+    from ppcls.build import build_fresh
+    from ppcls.inference.versions import versions
+
+    kernels = args.kernels or [config.kernels]
+    rows = measure_side_by_side(
+        config,
+        lambda: build_fresh(config, lambda line: None),
+        kernels,
+        args.beside_torch,
+        steps=args.steps,
+        rounds=args.rounds,
+    )
+    batch = config.data.batch_size
+    print(
+        f"{config.model.name} at {size} pixels, batch {batch}, {args.rounds} rounds of {args.steps} steps, "
+        f"{processor()}"
+    )
+    print(f"{'':34}{'images per second':>24}{'ratio to the first':>24}")
+    print(f"{'':34}" + f"{'median':>8}{'min':>8}{'max':>8}" * 2)
+    for name, row in rows.items():
+        cells = [f"{row['images_per_second'][key]:8.2f}" for key in ("median", "min", "max")]
+        cells += [f"{row['ratio'][key]:8.2f}" for key in ("median", "min", "max")]
+        print(f"{name:34}{''.join(cells)}")
+    figures = {"model": config.model.name, "size": size, "batch_size": batch, "rows": rows}
+    figures |= {"steps": args.steps, "rounds": args.rounds}
+    _write_json(args.json, figures | {"processor": processor(), "versions": versions()})
     return 0
 
 

@@ -182,6 +182,7 @@ def over_network(config: Config, network: Network, topk: int = 5, threads: int |
         topk=topk,
         num_workers=data.num_workers or threads,
         batch_size=data.batch_size,
+        kernels=config.kernels,
     )
 
 

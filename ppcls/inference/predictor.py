@@ -406,9 +406,11 @@ def eager_predictor(
     topk: int = 5,
     num_workers: int | None = None,
     batch_size: int = BATCH_SIZE,
+    kernels: str = "auto",
 ) -> Predictor:
-    """Return a Predictor over a network of `build_model`, which is put into evaluation mode."""
-    engine = EagerEngine(model)
+    """Return a Predictor over a network of `build_model`, which is put into evaluation mode. kernels: see
+    Config."""
+    engine = EagerEngine(model, kernels)
     return Predictor(
         describe(model, preprocessing, class_names),
         lambda streams: engine,

@@ -82,7 +82,7 @@ class Trainer:
         fingerprint = take_fingerprint(
             self.config, self.train_set, self.eval_set, preprocessing, self.class_weights
         )
-        return RunIdentity(self.config, fingerprint, start)
+        return RunIdentity(self.config, fingerprint, start, self.state.kernels.name)
 
     def resume(self, saved: SavedState) -> list[str]:
         """Take over a saved state, on every process, before the first step.
@@ -119,6 +119,7 @@ class Trainer:
             self.network.preprocessing,
             num_workers=self.num_workers,
             batch_size=data.batch_size,
+            kernels=self.config.kernels,
         )
         on_error = data.on_error
         return evaluate(predictor, self.eval_set, on_error=on_error, signal=lambda: self.signals.number)

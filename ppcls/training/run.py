@@ -53,6 +53,7 @@ def open_run(config: Config, requested: str | None, num_workers: int, log: Log) 
     look_for_overlap(config, train_set, eval_set, is_resumed=found is not None, log=log)
     network = network._replace(class_names=train_set.class_names)
     trainer = Trainer(config, network, train_set, eval_set, num_workers)
+    log(str(trainer.state.kernels))
     if found is not None:
         resume_run(trainer, found, log)
     return trainer

@@ -15,6 +15,7 @@ from ppcls.config import Config
 from ppcls.config_files import parse_config
 from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError
+from ppcls.onednn import PADDLE
 from ppcls.preprocessing import Preprocessing
 from ppcls.processor import MKL_SETTING
 from ppcls.weights.load import WeightsInfo, sha256_of
@@ -23,7 +24,7 @@ from ppcls.weights.load import WeightsInfo, sha256_of
 # end. The data's places and the file of weights are among them because their content is compared, the start
 # because the state has it.
 MAY_CHANGE = {
-    *("output_dir", "device", "data.num_workers", "data.on_error", "data.allow_overlap"),
+    *("output_dir", "device", "kernels", "data.num_workers", "data.on_error", "data.allow_overlap"),
     *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
     *("train.start_from", "train.start_variant", "train.start_averaged"),
     *(
@@ -46,13 +47,14 @@ class RunIdentity:
     """The identity of a run.
 
     fingerprint: the number of processes, digests of the data and of the classes' weights, the resolved
-    preprocessing. start: the record
-    of the weights that training started from; None for random ones.
+    preprocessing. start: the record of the weights that training started from; None for random ones.
+    kernels: the name of those it runs on.
     """
 
     config: Config
     fingerprint: dict[str, Any]
     start: WeightsInfo | None
+    kernels: str
 
     def to_header(self) -> dict[str, Any]:
         """Return the header's entries, as JSON has them."""
@@ -61,7 +63,7 @@ class RunIdentity:
             "config": text,
             "config_sha256": hashlib.sha256(text.encode()).hexdigest(),
             "meaning": self.fingerprint,
-            "bits": environment(),
+            "bits": environment(self.kernels),
             "start": self.start and self.start.to_dict(),
         }
 
@@ -84,8 +86,8 @@ def take_fingerprint(
     }
 
 
-def environment() -> dict[str, Any]:
-    """Return what decides the last bits of every number."""
+def environment(kernels: str) -> dict[str, Any]:
+    """Return what decides the last bits of every number. kernels: the name of those that the network uses."""
     import paddle
 
     return {
@@ -93,6 +95,7 @@ def environment() -> dict[str, Any]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         MKL_SETTING: os.environ.get(MKL_SETTING),
         "device": paddle.get_device().partition(":")[0],
+        "kernels": kernels,
     }
 
 
@@ -121,7 +124,7 @@ def check_same_run(identity: RunIdentity, header: dict[str, Any]) -> list[str]:
             "train.yaml and number of processes, or start another run: -o output_dir=DIR, without --resume."
         )
     notes = [text for name, text in changed.items() if name != "output_dir"]
-    was, is_now = header["bits"], environment()
+    was, is_now = {"kernels": PADDLE} | header["bits"], environment(identity.kernels)
     notes += [
         f"{name} was {was.get(name)}, is {is_now[name]}: the run resumes, but its last bits will differ from "
         "those of an uninterrupted one"

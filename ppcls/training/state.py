@@ -13,6 +13,7 @@ import numpy as np
 from ppcls import distributed
 from ppcls.config import Config
 from ppcls.errors import ConfigError, PpclsError
+from ppcls.onednn import resolve_kernels
 from ppcls.processor import keep_freed_memory
 from ppcls.training.ema import ModelEma
 from ppcls.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
@@ -66,11 +67,12 @@ class SavedState(NamedTuple):
 class TrainState:
     """A network with everything that an update changes, and the position of the run.
 
-    model: the plain network. network: what a step runs, the model or its data-parallel wrapper. trainable:
-    the parameters that are trained. frozen: layers that stay in eval mode. statistics: batch norm's, float32
-    [C] each. steps_per_epoch: random numbers and learning rates of a step depend on it. class_weights: [C],
-    in the loss; None for equal ones. is_head_only: the classifier alone is trained, as in the first
-    train.freeze_epochs. Then there is no moving average, and no data-parallel wrapper.
+    model: the plain network. kernels: those that it runs on. local: the network on its kernels. network: what
+    a step runs, `local` or its data-parallel wrapper. trainable: the parameters that are trained. frozen:
+    layers that stay in eval mode. statistics: batch norm's, float32 [C] each. steps_per_epoch: random numbers
+    and learning rates of a step depend on it. class_weights: [C], in the loss; None for equal ones.
+    is_head_only: the classifier alone is trained, as in the first train.freeze_epochs. Then there is no
+    moving average, and no data-parallel wrapper.
     """
 
     network: "nn.Layer"
@@ -99,10 +101,13 @@ class TrainState:
             from ppcls.training.sync_bn import use_sync_bn
 
             use_sync_bn(model)
+        obstacle = f"train.amp={train.amp}" if train.amp else None
+        self.kernels = resolve_kernels(config.kernels, model, obstacle)
+        self.local = self.kernels.network(model)
         if train.recompute:
             from ppcls.training.recompute import recompute_blocks
 
-            recompute_blocks(model)
+            recompute_blocks(self.local)
         self._always_frozen = freeze(model, train.freeze)
         self._backbone = {name: p for name, p in trainable(model).items() if not is_in_classifier(name)}
         self.statistics = batch_norm_statistics(model)
@@ -147,9 +152,9 @@ class TrainState:
         named = self.model.named_sublayers() if is_head_only else ()
         self.frozen = self._always_frozen + [layer for name, layer in named if not is_in_classifier(name)]
         if self.world_size > 1 and not is_head_only:
-            self.network = paddle.DataParallel(self.model)  # it knows the parameters trained at this moment
+            self.network = paddle.DataParallel(self.local)  # it knows the parameters trained at this moment
         else:
-            self.network = self.model
+            self.network = self.local
         if train.ema_decay is not None and not is_head_only:
             self.ema = ModelEma(self.model, train.ema_decay)
 

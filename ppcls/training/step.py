@@ -213,6 +213,6 @@ def _gradient_exchange(state: TrainState, part: int) -> AbstractContextManager:
     """Return a context in which DataParallel, where there is one, exchanges gradients behind the last batch
     of a step only, and not at all with recomputed blocks."""
     train = state.config.train
-    if state.network is not state.model and (train.recompute or part < train.accumulate - 1):
+    if state.network is not state.local and (train.recompute or part < train.accumulate - 1):
         return state.network.no_sync()
     return nullcontext()
