@@ -84,9 +84,11 @@ setup(
         "onnx": ["onnx>=1.14", "onnxoptimizer>=0.3.13", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
+        "remote": ["fsspec[http]>=2024.2"],  # shards at a URL; s3 and gs besides with s3fs, gcsfs
         "test": [
             *("pytest>=8.0", "pytest-xdist>=3.5", "setuptools", "wheel"),
             *("cleanlab>=2.7", "imagehash>=4.3", "scikit-learn>=1.3", "scipy>=1.10", "threadpoolctl>=3.1"),
+            *("fsspec[http]>=2024.2", "moto[server]>=5.0", "s3fs>=2024.2", "webdataset>=0.2.100"),
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },

@@ -140,6 +140,7 @@ class DataConfig:
         "natural"  # use classes of n images in proportion to n, to sqrt(n), or all equally often
     )
     num_workers: Count | None = None  # loading threads of each process; null: one for each core it may use
+    cache_gb: Positive | None = None  # disk space to keep parts of remote shards; null: none is kept
     on_error: Literal["fail", "skip"] = (
         "fail"  # for an unreadable image: end the run, or count it and go without
     )

@@ -1,6 +1,7 @@
 """Cache folder, atomic writes, and the run-folder lock."""
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -51,6 +52,15 @@ def write_aside(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str, errors: str = "strict") -> None:

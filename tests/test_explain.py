@@ -8,6 +8,7 @@ from golden.seeded import ODD_SIZE, draw_input, name_entry
 from helpers import ARTIFACT, ROOT, build_filled, run_tool, write_config
 
 from ppcls import Predictor, build_model
+from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError
 from ppcls.evaluation.explain import explain, grad_cam, last_features, overlay, picture_names
 from ppcls.inference.engines.engine import LoadedEngine
@@ -97,5 +98,7 @@ def test_a_predictor_over_an_export_has_nothing_to_explain_with(config, tmp_path
     engine = LoadedEngine("onnxruntime", [lambda images: images])
     predictor = Predictor(ARTIFACT, lambda streams: engine)
     with pytest.raises(ConfigError, match="Received: .*onnxruntime.*eager"):
-        explain(predictor, [str(config.parent / "pictures" / "square 0.png")], tmp_path / "why")
+        explain(
+            predictor, Dataset.of_files([str(config.parent / "pictures" / "square 0.png")]), tmp_path / "why"
+        )
     assert not (tmp_path / "why").exists()

@@ -37,6 +37,7 @@ DISTRIBUTIONS |= {"paddle": "paddlepaddle", "sklearn": "scikit-learn"}
 # Modules that only some users need, and the extras that bring them. All others are in install_requires.
 EXTRAS = {
     "cleanlab": ["clean"],
+    "fsspec": ["remote"],
     "imagehash": ["clean"],
     "onnx": ["onnx"],
     "onnxoptimizer": ["onnx"],

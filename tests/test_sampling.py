@@ -7,6 +7,7 @@ from PIL import Image
 from ppcls.config import AugmentConfig
 from ppcls.config_files import parse_config
 from ppcls.data.dataset import Dataset
+from ppcls.data.files import Files
 from ppcls.data.loader import load_batches, train_batch_indices
 from ppcls.data.sampling import draw_epoch, imbalance_hint, repeat_factors
 from ppcls.data.seeding import random_state
@@ -17,6 +18,7 @@ from ppcls.training.batches import train_batches
 COUNTS = np.array([300, 90, 0, 40, 5, 1])  # images of each class; one has none
 LABELS = np.random.RandomState(0).permutation(np.repeat(np.arange(6), COUNTS))
 SIZE = len(LABELS)
+FILES = Files([""] * SIZE)
 SPEC = Preprocessing(16, 16, "bilinear", False, (0.0,) * 3, (1.0,) * 3)
 DRAWN = [20, 13, 5, 6, 2, 4, 0]  # of seven images, the last one three times
 
@@ -33,7 +35,7 @@ def test_classes_are_used_as_often_as_their_sizes_to_the_power(sampling, power):
     expected *= SIZE / expected.sum()
     drawn = []
     for epoch in range(400):
-        (uses,) = train_batch_indices(SIZE, SIZE, seed=3, epoch=epoch, factors=factors)
+        (uses,) = train_batch_indices(FILES, SIZE, seed=3, epoch=epoch, factors=factors)
         drawn.append(np.bincount(LABELS[uses % SIZE], minlength=6))
     error = np.std(drawn, axis=0) / np.sqrt(len(drawn))
     assert (np.sum(drawn, axis=1) == SIZE).all()
@@ -44,7 +46,9 @@ def test_classes_are_used_as_often_as_their_sizes_to_the_power(sampling, power):
 @pytest.mark.parametrize("sampling", ["sqrt", "balanced"])
 def test_an_image_is_used_its_factor_rounded_up_or_down(sampling):
     factors = repeat_factors(LABELS, sampling)
-    uses = np.array([np.bincount(draw_epoch(factors, 0, e) % SIZE, minlength=SIZE) for e in range(400)])
+    uses = np.array(
+        [np.bincount(draw_epoch(factors, FILES, SIZE, 0, e) % SIZE, minlength=SIZE) for e in range(400)]
+    )
     assert (uses >= np.floor(factors - 1e-9)).all() and (uses <= np.ceil(factors + 1e-9)).all()
     np.testing.assert_allclose(uses.mean(axis=0), factors, atol=4 * 0.5 / np.sqrt(400))
     assert len({row.tobytes() for row in uses}) == 400
@@ -68,7 +72,7 @@ def test_of_several_labels_the_rarest_decides():
 
 def test_the_natural_order_is_that_of_earlier_versions():
     assert repeat_factors(LABELS, "natural") is None
-    batches = train_batch_indices(SIZE, 8, seed=5, epoch=2)
+    batches = train_batch_indices(FILES, 8, seed=5, epoch=2)
     np.testing.assert_array_equal(
         np.concatenate(batches), random_state(5, 2).permutation(SIZE)[: SIZE // 8 * 8]
     )
@@ -77,8 +81,12 @@ def test_the_natural_order_is_that_of_earlier_versions():
 def test_the_draw_stays_what_it_is():
     """Another numpy must not change a run that is repeated."""
     factors = repeat_factors(np.array([0, 0, 0, 0, 0, 0, 1]), "balanced")
-    assert draw_epoch(factors, 1, 2).tolist() == DRAWN
-    assert draw_epoch(factors, 1, 3).tolist() != DRAWN != draw_epoch(factors, 2, 2).tolist()
+    assert draw_epoch(factors, Files([""] * len(factors)), len(factors), 1, 2).tolist() == DRAWN
+    assert (
+        draw_epoch(factors, Files([""] * len(factors)), len(factors), 1, 3).tolist()
+        != DRAWN
+        != draw_epoch(factors, Files([""] * len(factors)), len(factors), 2, 2).tolist()
+    )
 
 
 class Extreme(np.random.RandomState):
@@ -93,19 +101,19 @@ def test_the_number_of_uses_is_exact_whatever_the_rounding(kind, monkeypatch):
     monkeypatch.setattr("ppcls.data.sampling.random_state", lambda *entropy: kind(entropy))
     for size in range(1, 60):
         factors = np.full(size, 0.1)
-        assert len(draw_epoch(factors / factors.mean(), 0, size)) == size
+        assert len(draw_epoch(factors / factors.mean(), Files([""] * size), size, 0, size)) == size
         factors = random_state(size).uniform(size=size) ** 9
-        assert len(draw_epoch(factors / factors.mean(), 0, size)) == size
+        assert len(draw_epoch(factors / factors.mean(), Files([""] * size), size, 0, size)) == size
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_ranks_share_the_draw_in_steps_of_one_length(world):
     factors = repeat_factors(LABELS, "balanced")
     options = {"seed": 1, "epoch": 4, "world_size": world, "factors": factors}
-    shares = [train_batch_indices(SIZE, 8, rank=rank, **options) for rank in range(world)]
+    shares = [train_batch_indices(FILES, 8, rank=rank, **options) for rank in range(world)]
     assert [len(share) for share in shares] == [SIZE // (8 * world)] * world
     merged = np.concatenate([np.stack(parts, axis=1).ravel() for parts in zip(*shares, strict=True)])
-    np.testing.assert_array_equal(merged, draw_epoch(factors, 1, 4)[: len(merged)])
+    np.testing.assert_array_equal(merged, draw_epoch(factors, FILES, SIZE, 1, 4)[: len(merged)])
 
 
 @pytest.fixture
@@ -142,7 +150,7 @@ def test_an_unreadable_image_is_named_at_every_use(noise, tmp_path):
 def test_training_batches_are_drawn_by_the_option_and_from_any_step(noise):
     config = config_of("data.sampling=balanced", "data.batch_size=2", "seed=9")
     found = list(train_batches(config, SPEC, noise, epoch=1, num_workers=1))
-    drawn = draw_epoch(repeat_factors(noise.labels, "balanced"), 9, 1)
+    drawn = draw_epoch(repeat_factors(noise.labels, "balanced"), noise.source, len(noise), 9, 1)
     assert np.concatenate([batch.indices for batch in found]).tolist() == (drawn % 8).tolist()
     assert sum(batch.labels.sum() for batch in found) == 4  # half of the epoch is the one picture of class 1
     for whole, rest in zip(

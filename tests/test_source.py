@@ -55,6 +55,12 @@ class Memory:
     def select(self, indices: Sequence[int]) -> "Memory":
         return Memory([self.images[index] for index in indices])
 
+    def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
+        return indices[random.permutation(len(indices))]
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        pass
+
 
 def encoded(label, seed=0):
     """A picture whose mean is 40 times the label."""

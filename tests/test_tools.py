@@ -20,8 +20,8 @@ from ppcls.cli.export import main as export
 from ppcls.cli.infer import main as infer
 from ppcls.config_files import best_weights, load_config
 from ppcls.errors import ConfigError, WeightsError
+from ppcls.files import sha256_of
 from ppcls.inference.artifact import read_artifact
-from ppcls.weights.load import sha256_of
 
 SAMPLE = Path(os.environ.get("PPCLS_SAMPLE", ROOT.parent / "shared" / "data" / "imagenet_sample"))
 

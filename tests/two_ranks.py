@@ -178,7 +178,9 @@ def shared_or_whole(folder):
     shares = distributed.gather([(batch.indices, batch.images) for batch in own])
     parts = [part for parts in zip(*shares, strict=True) for part in parts]
     yield {"indices": interleaved(parts, 0), "images": interleaved(parts, 1)}
-    indices = train_batch_indices(12, 4, seed=0, epoch=3, factors=repeat_factors(data.labels, "balanced"))
+    indices = train_batch_indices(
+        data.source, 4, seed=0, epoch=3, factors=repeat_factors(data.labels, "balanced")
+    )
     transform = TrainTransform(preprocessing, AugmentConfig(), seed=0, epoch=3)
     whole = list(load_batches(data, indices, transform, preprocessing, num_workers=1))
     yield {

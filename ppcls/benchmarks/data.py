@@ -71,8 +71,8 @@ def measure_data(
         "rounds": rounds,
         "rows": {
             name: {
-                "images_per_second": _spread([len(files) / value for value in values]),
-                "share": _spread([base / value for base, value in zip(alone, values, strict=True)]),
+                "images_per_second": spread([len(files) / value for value in values]),
+                "share": spread([base / value for base, value in zip(alone, values, strict=True)]),
             }
             for name, values in seconds.items()
         },
@@ -122,5 +122,6 @@ def _time_rounds(
     return seconds
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median and the range of a measurement."""
     return {"median": median(values), "min": min(values), "max": max(values)}

@@ -57,6 +57,15 @@ def add_data_command(commands: Any) -> None:
         "--batch-size", type=int, default=32, metavar="N", help="images of a batch (default 32)"
     )
     command.add_argument("--rounds", type=int, default=7, metavar="N", help="measurements (default 7)")
+    command.add_argument(
+        "--beside",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PLACE",
+        help="compare with the same images in other places, such as shards, instead: bare reads and the "
+        "whole pipeline on all cores, in the order of training",
+    )
     command.set_defaults(run=data)
 
 
@@ -141,6 +150,8 @@ def data(args: argparse.Namespace) -> int:
     from ppcls.benchmarks.data import measure_data, read_images
     from ppcls.data.dataset import open_path
 
+    if args.beside:
+        return sources(args)
     files, left_out = read_images(open_path(args.source, args.root))
     figures = measure_data(files, args.resize_short, args.crop_size, args.batch_size, args.rounds)
     figures |= {"files": len(files), "left_out": left_out, "bytes": sum(map(len, files))}
@@ -160,6 +171,31 @@ def data(args: argparse.Namespace) -> int:
         f"{'meets' if reached >= GOAL else 'misses'} the goal of {GOAL}."
     )
     _write_json(args.json, figures)
+    return 0
+
+
+def sources(args: argparse.Namespace) -> int:
+    from ppcls.benchmarks.sources import measure_sources
+    from ppcls.data.dataset import open_path
+
+    places = [args.source, *args.beside]
+    figures = measure_sources(
+        [open_path(args.source, args.root), *map(open_path, args.beside)],
+        args.resize_short,
+        args.crop_size,
+        batch_size=args.batch_size,
+        num_workers=distributed.cores(),
+        rounds=args.rounds,
+    )
+    print(f"{figures['images']} images in each place, {distributed.cores()} threads of {figures['machine']}")
+    print(f"{'':28}{'images per second':>24}{'ratio to the first':>24}")
+    print(f"{'':28}{'median':>8}{'min':>8}{'max':>8}{'median':>8}{'min':>8}{'max':>8}")
+    for kind in ("reads", "pipeline"):
+        for place, row in zip(places, figures[kind], strict=True):
+            cells = [f"{row['images_per_second'][key]:8.0f}" for key in ("median", "min", "max")]
+            cells += [f"{row['ratio'][key]:8.3f}" for key in ("median", "min", "max")]
+            print(f"{kind}, {str(place)[-18:]:{26 - len(kind)}}{''.join(cells)}")
+    _write_json(args.json, figures | {"places": list(map(str, places))})
     return 0
 
 

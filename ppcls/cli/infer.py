@@ -23,6 +23,7 @@ from ppcls.progress import progress_bar
 from ppcls.streams import has_reader
 
 if TYPE_CHECKING:
+    from ppcls.data.dataset import Dataset
     from ppcls.inference.predictions import Prediction
     from ppcls.inference.predictor import Predictor
 
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "or the config in its place."
         )
 
-    from ppcls.data.files import find_images
+    from ppcls.data.dataset import open_images
     from ppcls.inference.predictor import BULK
     from ppcls.inference.shards import require_no_shards
 
@@ -45,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
     if outputs and not args.resume:
         require_no_shards(outputs[0])
-    files = find_images(args.input)
-    predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(files) >= BULK)
+    dataset = open_images(args.input)
+    predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(dataset) >= BULK)
     if args.embeddings is not None:
         predictor.require_embeddings()
     if args.check:
-        done = list(islice(predictor.stream(files), predictor.batch_size))
+        done = list(islice(predictor.stream(dataset), predictor.batch_size))
         failed = sum(prediction.error is not None for prediction in done)
-        log(f"check passed: {len(done)} of {len(files)} files were classified, {failed} unreadable")
+        log(f"check passed: {len(done)} of {len(dataset)} files were classified, {failed} unreadable")
         return 0
     if resolved.export is None:
         try:
@@ -60,11 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:  # inference needs no such folder
             log(f"note: without infer.yaml: {error}")
     if outputs:
-        code = to_files(predictor, files, outputs[0], args.embeddings)
+        code = to_files(predictor, dataset, outputs[0], args.embeddings)
     else:
-        code = to_screen(predictor, files)
+        code = to_screen(predictor, dataset)
     if args.explain is not None:
-        explain_files(predictor, files, args.explain)
+        explain_files(predictor, dataset, args.explain)
     return code
 
 
@@ -74,7 +75,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = config_parser(__doc__, takes_exports=True)
     add_engine_option(parser, default="eager")
     parser.add_argument(
-        "-i", "--input", required=True, help="an image, a folder (with all below it), or a glob pattern"
+        "-i",
+        "--input",
+        required=True,
+        help="an image, a folder (with all below it), a glob pattern, or shards",
     )
     parser.add_argument("--topk", type=int, default=5, help="classes shown for each image (default 5)")
     parser.add_argument(
@@ -125,10 +129,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def to_screen(predictor: "Predictor", files: Sequence[str]) -> int:
+def to_screen(predictor: "Predictor", dataset: "Dataset") -> int:
     failed = []
-    bar = progress_bar(len(files), "classify") if len(files) > 1 else None
-    for prediction in predictor.stream(files):
+    bar = progress_bar(len(dataset), "classify") if len(dataset) > 1 else None
+    for prediction in predictor.stream(dataset):
         if bar is not None:
             bar.update()
             bar.clear()
@@ -144,14 +148,13 @@ def to_screen(predictor: "Predictor", files: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
-def to_files(
-    predictor: "Predictor", files: Sequence[str], output: Path, embeddings: Path | None = None
-) -> int:
+def to_files(predictor: "Predictor", dataset: "Dataset", output: Path, embeddings: Path | None = None) -> int:
     """Write the predictions of all processes: each writes its share to a shard, and the first merges the
     shards. embeddings: their file, which may be the only output."""
     from ppcls.inference.shards import files_done, merge, next_shard, run_header, write_shard
 
     rank, world_size = distributed.rank(), distributed.world_size()
+    files = [dataset.name(index) for index in range(len(dataset))]
     header = run_header(predictor, files, embeddings=embeddings is not None)
     if any(theirs != header for theirs in distributed.gather(header)):
         raise ConfigError(
@@ -160,10 +163,10 @@ def to_files(
     done = files_done(output, header)
     if done:
         log(f"resuming: {len(done)} of {len(files)} files are done")
-    share = [file for file in files if file not in done][rank::world_size]
+    share = [index for index, file in enumerate(files) if file not in done][rank::world_size]
     shard = next_shard(output, rank)
     distributed.gather(None)  # no process writes before all have read
-    distributed.run_together(lambda: write_shard(shard, header, predictor, share))
+    distributed.run_together(lambda: write_shard(shard, header, predictor, dataset.select(share)))
     size = header.get("embeddings", 0)
     result = distributed.run_together(lambda: merge(output, files, embeddings, size) if rank == 0 else None)
     classified, failed = distributed.gather(result)[0]
@@ -174,11 +177,11 @@ def to_files(
     return 1 if failed else 0
 
 
-def explain_files(predictor: "Predictor", files: Sequence[str], folder: Path) -> None:
+def explain_files(predictor: "Predictor", dataset: "Dataset", folder: Path) -> None:
     """Explain the files, each process its share. Unreadable files have been reported already."""
     from ppcls.evaluation.explain import explain
 
-    written = distributed.gather(distributed.run_together(lambda: explain(predictor, files, folder)))
+    written = distributed.gather(distributed.run_together(lambda: explain(predictor, dataset, folder)))
     log(f"written: {sum(written)} pictures in {folder}")
 
 

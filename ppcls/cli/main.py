@@ -15,7 +15,7 @@ COMMANDS = {
     "convert": ("ppcls.cli.convert", "convert weights between the formats of projects"),
     "benchmark": ("ppcls.cli.benchmark", "measure speed on this machine"),
     "options": ("ppcls.cli.options", "list the options of a config: types, defaults and meanings"),
-    "data": ("ppcls.data.__main__", "make lists of your own images, and check files"),
+    "data": ("ppcls.cli.data", "make lists of your own images, and check files"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Datasets: images from a source, with their labels; opened from a list file, or from class folders."""
+"""Datasets: images from a source, with their labels; opened from a list file, class folders, or shards."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,12 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ppcls.commands import command_line
 from ppcls.config import DataConfig
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.data.files import (
     Files,
+    find_images,
     join_paths,
     list_class_folders,
     list_class_images,
@@ -21,7 +23,11 @@ from ppcls.data.files import (
     read_list_lines,
     require_some,
 )
+from ppcls.data.remote import DiskCache
+from ppcls.data.shard_index import is_url
+from ppcls.data.shards import Shards, find_index, open_shards
 from ppcls.errors import ConfigError, DataError, suggest
+from ppcls.files import cache_dir
 
 Split = Literal["train", "eval"]
 
@@ -47,6 +53,14 @@ class Source(Protocol):
 
     def select(self, indices: Sequence[int]) -> "Source":
         """Return a source of these images, in this order."""
+
+    def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
+        """Return indices int64 [N] in random order; i + k * len(self) stands for a further use of image i.
+        A source that reads neighbours together keeps them together, for each of `parts` processes, which
+        takes every image p + k * parts."""
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Begin to fetch images that will be read soon. A source that is quick does nothing."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +104,10 @@ class Dataset:
         digest.update(b"" if self.labels is None else self.labels.tobytes())
         return digest.hexdigest()[:16]
 
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Begin to fetch images that will be read soon."""
+        self.source.prefetch(indices)
+
     def select(self, indices: Sequence[int]) -> "Dataset":
         """Return a dataset of these images, in this order."""
         labels = None if self.labels is None else self.labels[indices]
@@ -112,7 +130,12 @@ def require_split(data: DataConfig, split: Split) -> None:
             f"layout of ImageNet-1k. For other data: -o data.{split}_list=FILE -o data.{split}_root=DIR, or "
             f"with one folder for each class: -o data.{split}_list=null -o data.{split}_root=DIR."
         )
-    if list_file is None and root is not None and not Path(root).is_dir():
+    if list_file is None and root is not None and (is_url(root) or "{" in root or root.endswith(".tar")):
+        raise DataError(
+            f"{root} (data.{split}_root) are shards without an index. Make one: "
+            f"{command_line('data', 'index', root)}. Then give it: -o data.{split}_list=INDEX."
+        )
+    if list_file is None and root is not None and not (Path(root).is_dir() or find_index(root)):
         raise DataError(
             f"There is no folder {root} (data.{split}_root). Expected: one folder for each class, with its "
             "images."
@@ -124,7 +147,8 @@ def open_split(
 ) -> Dataset:
     """Open the images of `data.{split}_root` and `data.{split}_list`, with labels below `num_classes`.
 
-    With a list file, its paths are below the root. Without one, the root holds a folder for each class.
+    With a list file, its paths are below the root. Without one, the root holds a folder for each class. In
+    place of either there may be shards: their index, or the folder that holds it.
     class_names: the value of `data.class_names`, or names that are known already. Class folders are matched
     with them by name. If no folder has a class's name, the folders' names may be the labels' numbers.
     Without class names the classes are the folders' names, sorted.
@@ -134,22 +158,17 @@ def open_split(
     root, list_file = _places(data, split)
     if isinstance(class_names, str):
         class_names = read_class_names(class_names, num_classes)
+    index = find_index(list_file or root)
+    if index is not None:
+        source = open_shards(index, root if list_file else None, _cache_of(data))
+        return _with_labels(source, num_classes, class_names)
     if list_file is not None:
         dataset = _open_list(Path(list_file), Path(root or "."), num_classes)
         return replace(dataset, class_names=class_names)
     folder, option = Path(root or "."), f"data.{split}_root"
     folders = list_class_folders(folder, class_names.folders if class_names else ())
     if class_names is None:
-        if len(folders) != num_classes:
-            cure = f"Set -o model.num_classes={len(folders)}, or name the classes: -o data.class_names=FILE."
-            if len(folders) < 2:
-                cure = (
-                    "A network needs two classes: put images of what is not this class into a second folder."
-                )
-            raise ConfigError(
-                f"{folder} ({option}) holds {len(folders)} class folders, but model.num_classes is "
-                f"{num_classes}. {cure}"
-            )
+        _require_count(folders, num_classes, f"{folder} ({option}) holds", "class folders")
         class_names = ClassNames.of(folders)
     dataset = _open_class_folders(folder, _labels_of(folders, class_names, folder), class_names)
     if not len(dataset):
@@ -157,11 +176,54 @@ def open_split(
     return dataset
 
 
+def _require_count(classes: Sequence[str], num_classes: int, subject: str, kind: str) -> None:
+    """Raise ConfigError if the data have another number of classes than the network."""
+    if len(classes) != num_classes:
+        cure = f"Set -o model.num_classes={len(classes)}, or name the classes: -o data.class_names=FILE."
+        if len(classes) < 2:
+            cure = "A network needs two classes: put images of what is not this class into a second folder."
+        raise ConfigError(f"{subject} {len(classes)} {kind}, but model.num_classes is {num_classes}. {cure}")
+
+
+def _cache_of(data: DataConfig) -> DiskCache | None:
+    """Return the cache that data.cache_gb requests."""
+    return None if data.cache_gb is None else DiskCache(cache_dir() / "shards", int(data.cache_gb * 1e9))
+
+
+def _with_labels(source: Shards, num_classes: int, class_names: ClassNames | None) -> Dataset:
+    """Return the dataset of shards, with labels below `num_classes`. If the index names classes, they are
+    matched with `class_names` as class folders are."""
+    index = source.index
+    labels, own = index.columns.get("labels"), index.class_names
+    if labels is None:
+        raise DataError(
+            f"The shards of {index.path} have no labels. Add a .cls to each sample, and index them again."
+        )
+    if own is not None and class_names is not None and own.folders != class_names.folders:
+        label_of = _labels_of(own.folders, class_names, index.path)
+        labels = np.array([label_of[folder] for folder in own.folders], np.int64)[labels]
+    elif own is not None and class_names is None:
+        _require_count(own.folders, num_classes, f"{index.path} names", "classes")
+        class_names = own
+    if labels.max() >= num_classes:
+        first = int((labels >= num_classes).argmax())
+        raise DataError(
+            f"{source.where(first)}: label {labels[first]} is outside 0 to {num_classes - 1}. "
+            f"model.num_classes is {num_classes}; labels count from 0."
+        )
+    return Dataset(source, labels, class_names)
+
+
 def open_path(path: Path, root: Path | None = None) -> Dataset:
-    """Open a list file, a folder of class folders, or a folder of images without labels, as it is.
+    """Open a list file, shards by their index or folder, a folder of class folders, or a folder of images
+    without labels, as it is.
 
     root: the folder of a list's paths; None: the list's own folder. Raises DataError.
     """
+    index = find_index(path)
+    if index is not None:
+        source = open_shards(index, None if root is None else str(root))
+        return Dataset(source, source.index.columns.get("labels"), source.index.class_names)
     if path.is_dir():
         if list_direct_images(path):  # then folders beside the images are not classes
             return Dataset.of_files(list_images(path))
@@ -177,6 +239,13 @@ def open_path(path: Path, root: Path | None = None) -> Dataset:
     dataset = _open_list(path, root)
     require_images(dataset, root, "--root ")
     return dataset
+
+
+def open_images(pattern: str) -> Dataset:
+    """Open shards by their index or folder, or the files that a path, a folder or a glob pattern names.
+    Raises DataError where there are none."""
+    index = find_index(pattern)
+    return Dataset.of_files(find_images(pattern)) if index is None else open_path(index)
 
 
 def require_images(dataset: Dataset, root: str | Path | None, cure: str) -> None:

@@ -74,6 +74,12 @@ class Files:
         lines = None if self.lines is None else self.lines[indices]
         return Files([self.paths[index] for index in indices], self.list_file, lines)
 
+    def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
+        return indices[random.permutation(len(indices))]
+
+    def prefetch(self, indices: Sequence[int]) -> None:
+        """Do nothing: a disk is quick."""
+
 
 @dataclass(frozen=True)
 class Walk:

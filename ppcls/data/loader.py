@@ -12,7 +12,7 @@ import numpy as np
 
 from ppcls.commands import command_line
 from ppcls.data.augment import Mixing, mix_images, mix_labels
-from ppcls.data.dataset import Dataset
+from ppcls.data.dataset import Dataset, Source
 from ppcls.data.decode import decode
 from ppcls.data.opencv import cv2
 from ppcls.data.sampling import draw_epoch
@@ -24,6 +24,7 @@ from ppcls.preprocessing import Preprocessing
 Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 [H, W, 3] and index to uint8 [S, S, 3]
 Finish = Callable[[np.ndarray, int], None]  # changes a normalised image float32 [3, S, S] in place
 BATCHES_AHEAD = 2  # in preparation or ready while one is in use
+IMAGES_AHEAD = 512  # that a remote source begins to fetch before their turn
 
 
 @dataclass(frozen=True, order=True)
@@ -88,7 +89,7 @@ def eval_batch_indices(count: int, batch_size: int, rank: int = 0, world_size: i
 
 
 def train_batch_indices(
-    count: int,
+    source: Source,
     batch_size: int,
     *,
     seed: int,
@@ -99,18 +100,19 @@ def train_batch_indices(
     min_batches: int = 0,
 ) -> list[np.ndarray]:
     """Return the shuffled indices of a rank's batches. From each global batch the rank takes images rank,
-    rank + world_size, ... An incomplete last global batch is dropped.
+    rank + world_size, ... An incomplete last global batch is dropped. The source decides how it is shuffled.
 
     min_batches: if the images fill fewer batches, they are used again, in another order and under other
     numbers: index + k * count is a further use of the image `index`. No image is used once more before all
     others are. factors: from `sampling.repeat_factors`; then the uses are those of `sampling.draw_epoch`.
     """
-    size, random = batch_size * world_size, random_state(seed, epoch)
+    size, count, random = batch_size * world_size, len(source), random_state(seed, epoch)
     images = max(count // size, min_batches) * size
     if factors is not None:
-        shuffled = draw_epoch(factors, seed, epoch, max(images, count))
+        shuffled = draw_epoch(factors, source, max(images, count), seed, epoch, world_size)
     else:
-        uses = [use * count + random.permutation(count) for use in range(math.ceil(images / max(count, 1)))]
+        rounds = range(math.ceil(images / max(count, 1)))
+        uses = [use * count + source.shuffle(np.arange(count), random, world_size) for use in rounds]
         shuffled = np.concatenate(uses) if uses else np.arange(0)
     return [shuffled[start + rank : start + size : world_size] for start in range(0, images, size)]
 
@@ -134,7 +136,7 @@ def load_batches(
     finish: called with each normalised image float32 [3, S, S] and its index.
     """
     normalize = Normalizer(preprocessing.mean, preprocessing.std)
-    remaining = iter(batch_indices)
+    remaining = _announced(batch_indices, dataset)
     pending: deque = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
     try:
@@ -152,6 +154,20 @@ def load_batches(
             yield _finish_batch(dataset, indices, images, [job.result() for job in jobs], on_error)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _announced(batch_indices: Iterable[np.ndarray], dataset: Dataset) -> Iterator[np.ndarray]:
+    """Yield the batches' indices. The source hears of them IMAGES_AHEAD images before."""
+    ahead: deque[np.ndarray] = deque()
+    images = 0
+    for indices in batch_indices:
+        dataset.prefetch(indices.tolist())
+        ahead.append(indices)
+        images += len(indices)
+        while images > IMAGES_AHEAD:
+            images -= len(ahead[0])
+            yield ahead.popleft()
+    yield from ahead
 
 
 def load_batch(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ppcls.config import Config
+from ppcls.data.dataset import Source
 from ppcls.data.seeding import SAMPLING, random_state
 
 # A class of n images is used in proportion to n ** (1 - power).
@@ -32,24 +33,25 @@ def repeat_factors(labels: np.ndarray, sampling: str) -> np.ndarray | None:
     return factors / factors.mean()
 
 
-def draw_epoch(factors: np.ndarray, seed: int, epoch: int, uses: int | None = None) -> np.ndarray:
+def draw_epoch(
+    factors: np.ndarray, source: Source, uses: int, seed: int, epoch: int, world_size: int = 1
+) -> np.ndarray:
     """Return the uses of images in an epoch, int64 [uses], shuffled.
 
-    factors: from `repeat_factors`, float64 [N]. uses: N if it is None.
+    factors: from `repeat_factors`, float64 [N]. source: shuffles the uses, for so many processes.
 
     A number below N is the first use of the image with this index. Number i + k N is a further use of image
     i, its augmentation another one. With N uses, an image with factor r is used floor(r) or ceil(r) times,
     r times on average: systematic sampling from the images in random order.
     """
     count = len(factors)
-    uses = count if uses is None else uses
     random = random_state(seed, epoch, 0, SAMPLING)
     images = random.permutation(count)
     ends = np.floor(np.cumsum(factors[images]) * (uses / count) + random.uniform()).astype(np.int64)
     ends[-1] = uses  # whatever the sum's rounding
     times = np.diff(ends, prepend=0)
     number_of_use = np.arange(uses) - np.repeat(ends - times, times)
-    return random.permutation(np.repeat(images, times) + count * number_of_use)
+    return source.shuffle(np.repeat(images, times) + count * number_of_use, random, world_size)
 
 
 def imbalance_hint(config: Config, labels: np.ndarray | None) -> str | None:

@@ -70,8 +70,8 @@ def picture_names(files: Sequence[str]) -> list[str]:
     return names
 
 
-def explain(predictor: Predictor, files: Sequence[str], folder: Path) -> int:
-    """Write a picture of each readable file into `folder`: the crop that the network sees, with the heat of
+def explain(predictor: Predictor, dataset: Dataset, folder: Path) -> int:
+    """Write a picture of each readable image into `folder`: the crop that the network sees, with the heat of
     its likeliest class over it. Return their number. Each process of a run takes its share.
 
     Raises ConfigError for a predictor over an export, which has no gradients; DataError if a picture cannot
@@ -83,10 +83,10 @@ def explain(predictor: Predictor, files: Sequence[str], folder: Path) -> int:
             f"An explanation needs the network itself. Received: an export on {predictor.engine.name}. Use "
             "the engine eager with a config or a run's folder."
         )
-    names = picture_names(files)
+    names = picture_names([dataset.name(index) for index in range(len(dataset))])
     batches = load_batches(
-        Dataset.of_files(files),
-        eval_batch_indices(len(files), BATCH, distributed.rank(), distributed.world_size()),
+        dataset,
+        eval_batch_indices(len(dataset), BATCH, distributed.rank(), distributed.world_size()),
         EvalTransform(preprocessing),
         preprocessing,
         num_workers=predictor.num_workers,

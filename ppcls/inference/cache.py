@@ -29,7 +29,8 @@ def export_key(config: Config) -> str:
     fetched, timm's config.json beside the file, and the versions of all packages that take part. It does not
     depend on preprocessing and class names, because a Predictor can replace those of an export.
     """
-    from ppcls.weights.load import locate, sha256_of
+    from ppcls.files import sha256_of
+    from ppcls.weights.load import locate
 
     model = config.model
     parts: dict[str, Any] = {"model": model.name, "num_classes": model.num_classes, "versions": versions()}

@@ -217,22 +217,27 @@ class Predictor:
             )
         return self.description.embeddings
 
-    def stream(self, images: str | Path | Sequence[str], *, embeddings: bool = False) -> Iterator[Prediction]:
-        """Yield a Prediction for each file of a folder, a glob pattern or a list, in their order. Memory does
-        not grow with their number; an unreadable file's Prediction has the reason. embeddings: each other
-        one has the image's embedding too. Raises ExportError for an export that does not give them."""
+    def stream(
+        self, images: str | Path | Sequence[str] | Dataset, *, embeddings: bool = False
+    ) -> Iterator[Prediction]:
+        """Yield a Prediction for each image of a folder, a glob pattern, a list of files, or a dataset, in
+        their order. Memory does not grow with their number; an unreadable file's Prediction has the reason.
+        embeddings: each other one has the image's embedding too. Raises ExportError for an export that does
+        not give them."""
         if embeddings:
             self.require_embeddings()
-        files = find_images(str(images)) if isinstance(images, (str, Path)) else images
-        all_indices = eval_batch_indices(len(files), self.batch_size)
-        results = self.run_all(Dataset.of_files(files), all_indices, on_error="skip")
+        if isinstance(images, (str, Path)):
+            images = find_images(str(images))
+        dataset = images if isinstance(images, Dataset) else Dataset.of_files(images)
+        all_indices = eval_batch_indices(len(dataset), self.batch_size)
+        results = self.run_all(dataset, all_indices, on_error="skip")
         for indices, (batch, outputs) in zip(all_indices, results, strict=True):
             found = {item.index: Prediction(item.name, error=item.reason) for item in batch.unreadable}
             if len(batch.indices):
                 probabilities = self.to_probabilities(outputs[0])
                 rows = outputs[1] if embeddings else [None] * len(probabilities)
                 for index, *result in zip(batch.indices.tolist(), probabilities, rows, strict=True):
-                    found[index] = self._best(files[index], *result)
+                    found[index] = self._best(dataset.name(index), *result)
             yield from (found[int(index)] for index in indices)
 
     def run(

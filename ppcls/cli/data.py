@@ -1,0 +1,183 @@
+"""Command line of `ppcls data`: make lists of your own images, check them, put them into shards."""
+
+import argparse
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ppcls.cli.clean import add_clean_command
+from ppcls.cli.shards import add_shard_commands
+from ppcls.commands import command_line
+from ppcls.errors import DataError
+
+if TYPE_CHECKING:
+    from ppcls.data.check import Summary
+
+FOUND_SOMETHING = 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the arguments, run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=command_line("data"),
+        description="Make lists of your own images, and check images.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser(
+        "split",
+        help="divide a folder of class folders into training and evaluation lists",
+        description="Write train_list.txt, val_list.txt and class_names.txt for a folder with one folder "
+        "for each class. The same share of each class is for evaluation, at least one image of two or more. "
+        "Lists that stand are extended: their images stay where they are, and only new ones are drawn.",
+    )
+    command.add_argument("folder", type=Path, help="holds one folder of images for each class")
+    command.add_argument(
+        "--eval-share",
+        type=float,
+        metavar="SHARE",
+        help="share for evaluation (default 0.1, or that of the lists that stand)",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the three files (default: FOLDER)"
+    )
+    command.add_argument("--force", action="store_true", help="draw all images anew, whatever lists stand")
+    command.set_defaults(run=split)
+
+    command = commands.add_parser(
+        "check",
+        help="decode every image; report unreadable, damaged, duplicate and leaking ones",
+        description="Decode every image of the lists and folders. Report unreadable and damaged images, and "
+        "images with the same bytes: with different labels, in two sources (a leak from training to "
+        "evaluation), or twice in one. Exit code 0: nothing found; 1: something found; 2: wrong input.",
+    )
+    command.add_argument(
+        "sources", nargs="+", type=Path, metavar="LIST_OR_FOLDER", help="a list file, or a folder of images"
+    )
+    command.add_argument(
+        "--root", type=Path, metavar="DIR", help="folder of the lists' paths (default: each list's own)"
+    )
+    command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one for each core)")
+    command.set_defaults(run=check)
+
+    add_clean_command(commands)
+    add_shard_commands(commands)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+def split(args: argparse.Namespace) -> int:
+    """Split a folder, and print the commands that come next."""
+    from ppcls.data.split import update_split
+    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+    from ppcls.progress import note
+
+    if args.seed < 0:
+        raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
+    output = args.output or args.folder
+    lists, is_written, lines = update_split(args.folder, output, args.eval_share, args.seed, anew=args.force)
+    print("".join(f"{line}\n" for line in lines), end="")
+    state = "written" if is_written else "unchanged"
+    print(f"{state}: {output / TRAIN_LIST}, {len(lists.train)} images")
+    print(f"{state}: {output / EVAL_LIST}, {len(lists.evaluation)} images")
+    print(f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes")
+    if len(lists.class_names) < 2:
+        note(f"{args.folder} holds one class folder, and a network needs two classes")
+    _print_next(args.folder, output, len(lists.class_names), lists.evaluation[0][0])
+    return 0
+
+
+def _print_next(folder: Path, output: Path, num_classes: int, image: str) -> None:
+    """Print the commands that come after a split. image: the path of one, below the folder."""
+    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+
+    root = ["--root", str(folder)] if output != folder else []
+    print("next, check for damaged and duplicate images:")
+    print("  " + command_line("data", "check", output / TRAIN_LIST, output / EVAL_LIST, *root))
+    run_folder = _free_run_folder(folder)
+    options = {
+        "model.num_classes": str(num_classes),
+        "data.train_root": _yaml(folder),
+        "data.train_list": _yaml(output / TRAIN_LIST),
+        "data.eval_root": _yaml(folder),
+        "data.eval_list": _yaml(output / EVAL_LIST),
+        "data.class_names": _yaml(output / CLASS_NAMES),
+        "output_dir": _yaml(run_folder),
+    }
+    print("then train, evaluate and use:")
+    print(f"  {command_line('train', '-c', 'finetune')} \\")
+    print(" \\\n".join("    -o " + shlex.quote(f"{name}={value}") for name, value in options.items()))
+    print("  " + command_line("eval", run_folder))
+    print("  " + command_line("infer", run_folder, "-i", folder / image))
+
+
+def _free_run_folder(folder: Path) -> Path:
+    """Return a folder for a run on these images that holds no earlier run."""
+    from ppcls.config_files import CHECKPOINTS
+
+    name, number = folder.resolve().name or "photos", 1
+    run_folder = Path("output", name)
+    while (run_folder / CHECKPOINTS).exists():
+        number += 1
+        run_folder = Path("output", f"{name}-{number}")
+    return run_folder
+
+
+def _yaml(path: Path) -> str:
+    """Return the path as an option's value, quoted if YAML would read it as something else."""
+    import yaml
+
+    try:
+        is_plain = yaml.safe_load(str(path)) == str(path)
+    except yaml.YAMLError:
+        is_plain = False
+    return str(path) if is_plain else json.dumps(str(path))
+
+
+def check(args: argparse.Namespace) -> int:
+    """Check lists and folders, and print a summary of each and all findings."""
+    from ppcls import distributed
+    from ppcls.data.check import find_problems, inspect_images, summarize
+    from ppcls.data.dataset import describe_classes, open_path
+    from ppcls.progress import progress_bar
+
+    if args.num_workers is not None and args.num_workers < 1:
+        raise DataError(f"--num-workers must be at least 1. Received: {args.num_workers}")
+    datasets = [open_path(path, args.root) for path in args.sources]
+    inspections = []
+    with progress_bar(sum(map(len, datasets)), "check") as bar:
+        for dataset in datasets:
+            workers = args.num_workers or distributed.cores()
+            inspections.append((dataset, inspect_images(dataset, workers, bar.update)))
+    for path, (dataset, inspected) in zip(args.sources, inspections, strict=True):
+        _print_summary(path, summarize(dataset, inspected))
+        if dataset.labels is not None:
+            print(f"  {describe_classes(dataset)}")
+    findings = find_problems(inspections)
+    for title, texts in (
+        ("class folders without an image", findings.empty),
+        ("unreadable", findings.unreadable),
+        ("damaged JPEG data, read with wrong pixels", findings.damaged),
+        ("conflicts, the same bytes with different labels", findings.conflicts),
+        ("leaks, the same bytes in two sources", findings.leaks),
+        ("duplicates, the same bytes twice in a source", findings.duplicates),
+    ):
+        if texts:
+            print(f"{title}: {len(texts)}")
+            print("\n".join(f"  {text}" for text in texts))
+    if findings:
+        return FOUND_SOMETHING
+    print("no problems found")
+    return 0
+
+
+def _print_summary(source: Path, summary: "Summary") -> None:
+    print(f"{source}: {summary.images} images, {summary.unreadable} of them unreadable")
+    if summary.smallest and summary.largest:
+        print(
+            f"  pixels: {summary.smallest[1]} x {summary.smallest[0]} to {summary.largest[1]} x "
+            f"{summary.largest[0]} (width x height), median of the short side {summary.median_short_side}"
+        )
