@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from ppcls.preprocessing import Preprocessing
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
 LIMIT = 1e-5  # of ||a - b|| / ||b|| to published logits, float32: single small logits differ by 1e-3
+
+_PADDLE = find_spec("paddle")
+HAS_ONEDNN = bool(_PADDLE and (Path(_PADDLE.origin or "").parent / "libs/libdnnl.so.3").exists())
 
 ARTIFACT = Artifact(
     model="EfficientNetB0",

@@ -4,7 +4,7 @@ with an uninterrupted run's, bit for bit.
     python tests/kill_training.py --kills 50 --ranks 2
 
 SIGKILL goes to the process, with several ranks to the launcher or to one of them; SIGTERM and SIGINT to the
-process or the launcher.
+process or the launcher. --shards near packs the pictures into shards; far reads these from a server.
 """
 
 import argparse
@@ -43,6 +43,31 @@ def prepare(folder):
     sizes = {"resize_short": 64, "crop_size": 64, "interpolation": "bilinear", "antialias": False}
     tree["data"]["preprocessing"] = sizes | {"mean": half, "std": half}
     tree["data"] |= {"eval_list": str(folder / "eval.txt"), "allow_overlap": True}
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree))
+
+
+def put_into_shards(folder, stack, is_far):
+    """Pack the pictures into shards of a few, and let the config name them; far: at a server, range_server.py,
+    one of whose answers breaks off now and then."""
+    shards, root = folder / "shards", folder / "pictures"
+    if not shards.exists():
+        command = [sys.executable, "-m", "ppcls.data", "pack", str(root), str(shards), "--shard-size", "9kB"]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    place = shards
+    if is_far:
+        command = [sys.executable, str(ROOT / "tests/range_server.py"), str(shards), "0.005"]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        stack.callback(server.kill)
+        url = f"http://127.0.0.1:{int(server.stdout.readline())}"
+        place = folder / "far.safetensors"
+        names = [f"{url}/{path.name}" for path in sorted(shards.glob("*.tar"))]
+        command = [sys.executable, "-m", "ppcls.data", "index", *names, "--output", str(place)]
+        classes = ["--class-names", str(folder / "classes.txt")]
+        (folder / "classes.txt").write_text("a\nb\nc\n")
+        subprocess.run([*command, *classes], check=True, cwd=ROOT, stderr=subprocess.DEVNULL)
+        (shards / "faults.json").write_text('{"cut": 5}')
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    tree["data"] |= {"train_list": str(place)} if is_far else {"train_root": str(place)}
     (folder / "config.yaml").write_text(yaml.safe_dump(tree))
 
 
@@ -129,15 +154,18 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shards", choices=("near", "far"))
     parser.add_argument("--folder", type=Path, help="kept; by default one that is deleted")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = args.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        prepare(folder.absolute())
+        if args.shards:
+            put_into_shards(folder.absolute(), stack, args.shards == "far")
         run(folder.absolute(), args)
 
 
 def run(folder, args):
-    prepare(folder)
     draw = random.Random(args.seed)
     whole = folder / "whole"
     kills, rounds = 0, 0

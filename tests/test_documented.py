@@ -50,6 +50,10 @@ OTHERS = "of PaddleClas or timm, shown for comparison"
 SPLIT_PHOTOS = "python -m ppcls.data split photos"
 SPLIT_FOLDER = "python -m ppcls.data split FOLDER"
 CLEAN = "ppcls data clean EfficientNetLite0 photos/train_list.txt photos/val_list.txt"
+OWN_TRAIN = "ppcls train finetune -o model.name=EfficientNetLite0 -o model.num_classes="
+PACK = "ppcls data pack LIST_OR_FOLDER DIR"
+PACK_MIXED = "ppcls data pack photos DIR --shard-size 1GB --shuffle 0"
+IMAGENET_ARCHIVES = "tests/test_prepare_imagenet.py runs it on small archives"
 DIGITS = "python dataset/prepare_digits.py"
 LITE0 = "configs/EfficientNetLite0.yaml"
 EXPORT = "ppcls export EfficientNetLite0 --output lite0"
@@ -254,6 +258,7 @@ HOW: dict[str, Run | str] = {
     CLEAN: Run("--engine eager", (SPLIT_PHOTOS,), code=1),
     "python experiments/wrong_labels.py": Run("--size 32 --seeds 1", (DIGITS,)),
     corrected_list(): Run(after=(CLEAN,)),
+    "ppcls data clean": HELP,
     "ppcls data clean MODEL LIST ...": HELP._replace(words={"MODEL LIST ...": ""}),
     "pip install 'ppcls[clean]'": PIP,
     "ppcls eval RUN --report report": Run(after=(TRAIN,)),
@@ -263,6 +268,49 @@ HOW: dict[str, Run | str] = {
     "[--variant TAG] [--raw]": Run(
         words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG] [--raw]": "--to timm"}
     ),
+    # docs/your_own_photos.md
+    "pip install 'ppcls[cpu,lite,onnx]'": PIP,
+    "ppcls data split photos": Run(quick=True),
+    "ppcls data check photos/train_list.txt photos/val_list.txt": Run(after=(SPLIT_PHOTOS,)),
+    f"{OWN_TRAIN}3 -o output_dir=output/photos": Run("--check", (SPLIT_PHOTOS,)),
+    "ppcls eval output/photos --report output/photos/report": Run(after=(TRAIN,), words=PHOTOS),
+    "ppcls infer output/photos -i photos/cat --explain output/photos/explained": Run(
+        after=(TRAIN,), words=PHOTOS
+    ),
+    f"{OWN_TRAIN}3 -o output_dir=output/balanced -o data.sampling=balanced "
+    "-o train.best_by=balanced_accuracy": Run("--check", (SPLIT_PHOTOS,)),
+    f"{OWN_TRAIN}4 -o train.start_from=output/photos -o output_dir=output/four": Run(
+        "--check", (TRAIN,), {"output/photos": "RUN", "EfficientNetLite0": "EfficientNetB0_small", "=4": "=3"}
+    ),
+    "ppcls export output/photos": Run("--overwrite", (TRAIN,), PHOTOS),
+    "ppcls infer output/photos/exported -i photos/cat": Run(
+        after=("ppcls export output/photos",), words=PHOTOS
+    ),
+    "import ppcls\n\n"
+    'predictor = ppcls.load("output/photos")  # or the export\'s folder\n'
+    'print(predictor("cat.jpg"))\n'
+    'print(predictor.embed("cat.jpg").shape)  # of an export: if it was made with --embeddings': Run(
+        after=(TRAIN,), words=PHOTOS
+    ),
+    # docs/shards.md
+    "ppcls data pack LIST_OR_FOLDER DIR": Run(words={"DIR": "packed"}, quick=True),
+    "ppcls data pack photos DIR --shard-size 1GB --shuffle 0": Run(words={"DIR": "mixed"}, quick=True),
+    "ppcls data index 'DIR/train-{000000..000146}.tar'": Run(
+        after=(PACK,), words={"DIR/train": "packed/shard", "000146": "000000"}, quick=True
+    ),
+    "ppcls data index 's3://bucket/train-{000000..000146}.tar' --output far.safetensors": NETWORK,
+    "ppcls data check DIR": Run(after=(PACK,), words={"DIR": "packed"}, quick=True),
+    "ppcls data check": HELP,
+    "ppcls benchmark data": HELP,
+    "ppcls train -c CONFIG -o data.train_list=null -o data.train_root=DIR": Run(
+        "--check", (PACK_MIXED, SPLIT_PHOTOS), {"DIR": "mixed"}
+    ),
+    "ppcls eval -c CONFIG -o data.eval_list=far.safetensors": Run(
+        "-o model.weights=FILE", (PACK_MIXED, TRAIN), {"far.safetensors": "mixed/index.safetensors"}
+    ),
+    "pip install 'ppcls[remote]'": PIP,
+    "python dataset/prepare_imagenet.py ARCHIVES --to shards": IMAGENET_ARCHIVES,
+    "python dataset/prepare_imagenet.py ARCHIVES --to files": IMAGENET_ARCHIVES,
     # docs/models
     B0: Run("--engine eager"),
     "python tools/model_zoo.py --measured output/EfficientNetB0": Run(after=(B0,)),

@@ -85,9 +85,10 @@ def test_without_an_engine_the_network_is_exported_to_the_cache_once(
     metrics, said = evaluate(*config)
     require_same(metrics, eager)
     assert "exporting" in said and " at 199x153" in said
+    is_remembered = "the times vary" not in said  # on a busy machine they are measured again
     metrics, said = evaluate(*config)
     require_same(metrics, eager)
-    assert "exporting" not in said and "measuring" not in said
+    assert "exporting" not in said and ("measuring" in said) != is_remembered
     assert str(tmp_path / "home" / "exported") in said and "license of the weights: not stated" in said
 
 

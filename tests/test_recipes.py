@@ -138,7 +138,7 @@ def test_fixres_moves_the_classifier_and_the_last_statistics_alone():
     state.train_mode()
     start = {key: tensor.numpy().copy() for key, tensor in model.state_dict().items()}
     kept = []
-    for block in model.blocks:
+    for block in state.local.blocks:
         block.register_forward_post_hook(lambda _block, _inputs, out: kept.append(not out.stop_gradient))
     random = np.random.RandomState(0)
     for step in range(3):

@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 import two_ranks
-from helpers import ROOT, on_two_ranks, run_python
+from helpers import HAS_ONEDNN, ROOT, on_two_ranks, run_python
 from paddle import nn
 from two_ranks import SMALL, Normed, Plain, are_equal, batches, halves, make_state, spoil, train, weights
 
@@ -14,6 +14,8 @@ from ppcls.errors import ConfigError, PpclsError
 from ppcls.training import step as step_module
 from ppcls.training.state import global_batch
 from ppcls.training.step import add_gradients, train_step
+
+NEEDS_ONEDNN = pytest.mark.skipif(not HAS_ONEDNN, reason="this Paddle comes without oneDNN's library")
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -77,7 +79,7 @@ def test_recomputed_blocks_have_the_same_gradients_and_statistics(frozen):
     assert not (results[0]["after/blocks.3.expand.bn._mean"] == 0).all()
 
 
-@pytest.mark.parametrize("kernels", ["onednn", "paddle"])
+@pytest.mark.parametrize("kernels", [pytest.param("onednn", marks=NEEDS_ONEDNN), "paddle"])
 def test_recomputed_blocks_keep_less(kernels):
     """Tensors that the backward pass would find, counted by the blocks' outputs that ask for gradients."""
     state = make_state(SMALL, "train.recompute=true", f"kernels={kernels}")
@@ -212,7 +214,7 @@ def test_a_step_of_the_classifier_goes_back_no_further():
     state = make_state(SMALL, "train.freeze_epochs=1", "train.start_from=pretrained")
     state.train_mode()
     kept = []
-    state.model.blocks[-1].register_forward_post_hook(lambda _block, _in, out: kept.append(out.stop_gradient))
+    state.local.blocks[-1].register_forward_post_hook(lambda _block, _in, out: kept.append(out.stop_gradient))
     train(state, batches(1, 2), 1)
     assert kept == [True] and not state.model.blocks[-1].training
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from helpers import on_two_ranks, run_tool
+from helpers import HAS_ONEDNN, on_two_ranks, run_tool
 from PIL import Image
 
 from ppcls.cli import benchmark
@@ -78,6 +78,7 @@ def test_without_data_or_steps_it_says_what_is_missing(config):
         benchmark.main(["train", "-c", str(config), "--steps", "0"])
 
 
+@pytest.mark.skipif(not HAS_ONEDNN, reason="this Paddle comes without oneDNN's library")
 def test_kernels_are_compared_in_turns(config, tmp_path, capsys):
     out = tmp_path / "figures.json"
     options = [

@@ -142,7 +142,7 @@ def test_the_command_named_at_the_end_works(colours, tmp_path, capsys):
     write_weights(tmp_path / "w", arrays, metadata_of(model))
     run(colours, f"train.start_from={tmp_path / 'w'}", "train.reset_head=true", "train.epochs=1")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
-    assert shlex.split(line)[1:] == ["ppcls", "eval", "-c", str(tmp_path / "run")]
+    assert shlex.split(line)[1:] == ["ppcls", "eval", str(tmp_path / "run")]
     from ppcls.cli import eval as evaluate
 
     assert evaluate.main(shlex.split(line)[3:]) == 0

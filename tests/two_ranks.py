@@ -44,8 +44,11 @@ class Normed(nn.Layer):
         self.third = conv_bn(8, 6, 1)
         self.fc = nn.Linear(6, 3)
 
+    def embed(self, x):
+        return global_average(self.third(self.second(self.first(x))))
+
     def forward(self, x):
-        return self.fc(global_average(self.third(self.second(self.first(x)))))
+        return self.fc(self.embed(x))
 
 
 class Plain(nn.Layer):

@@ -18,7 +18,7 @@ from ppcls.training.step import train_step
 
 TORCH = Path(__file__).parent / "torch_steps.py"
 TIMM = {f"EfficientNetB{number}": f"tf_efficientnet_b{number}" for number in range(8)}
-TIMM |= {"EfficientNetLite0": "tf_efficientnet_lite0"}
+TIMM |= {f"EfficientNetLite{number}": f"tf_efficientnet_lite{number}" for number in range(5)}
 TIMM |= {f"ResNeXt101_32x{width}d_wsl": f"resnext101_32x{width}d" for width in (8, 16, 32, 48)}
 
 Steps = Callable[[int], float]  # makes so many steps, and returns the seconds that they took
@@ -35,9 +35,8 @@ def measure_side_by_side(
 ) -> dict[str, Any]:
     """Measure training steps on a drawn batch with each of `kernels` in turns, in `rounds` rounds of `steps`.
 
-    build: returns a new network, one for each.
-    torch: the Python of an environment with torch and timm, which makes the steps of timm's network in its
-    own process; None for none. The first in the table is what the others are compared with.
+    build: returns a new network, one for each. torch: the Python of an environment with torch and timm, which
+    makes the steps of timm's network in a process of its own; None for none.
     Returns for each the images a second and the ratios to the first one, by rounds.
     """
     with ExitStack() as stack:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ppcls.onednn import library as dnnl
-from ppcls.onednn.library import Handle, dims
+from ppcls.onednn.library import Handle, OneDNNError, dims
 from ppcls.onednn.primitives import (
     WORKSPACE,
     Post,
@@ -207,30 +207,65 @@ class Pointwise:
         return matmul(strided((own.out_channels, own.pixels), (1, own.out_channels)), self._x, self._weight)
 
 
-class SmallDepthwise(Convolution):
-    """A depthwise convolution of images smaller than its kernel. Its weights' gradient is computed for those
-    taps alone that see a pixel, for which oneDNN has a fast kernel; the others' is zero."""
+class Depthwise(Convolution):
+    """A depthwise convolution. Of kernels wider than 3 columns, and of images smaller than the kernel, oneDNN
+    computes the weights' gradient slowly (an eighth to a fifth of a training step of EfficientNetB0). Here it
+    is computed for those taps alone that see a pixel, and for a few columns at a time. A column that is
+    further from the centre than 1 sees the gradient `dy` moved by some pixels."""
 
     def backward_weights(self, x: int, dy: int, dweight: int) -> None:
+        if self._parts is None:
+            super().backward_weights(x, dy, dweight)
+            return
         own = self.geometry
-        primitive, restore, size, offset = self._crop
-        buffer = WORKSPACE.buffer("weights", size)
-        primitive(x, dy, buffer)
-        ctypes.memset(dweight, 0, own.out_channels * own.kernel**2 * BYTES)
-        restore(buffer, dweight + offset)
+        if not self._sees_all:
+            ctypes.memset(dweight, 0, own.out_channels * own.kernel**2 * BYTES)
+        for part in self._parts:
+            buffer = WORKSPACE.buffer("weights", part.size)
+            part.primitive(x, self._moved(dy, part), buffer)
+            part.restore(buffer, dweight + part.offset)
 
     @cached_property
-    def _crop(self) -> tuple[Primitive, Primitive, int, int]:
-        """The primitive, the copy of its result, its bytes, and the offset of the copy in bytes."""
+    def _rows(self) -> "_Taps":
         own = self.geometry
-        (top, left), _ = own.pads
-        _, height, width, channels = own.out_shape
-        rows = _seen_taps(own.kernel, top, own.stride, own.height, height)
-        columns = _seen_taps(own.kernel, left, own.stride, own.width, width)
-        shape = channels, 1, 1, rows.number, columns.number
+        return _seen_taps(own.kernel, own.pads[0][0], own.stride, own.height, own.out_shape[1])
+
+    @cached_property
+    def _columns(self) -> "_Taps":
+        own = self.geometry
+        return _seen_taps(own.kernel, own.pads[0][1], own.stride, own.width, own.out_shape[2])
+
+    @property
+    def _sees_all(self) -> bool:
+        return self._rows.number == self._columns.number == self.geometry.kernel
+
+    @cached_property
+    def _parts(self) -> "list[_Part] | None":
+        """The gradient's parts; None if the whole has a fast kernel, or if a part has none."""
+        own = self.geometry
+        if self._weights_parts[0].name.startswith(FAST):
+            return None
+        groups: dict[int, list[int]] = {}
+        for column in range(self._columns.first, self._columns.first + self._columns.number):
+            place = column - own.pads[0][1]  # of the pixel that it sees, from that of the output
+            moved = 0 if -1 <= place <= 1 else place // own.stride
+            groups.setdefault(moved, []).append(column)
+        try:
+            parts = [self._part(moved, columns[0], len(columns)) for moved, columns in groups.items()]
+        except OneDNNError:  # such as one column that begins within the image
+            return None
+        return parts if all(part.primitive.name.startswith(FAST) for part in parts) else None
+
+    def _part(self, moved: int, first: int, number: int) -> "_Part":
+        """Return the part of `number` columns from `first` on, for which dy is moved by `moved` pixels."""
+        own, rows = self.geometry, self._rows
+        _, _, width, channels = own.out_shape
+        before = own.pads[0][1] + own.stride * moved - first
+        after = (width - 1) * own.stride + number - before - own.width
+        shape = channels, 1, 1, rows.number, number
         window = (
             *(dims((own.stride, own.stride)), dims((0, 0))),
-            *(dims((rows.before, columns.before)), dims((rows.after, columns.after))),
+            *(dims((rows.before, before)), dims((rows.after, after))),
         )
         arguments = (self._source, any_format(*shape), None, self._target, *window)
         forward = describe(
@@ -245,8 +280,52 @@ class SmallDepthwise(Convolution):
         area, kernel = own.kernel**2, own.kernel
         restore = reorder(weights, strided(shape, (area, area, area, kernel, 1)))
         slots = [(dnnl.SOURCE, self._source), (dnnl.DIFF_TARGET, self._target), (dnnl.DIFF_WEIGHTS, weights)]
-        offset = (rows.first * kernel + columns.first) * BYTES
-        return Primitive(backward, slots), restore, size_of(weights), offset
+        offset = (rows.first * kernel + first) * BYTES
+        return _Part(Primitive(backward, slots), restore, size_of(weights), offset, moved)
+
+    def _moved(self, dy: int, part: "_Part") -> int:
+        """Return the address of dy [N, H, W, C], moved by so many pixels along W, with zeros where it was.
+
+        A pixel is the neighbour of another in memory, so a moved tensor begins at another address. What comes
+        from the row before or behind is set to zero.
+        """
+        if not part.moved:
+            return dy
+        pixels, channels = self.geometry.pixels, self.geometry.out_channels
+        pixel, distance = channels * BYTES, abs(part.moved)
+        size = (pixels + 2 * distance) * pixel
+        start = WORKSPACE.buffer("moved", size)
+        ctypes.memset(start, 0, size)
+        inner = start + distance * pixel
+        first = distance * pixel if part.moved < 0 else 0
+        self._copy_columns(distance)(dy + first, inner + first)
+        return inner - part.moved * pixel
+
+    def _copy_columns(self, distance: int) -> Primitive:
+        """Return a copy of all columns of dy but `distance`, which are at its begin or end."""
+        if distance not in self._copies:
+            n, height, width, c = self.geometry.out_shape
+            columns = strided((n, c, height, width - distance), (height * width * c, 1, width * c, c))
+            self._copies[distance] = reorder(columns, columns)
+        return self._copies[distance]
+
+    @cached_property
+    def _copies(self) -> dict[int, Primitive]:
+        return {}
+
+
+FAST = "jit_dw"  # oneDNN's kernel for depthwise convolutions, for up to 3 columns
+
+
+class _Part(NamedTuple):
+    """A part of a gradient: the primitive, the copy of its result, its bytes, the copy's offset in bytes, and
+    the pixels by which dy is moved."""
+
+    primitive: Primitive
+    restore: Primitive
+    size: int
+    offset: int
+    moved: int
 
 
 class _Taps(NamedTuple):
@@ -269,6 +348,4 @@ def convolution(geometry: Geometry, *posts: Post) -> "Convolution | Pointwise":
     """Return the fastest convolution for training."""
     if geometry.is_pointwise:
         return Pointwise(geometry, *posts)
-    if geometry.is_depthwise and min(geometry.height, geometry.width) < geometry.kernel:
-        return SmallDepthwise(geometry, *posts)
-    return Convolution(geometry, *posts)
+    return (Depthwise if geometry.is_depthwise else Convolution)(geometry, *posts)

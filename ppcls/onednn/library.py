@@ -223,6 +223,3 @@ def _checked(name: str) -> Callable:
 
 def _returned(status: int, function: Any, arguments: Any) -> int:
     return status
-
-
-__all__ = [name for name in globals() if not name.startswith("_")]

@@ -80,24 +80,12 @@ class OneDNNNetwork(nn.Layer):
             Block(block, run) for block in model.blocks
         ]  # no LayerList: they have no new parameters
 
-    def forward(self, images: Tensor) -> Tensor:
-        if not paddle.in_dynamic_mode():
-            return self.model(images)
-        x = self.embed(images)
-        model = self.model
-        if isinstance(model, EfficientNet) and model.training and model.dropout:
-            x = F.dropout(x, model.dropout)
-        logits = model.fc(x)
-        if not logits.stop_gradient:
-            logits.register_hook(_OnePass())
-        return logits
-
     def embed(self, images: Tensor) -> Tensor:
-        """Return what the classifier sees, float32 [N, D]. Raises DataError for other images."""
+        """Return the embeddings of images: what the classifier sees, float32 [N, channels]."""
         if images.dtype != paddle.float32 or images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise DataError(
                 "The oneDNN kernels take images float32 [N, 3, H, W] with N, H and W at least 1. Received: "
-                f"{images.dtype} {images.shape}"
+                f"{images.dtype} {list(images.shape)}"
             )
         model = self.model
         x = conv_bn(model.stem, ChannelsLast.apply(images))
@@ -105,9 +93,19 @@ class OneDNNNetwork(nn.Layer):
             x = MaxPool.apply(x, 3, 2, 1)
         for block in self.blocks:
             x = block(x)
-        if isinstance(model, EfficientNet):
-            x = conv_bn(model.head, x)
-        return GlobalAverage.apply(x)
+        return GlobalAverage.apply(conv_bn(model.head, x) if isinstance(model, EfficientNet) else x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        model = self.model
+        if not paddle.in_dynamic_mode():
+            return model(images)
+        x = self.embed(images)
+        if isinstance(model, EfficientNet) and model.training and model.dropout:
+            x = F.dropout(x, model.dropout)
+        logits = model.fc(x)
+        if not logits.stop_gradient:
+            logits.register_hook(_OnePass())
+        return logits
 
 
 class _OnePass:
