@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 STALL_SECONDS = 25  # gloo ends a collective with an error after 30
 
+_PARENT = os.getppid()  # the launcher, if there is one
+
 
 def rank() -> int:
     return int(os.environ.get("PADDLE_TRAINER_ID", "0"))
@@ -113,6 +115,8 @@ def end_with_launcher() -> None:
     """Ask Linux to send SIGTERM to this process when its parent ends, killed or not."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1: PR_SET_PDEATHSIG
+        if os.getppid() != _PARENT:  # it has ended before: without it this process would wait for the others
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 _shows_stalls = False

@@ -47,7 +47,7 @@ def prepare(folder):
 
 
 def put_into_shards(folder, stack, is_far):
-    """Pack the pictures into shards of a few, and let the config name them; far: at a server, range_server.py,
+    """Pack the pictures into shards of a few, and let the config name them; far: at a server, range_server,
     one of whose answers breaks off now and then."""
     shards, root = folder / "shards", folder / "pictures"
     if not shards.exists():

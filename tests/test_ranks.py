@@ -101,3 +101,39 @@ def test_two_launchers_train_as_two_processes_of_one(tmp_path):
     assert launch("one", "log", "--nproc_per_node", "2").wait(200) == 0
     two, one = (load_file(tmp_path / name / "checkpoints/last/model.safetensors") for name in ("two", "one"))
     assert two.keys() == one.keys() and all(np.array_equal(two[key], one[key]) for key in one)
+
+
+def test_a_rank_whose_launcher_ended_before_it_began_ends_too(tmp_path):
+    """Nothing would end it: the launcher's death is announced to those alone who asked before."""
+    child = """
+import os, sys, time
+from ppcls import distributed
+parent = os.getppid()
+open(sys.argv[1], "w").close()
+while os.getppid() == parent:
+    time.sleep(0.01)
+distributed.end_with_launcher()
+time.sleep(0.5)
+open(sys.argv[2], "w").close()
+"""
+    parent = f"""
+import os, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", {child!r}, "began", "survived"])
+while not os.path.exists("began"):
+    time.sleep(0.01)
+print(child.pid, flush=True)
+os._exit(0)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    run = subprocess.run(
+        [sys.executable, "-c", parent],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{int(run.stdout)}").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert (tmp_path / "began").exists() and not (tmp_path / "survived").exists()
