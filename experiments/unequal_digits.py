@@ -78,7 +78,7 @@ def train(inputs: np.ndarray, labels: np.ndarray, run: str, seed: int, rate: flo
     sampling, source = RUNS[run]
     factors, weights = repeat_factors(labels, sampling), None
     if source is not None:
-        values = resolve_class_weights(source, labels, len(NAMES), None, factors)
+        values = resolve_class_weights(source, labels, len(NAMES), factors)
         weights = paddle.to_tensor(values.astype(np.float32))
     paddle.seed(seed)
     start = nn.initializer.Normal(0, 0.01)

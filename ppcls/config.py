@@ -290,3 +290,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, tuple) else value
+
+
+def as_yaml(value: Any) -> str:
+    """Return a value as YAML has it, in one line, such as behind the = of an override."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=1 << 20, allow_unicode=True)
+    return text.removesuffix("...\n").strip()

@@ -2,14 +2,13 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import yaml
 
 from ppcls.commands import same_command
 from ppcls.config import RENAMED, SYNONYMS, Config, check_config
-from ppcls.errors import ConfigError, first_few, suggest
+from ppcls.errors import ConfigError, suggest
 from ppcls.format1 import convert_config, is_config_of_format1
 from ppcls.preprocessing import Preprocessing
 from ppcls.typed import build_section, option_names
@@ -36,9 +35,8 @@ def find_config(name: str | Path) -> Path:
     """Return the path of a YAML file: `name` itself, the train.yaml of a run's folder or of a path in its
     checkpoints, or a config of this project by its bare name, such as "EfficientNetB4"."""
     path = Path(name)
-    if (path / RUN_CONFIG).is_file():
-        return path / RUN_CONFIG
-    if run := run_of_checkpoint(path):
+    run = run_of_checkpoint(path) or path
+    if (run / RUN_CONFIG).is_file():
         return run / RUN_CONFIG
     if path.is_file() or path.name != str(name):
         return path
@@ -68,10 +66,10 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_config(name)
     tree = _read(path)
-    is_run = path.name == RUN_CONFIG and (Path(name).is_dir() or find_run(path) is not None)
-    if is_run and isinstance(tree.get("model"), dict):
-        tree["model"] |= {"weights": str(_weights_named(path.parent, Path(name))), "variant": None}
-        tree["output_dir"] = str(path.parent)
+    run = find_run(path) if path.name == RUN_CONFIG else None
+    if run is not None and isinstance(tree.get("model"), dict):
+        tree["model"] |= {"weights": str(_weights_named(run, Path(name))), "variant": None}
+        tree["output_dir"] = str(run)
     config = parse_config(tree, overrides)
     _check_replaced_weights(config, overrides, path)
     return config
@@ -111,13 +109,9 @@ def about_folder(path: Path) -> str:
             f"{path} is an exported model, and this needs the network itself. Expected: the name of a model, "
             "a YAML file or the folder of a training run."
         )
-    inner = [str(child) for child in sorted(path.iterdir()) if find_run(child) or is_export(child)]
-    cure = (
-        f"Give one of those in it: {first_few(inner)}" if inner else "Expected: one of them, or a YAML file."
-    )
     return (
         f"{path} is not the folder of a training run (it has no {RUN_CONFIG} with {CHECKPOINTS}), and not an "
-        f"exported model (it has no {DESCRIPTION}). {cure}"
+        f"exported model (it has no {DESCRIPTION}). Expected: one of them, or a YAML file."
     )
 
 
@@ -135,11 +129,8 @@ def find_run(name: str | Path) -> Path | None:
 
 def run_of_checkpoint(path: Path) -> Path | None:
     """Return the folder of the training run that has this path in its checkpoints, or None."""
-    for inner in (path, path.absolute()) if path.exists() else (path,):
-        for folder in (inner, *inner.parents):
-            if folder.name == CHECKPOINTS and find_run(folder.parent):
-                return folder.parent
-    return None
+    homes = [folder.parent for folder in (path, *path.parents) if folder.name == CHECKPOINTS]
+    return next(filter(find_run, homes), None)
 
 
 def best_weights(run: Path) -> Path:
@@ -149,7 +140,7 @@ def best_weights(run: Path) -> Path:
 
 def _weights_named(run: Path, path: Path) -> Path:
     """Return the weights that a path means: a file or folder in the run's checkpoints, or the best."""
-    if path.absolute().name in (CHECKPOINTS, RUN_CONFIG) or run_of_checkpoint(path) is None:
+    if path.name == CHECKPOINTS or run_of_checkpoint(path) is None:
         return best_weights(run)
     return path if path.suffix else path / WEIGHTS_FILE
 
@@ -158,23 +149,21 @@ def _check_replaced_weights(config: Config, overrides: Sequence[str], path: Path
     """Raise ConfigError if an override names weights that state another preprocessing than the file `path`,
     which was written for other weights. An override of data.preprocessing decides between them."""
     options = {override.partition("=")[0].strip() for override in _listed(overrides)}
-    is_decided = any(option == "data" or f"{option}.".startswith("data.preprocessing.") for option in options)
+    is_decided = any(option == "data" or option.startswith("data.preprocessing") for option in options)
     if config.model.weights is None or not options & {"model", "model.weights"} or is_decided:
         return
-    weights = Path(config.model.weights)
-    own = _stated_preprocessing(weights / WEIGHTS_FILE if weights.is_dir() else weights)
+    own = _stated_preprocessing(Path(config.model.weights))
     if own is None:
         return
-    used = config.data.preprocessing.resolve(own)
-    for item in fields(Preprocessing):
-        made_for, given = getattr(own, item.name), getattr(used, item.name)
-        if made_for != given:
-            option, run = f"data.preprocessing.{item.name}", run_of_checkpoint(weights)
+    used, made_for = config.data.preprocessing.resolve(own).to_dict(), own.to_dict()
+    for name, value in used.items():
+        if value != made_for[name]:
             raise ConfigError(
-                f"{option} is {given} in {path}, but the weights that model.weights names were made for "
-                f"{made_for}. Expected: one preprocessing. Received: {weights}. "
-                + (f"Give the run in place of the config: {same_command(run)}; or take" if run else "Take")
-                + f" the weights' own, -o data.preprocessing=null, or keep the file's: -o {option}={given}."
+                f"data.preprocessing.{name} is {value} in {path}, but the weights that model.weights names "
+                f"were made for {made_for[name]}. Expected: one preprocessing. Received: "
+                f"{config.model.weights}. Give the folder of its run in place of the config; or take the "
+                "weights' own, -o data.preprocessing=null, or keep the file's: -o "
+                f"data.preprocessing.{name}={value}."
             )
 
 
@@ -182,12 +171,12 @@ def _stated_preprocessing(weights: Path) -> Preprocessing | None:
     """Return the preprocessing that a file of this project's format states; None for any other file."""
     from safetensors import SafetensorError, safe_open
 
-    if weights.suffix != ".safetensors" or not weights.is_file():
+    file = weights / WEIGHTS_FILE if weights.is_dir() else weights
+    if file.suffix != ".safetensors":
         return None
     try:
-        with safe_open(weights, "numpy") as file:
-            stated = json.loads((file.metadata() or {}).get("preprocessing", "null"))
-        return None if stated is None else Preprocessing.from_dict(stated)
+        with safe_open(file, "numpy") as opened:
+            return Preprocessing.from_dict(json.loads((opened.metadata() or {})["preprocessing"]))
     except (OSError, SafetensorError, ValueError, TypeError, KeyError):
         return None  # whoever reads the weights says what is wrong with them
 

@@ -127,7 +127,7 @@ HOW: dict[str, Run | str] = {
     "model.eval()  # float32 [N, 3, H, W] -> logits [N, 1000]": Run(),
     "python tools/model_zoo.py": Run(),
     # CONTRIBUTING.md
-    "ppcls options --markdown > docs/options.md": Run(quick=True),
+    "python tools/options_page.py > docs/options.md": Run(quick=True),
     # dataset/README.md
     SPLIT_FOLDER: Run(quick=True),
     "python -m ppcls.data check FOLDER/train_list.txt FOLDER/val_list.txt": Run(
@@ -152,15 +152,12 @@ HOW: dict[str, Run | str] = {
     'predictor = ppcls.load("EfficientNetLite0")\n'
     "result = evaluate(predictor, open_path(Path(\"LIST\")))  # a list file with lines 'path label'\n"
     "print(result.top1, result.loss, result.count)": Run(),
-    "from pathlib import Path\n\nimport numpy as np\nimport ppcls\n"
-    "from ppcls.data.dataset import open_path\n\n"
+    "import numpy as np\nimport ppcls\n\n"
     'predictor = ppcls.load("EfficientNetLite0")\n'
-    'dataset = open_path(Path("FOLDER"))\n'
-    'rows, unreadable = predictor.embeddings(dataset, on_error="skip")\n'
-    'query = predictor.embed("cat.jpg")\n'
-    "likeness = rows @ query / (np.linalg.norm(rows, axis=1) * np.linalg.norm(query))"
-    "  # cosine; NaN if unreadable\n"
-    "print(dataset.name(int(np.nanargmax(likeness))))": Run(),
+    'found = [item for item in predictor.stream("FOLDER", embeddings=True) if item.error is None]\n'
+    'rows, query = np.stack([item.embedding for item in found]), predictor.embed("cat.jpg")\n'
+    "likeness = rows @ query / (np.linalg.norm(rows, axis=1) * np.linalg.norm(query))  # cosine\n"
+    "print(found[likeness.argmax()].file)": Run(),
     "import paddle\n\n"
     'model = paddle.hub.load("PATH_TO_A_CLONE", "EfficientNetB4", source="local", pretrained=True)': Run(),
     "python tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
@@ -230,7 +227,7 @@ HOW: dict[str, Run | str] = {
     "ppcls options learning_rate": Run(quick=True),
     "ppcls options": Run(quick=True),
     "ppcls options WORD": Run(words={"WORD": "freeze"}),
-    "ppcls options --markdown": Run(quick=True),
+    "python tools/options_page.py": Run(quick=True),
     "ppcls --version": Run(quick=True),
     "ppcls eval RUN": Run(after=(TRAIN,)),
     "ppcls infer RUN -i FOLDER": Run(after=(TRAIN,)),

@@ -165,7 +165,6 @@ def test_a_config_beside_an_export_gives_all_but_the_network(exported, config, t
     assert export == exported
     assert given.data.batch_size == 8 and given.data.preprocessing.crop_size == 64
     assert "note: " not in capsys.readouterr().out
-    assert read_model(cli.parse([str(exported), *config])) == (given, export)  # MODEL and -c
     alone, export = read_model(cli.parse([str(exported)]))
     assert alone.data.batch_size == 32 and alone.data.preprocessing.crop_size is None and export == exported
     assert read_model(cli.parse(["-c", str(exported)])) == (alone, export)

@@ -45,7 +45,6 @@ EXTRAS = {
     "openvino": ["openvino"],
     "paddle": ["cpu"],
     "paddle2onnx": ["onnx", "onnx-paddle2"],
-    "scipy": ["clean"],
     "sklearn": ["clean"],
     "threadpoolctl": ["clean"],
 }

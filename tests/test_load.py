@@ -181,10 +181,8 @@ def test_sources_that_cannot_be_loaded(run, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"folder .*train\.yaml.*inference\.yml"):
         ppcls.load("folder")
     (tmp_path / "folder" / "train.yaml").write_bytes((run / "train.yaml").read_bytes())
-    with pytest.raises(WeightsError, match=r"folder/checkpoints/best.*train folder --resume auto"):
-        ppcls.load("folder")  # it has no checkpoints
     (tmp_path / "folder" / "checkpoints").mkdir()
-    with pytest.raises(WeightsError, match=r"folder/checkpoints/best/model\.safetensors"):
+    with pytest.raises(WeightsError, match=r"folder/checkpoints/best.*train folder --resume auto"):
         ppcls.load("folder")
     (tmp_path / "text.yaml").write_text("just text")
     with pytest.raises(ConfigError, match="text.yaml .*Received: 'just text'"):
@@ -210,8 +208,6 @@ def test_what_a_path_names(run, exported, tmp_path, monkeypatch):
     for given in (last, last.parent):
         other = resolve_model(given).config
         assert other.model.weights == str(last) and other.output_path == run
-    monkeypatch.chdir(run / "checkpoints")
-    assert resolve_model("best").config.output_path == run == resolve_model(".").config.output_path
     assert resolve_model("EfficientNetB0").config.model.weights == "pretrained"  # a name, and not a path here
     config = resolve_model(exported).config
     assert resolve_model(None, exported=exported) == (config, exported) == resolve_model(exported)
@@ -228,8 +224,6 @@ def test_what_is_given_in_the_wrong_place(run, exported, tmp_path, monkeypatch):
         resolve_model(exported, exported=exported)
     with pytest.raises(ConfigError, match="MODEL"):
         resolve_model(None)
-    with pytest.raises(ConfigError, match=str(run)):
-        resolve_model(run.parent)  # which holds a run
     weights = tmp_path / "mine.safetensors"
     shutil.copy(run / "checkpoints" / "best" / "model.safetensors", weights)
     with pytest.raises(ConfigError, match=rf"ppcls infer MODEL -o model\.weights={weights}"):
@@ -244,20 +238,18 @@ def test_weights_of_another_preprocessing_than_the_configs_are_refused(run, prep
     assert load_config(config, [f"model.weights={best}"]).model.weights == str(best)  # the same one
     tree["data"]["preprocessing"] |= {"resize_short": 256, "crop_size": 224}
     config.write_text(yaml.safe_dump(tree))
-    words = rf"data\.preprocessing\.resize_short is 256 .* 72\b.*{best}\b"
+    words = rf"data\.preprocessing\.resize_short is 256 .* 72\b.*{best.parent}\b"
     for given in (
         f"model.weights={best}",
         f"model.weights={best.parent}",
         f"model={{name: {NAME}, weights: {best}}}",
     ):
-        with pytest.raises(ConfigError, match=rf"{words}.* eval {run}\b|{best.parent}") as error:
+        with pytest.raises(ConfigError, match=words):
             load_config(config, [given])
-        assert f"eval {run};" in str(error.value)
     copy = tmp_path / "copy.safetensors"
     shutil.copy(best, copy)
-    with pytest.raises(ConfigError, match=r"-o data\.preprocessing=null") as error:
+    with pytest.raises(ConfigError, match=r"-o data\.preprocessing=null"):
         load_config(config, [f"model.weights={copy}"])
-    assert " eval " not in str(error.value)  # it belongs to no run
     for decision, size in (("data.preprocessing=null", None), ("data.preprocessing.crop_size=96", 96)):
         found = load_config(config, [f"model.weights={copy}", decision])
         assert found.data.preprocessing.crop_size == size

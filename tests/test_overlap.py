@@ -74,7 +74,7 @@ def test_lists_that_share_some_images(photos):
     with pytest.raises(DataError) as caught:
         look(**places)
     assert "2 of 3" in str(caught.value) and "photos/a/3.png (val.txt, line 1)" in str(caught.value)
-    assert "data.train_list=train.txt" in str(caught.value) and "split" not in str(caught.value)
+    assert "Received: train.txt and val.txt" in str(caught.value) and "split" not in str(caught.value)
 
 
 def test_equal_contents_are_noted(photos):

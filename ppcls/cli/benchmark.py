@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ppcls import distributed
-from ppcls.cli.common import add_config_options, log, num_workers, read_config, read_model, require_engine
+from ppcls.cli.common import add_config_options, log, num_workers, read_config, require_engine
 from ppcls.config import Config, KernelsOption
 from ppcls.errors import ConfigError
 from ppcls.files import write_json
 from ppcls.processor import processor
 
 if TYPE_CHECKING:
-    from paddle import nn
-
     from ppcls.build import Network
-    from ppcls.inference.resolve import Resolved
 
 GOAL = 0.9  # speed of the whole pipeline with bilinear, relative to decoding alone
 
@@ -74,10 +71,9 @@ def add_engines_command(commands: Any) -> None:
         "engines",
         help="an image on each engine, compared with the peak speed of the machine",
         description="Milliseconds per batch on each engine: blocks of at least half a second take turns, "
-        "with a pause between them. Published weights are not downloaded: random ones take the same time. Of "
-        "an exported model its engines alone are measured.",
+        "with a pause between them. Published weights are not downloaded: random ones take the same time.",
     )
-    add_config_options(command, takes_exports=True)
+    add_config_options(command)
     command.add_argument("--engines", nargs="+", metavar="ENGINE", help="default: all that are installed")
     command.add_argument(
         "--beside",
@@ -100,9 +96,9 @@ def add_end2end_command(commands: Any) -> None:
         "end2end",
         help="from image files to classes, compared with the engine alone",
         description="Images per second from files on disk to classes, with the same engine on batches in "
-        "memory, and, except of an exported model, with the eager network. They take turns.",
+        "memory, and with the eager network. They take turns.",
     )
-    add_config_options(command, takes_exports=True)
+    add_config_options(command)
     command.add_argument("-i", "--input", required=True, help="a folder or a glob pattern of images")
     command.add_argument("--engine", default="auto", help="default: the fastest for one image")
     command.add_argument(
@@ -202,21 +198,20 @@ def sources(args: argparse.Namespace) -> int:
 def engines(args: argparse.Namespace) -> int:
     for name in args.engines or ():
         require_engine(name)
-    resolved = _model_without_downloads(args)
-    config = resolved.config
+    config = _config_with_own_weights(args)
 
     from ppcls.benchmarks.engines import measure_engines
     from ppcls.inference.load import open_export
     from ppcls.inference.versions import versions
 
-    folder, network = _export(resolved)
+    folder, network = _export(config)
     figures = measure_engines(
         folder,
-        network.model if network else _network_like(config),
+        network.model,
         open_export(folder, "auto", config=config, log=log),
         requested=args.engines,
         beside=args.beside,
-        with_eager=network is not None and not args.no_eager,
+        with_eager=not args.no_eager,
         batch_size=args.batch_size,
         rounds=args.rounds,
     )
@@ -238,8 +233,7 @@ def engines(args: argparse.Namespace) -> int:
 
 def end2end(args: argparse.Namespace) -> int:
     require_engine(args.engine, "auto", "measure")
-    resolved = _model_without_downloads(args)
-    config = resolved.config
+    config = _config_with_own_weights(args)
 
     from ppcls.benchmarks.end2end import measure_end2end
     from ppcls.data.files import find_images
@@ -247,9 +241,9 @@ def end2end(args: argparse.Namespace) -> int:
     from ppcls.inference.versions import versions
 
     files = find_images(args.input) * args.repeat
-    folder, network = _export(resolved)
+    folder, network = _export(config)
     predictor = open_export(folder, args.engine, config=config, bulk=True, log=log)
-    eager = None if args.no_eager or network is None else over_network(config, network)
+    eager = None if args.no_eager else over_network(config, network)
     figures = measure_end2end(predictor, eager, files, rounds=args.rounds)
     figures |= {"processor": processor(), "versions": versions()}
     print(
@@ -267,36 +261,24 @@ def end2end(args: argparse.Namespace) -> int:
     return 0
 
 
-def _model_without_downloads(args: argparse.Namespace) -> "Resolved":
-    """Return what MODEL names; published weights that no override requests are replaced by random ones,
-    which take the same time and need no download."""
-    resolved = read_model(args)
-    config = resolved.config
+def _config_with_own_weights(args: argparse.Namespace) -> Config:
+    """Return the config; published weights that no override requests are replaced by random ones, which take
+    the same time and need no download."""
+    config = read_config(args)
     requested = {override.partition("=")[0].strip() for override in args.override}
     if config.model.weights == "pretrained" and "model.weights" not in requested:
         config = replace(config, model=replace(config.model, weights=None, variant=None))
-    return resolved._replace(config=config)
+    return config
 
 
-def _export(resolved: "Resolved") -> "tuple[Path, Network | None]":
-    """Return the export to measure, and the network that was exported; None for an exported model."""
-    if resolved.export is not None:
-        return resolved.export, None
+def _export(config: Config) -> "tuple[Path, Network]":
+    """Return the network's export in the cache, and the network."""
     from ppcls.build import build_fresh, build_to_run
     from ppcls.inference.cache import export_key
     from ppcls.inference.load import export_to_cache
 
-    config = resolved.config
     network = build_fresh(config, log) if config.model.weights is None else build_to_run(config, log)
     return export_to_cache(export_key(config), network, log), network
-
-
-def _network_like(config: Config) -> "nn.Layer":
-    """Return the network of an export with random weights, to count its operations."""
-    from ppcls.architectures import build_model
-
-    distributed.start("cpu")
-    return build_model(config.model.name, config.model.num_classes)
 
 
 def train(args: argparse.Namespace) -> int:

@@ -48,16 +48,13 @@ def clean(args: argparse.Namespace) -> int:
     """Find doubtful images, write them to a folder, and print how many there are."""
     import numpy as np
 
-    from ppcls.cli.common import log, open_model, require_engine
-    from ppcls.config_files import find_run, run_of_checkpoint
+    from ppcls.cli.common import log, open_model
     from ppcls.data.dataset import open_path
     from ppcls.evaluation import clean as search
-    from ppcls.evaluation.clean_report import KINDS, PAGE, TABLE, groups_of, write_clean_report
+    from ppcls.evaluation.clean_report import PAGE, TABLE, groups_of, write_clean_report
     from ppcls.inference.resolve import resolve_model
     from ppcls.progress import progress_bar
 
-    if args.engine is not None:
-        require_engine(args.engine, "auto", "measure", "eager")
     table = args.output / TABLE
     if table.exists() and not args.force:
         raise ConfigError(
@@ -66,8 +63,7 @@ def clean(args: argparse.Namespace) -> int:
     search.require_packages()
     resolved = resolve_model(args.model, args.override)
     images = search.join_datasets([open_path(path, args.root) for path in args.sources])
-    if find_run(args.model) or run_of_checkpoint(Path(args.model)):
-        search.require_unseen(resolved.config, images)
+    search.require_unseen(resolved.config, images)
     predictor = open_model(resolved, args.engine, default="auto", bulk=True)
     count = len(images.labels)
     with progress_bar(count, "embed") as bar:
@@ -81,9 +77,9 @@ def clean(args: argparse.Namespace) -> int:
     wrong = search.find_wrong_labels(embeddings, images, copies)
     about = {"network": args.model, "images": ", ".join(map(str, args.sources))}
     counts = write_clean_report(args.output, images, wrong, groups_of(copies), predictor.preprocessing, about)
-    log(f"likely wrong labels: {counts['label']} of {count} images")
-    for kind, (title, _) in KINDS.items():
-        log(f"{title[0].lower()}{title[1:]}, groups: {counts[kind]}")
+    log(f"images: {count}")
+    for title, number in counts.items():
+        log(f"{title}: {number}")
     log(f"written: {args.output / PAGE}")
     log(f"written: {table}; docs/usage.md says how to make a corrected list of it")
     return FOUND_SOMETHING if any(counts.values()) else 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppcls import distributed, files
 from ppcls.config import Config
-from ppcls.config_files import about_folder, is_export
+from ppcls.config_files import about_folder
 from ppcls.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
@@ -65,8 +65,6 @@ def read_model(args: argparse.Namespace) -> "Resolved":
 
     if args.model is None or args.config is None:
         return resolve_model(args.model or args.config, args.override, args.exported)
-    if args.exported is None and is_export(args.model):  # and -c gives the options of its data
-        return resolve_model(args.config, args.override, args.model)
     raise ConfigError(f"MODEL and -c are the same. Received: {args.model} and -c {args.config}. Give one.")
 
 
@@ -93,6 +91,8 @@ def open_model(
     """Return the predictor over what MODEL names. default: the engine for all but exports."""
     from ppcls.inference.load import open_export, open_predictor
 
+    if engine is not None:
+        require_engine(engine, "auto", "measure", "eager")
     config, export = resolved
     if export is None:
         return open_predictor(config, engine or default, topk=topk, bulk=bulk, log=log)

@@ -1,21 +1,18 @@
 """Command line of `ppcls data`: make lists of your own images, check them, put them into shards."""
 
 import argparse
-import json
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcls.cli.clean import add_clean_command
+from ppcls.cli.clean import FOUND_SOMETHING, add_clean_command
 from ppcls.cli.shards import add_shard_commands
 from ppcls.commands import command_line
 from ppcls.errors import DataError
 
 if TYPE_CHECKING:
     from ppcls.data.check import Summary
-
-FOUND_SOMETHING = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,19 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def split(args: argparse.Namespace) -> int:
     """Split a folder, and print the commands that come next."""
-    from ppcls.data.split import update_split
-    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+    from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST, update_split
     from ppcls.progress import note
 
     if args.seed < 0:
         raise DataError(f"--seed must be 0 or more. Received: {args.seed}")
     output = args.output or args.folder
-    lists, is_written, lines = update_split(args.folder, output, args.eval_share, args.seed, anew=args.force)
-    print("".join(f"{line}\n" for line in lines), end="")
+    lists, is_written = update_split(args.folder, output, args.eval_share, args.seed, anew=args.force)
     state = "written" if is_written else "unchanged"
-    print(f"{state}: {output / TRAIN_LIST}, {len(lists.train)} images")
-    print(f"{state}: {output / EVAL_LIST}, {len(lists.evaluation)} images")
-    print(f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes")
+    lines = [
+        *lists.notes,
+        f"{state}: {output / TRAIN_LIST}, {len(lists.train)} images",
+        f"{state}: {output / EVAL_LIST}, {len(lists.evaluation)} images",
+        f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes",
+    ]
+    print("\n".join(lines))
     if len(lists.class_names) < 2:
         note(f"{args.folder} holds one class folder, and a network needs two classes")
     _print_next(args.folder, output, len(lists.class_names), lists.evaluation[0][0])
@@ -92,49 +91,28 @@ def split(args: argparse.Namespace) -> int:
 
 def _print_next(folder: Path, output: Path, num_classes: int, image: str) -> None:
     """Print the commands that come after a split. image: the path of one, below the folder."""
-    from ppcls.data.split_lists import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+    from ppcls.config import as_yaml
+    from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
 
     root = ["--root", str(folder)] if output != folder else []
     print("next, check for damaged and duplicate images:")
     print("  " + command_line("data", "check", output / TRAIN_LIST, output / EVAL_LIST, *root))
-    run_folder = _free_run_folder(folder)
+    run_folder = Path("output", folder.resolve().name or "photos")
     options = {
-        "model.num_classes": str(num_classes),
-        "data.train_root": _yaml(folder),
-        "data.train_list": _yaml(output / TRAIN_LIST),
-        "data.eval_root": _yaml(folder),
-        "data.eval_list": _yaml(output / EVAL_LIST),
-        "data.class_names": _yaml(output / CLASS_NAMES),
-        "output_dir": _yaml(run_folder),
+        "model.num_classes": num_classes,
+        "data.train_root": str(folder),
+        "data.train_list": str(output / TRAIN_LIST),
+        "data.eval_root": str(folder),
+        "data.eval_list": str(output / EVAL_LIST),
+        "data.class_names": str(output / CLASS_NAMES),
+        "output_dir": str(run_folder),
     }
     print("then train, evaluate and use:")
     print(f"  {command_line('train', '-c', 'finetune')} \\")
-    print(" \\\n".join("    -o " + shlex.quote(f"{name}={value}") for name, value in options.items()))
+    given = [shlex.quote(f"{name}={as_yaml(value)}") for name, value in options.items()]
+    print(" \\\n".join(f"    -o {option}" for option in given))
     print("  " + command_line("eval", run_folder))
     print("  " + command_line("infer", run_folder, "-i", folder / image))
-
-
-def _free_run_folder(folder: Path) -> Path:
-    """Return a folder for a run on these images that holds no earlier run."""
-    from ppcls.config_files import CHECKPOINTS
-
-    name, number = folder.resolve().name or "photos", 1
-    run_folder = Path("output", name)
-    while (run_folder / CHECKPOINTS).exists():
-        number += 1
-        run_folder = Path("output", f"{name}-{number}")
-    return run_folder
-
-
-def _yaml(path: Path) -> str:
-    """Return the path as an option's value, quoted if YAML would read it as something else."""
-    import yaml
-
-    try:
-        is_plain = yaml.safe_load(str(path)) == str(path)
-    except yaml.YAMLError:
-        is_plain = False
-    return str(path) if is_plain else json.dumps(str(path))
 
 
 def check(args: argparse.Namespace) -> int:

@@ -13,7 +13,6 @@ from ppcls.cli.common import (
     log,
     open_model,
     read_model,
-    require_engine,
     save_config,
     write_json,
 )
@@ -82,8 +81,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sizes", type=int, nargs="+", metavar="S", help="evaluate with crops of S pixels, one after another"
     )
     args = parser.parse_args(argv)
-    if args.engine is not None:
-        require_engine(args.engine, "auto", "measure", "eager")
     if args.labels is not None and args.classes is not None:
         raise ConfigError("--labels apply to all classes of the network. Leave --classes out.")
     if args.sizes and args.report is not None:
@@ -138,7 +135,7 @@ def check(config: Config, subject: Subject) -> None:
     predictor, dataset = subject.predictor, subject.dataset
     indices = eval_batch_indices(len(dataset), predictor.batch_size)[:1]
     _, outputs = next(predictor.run(dataset, indices, on_error=config.data.on_error))
-    log(f"check passed: a batch of {len(outputs)} of {len(dataset)} images was read and classified")
+    log(f"check passed: a batch of {len(outputs[0])} of {len(dataset)} images was read and classified")
 
 
 def print_result(result: "Evaluation", subject: Subject) -> None:

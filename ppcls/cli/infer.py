@@ -15,7 +15,6 @@ from ppcls.cli.common import (
     log,
     open_model,
     read_model,
-    require_engine,
     save_config,
 )
 from ppcls.errors import ConfigError
@@ -39,13 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from ppcls.data.dataset import open_images
     from ppcls.inference.predictor import BULK
-    from ppcls.inference.shards import require_no_shards
+    from ppcls.inference.saved import require_no_parts
 
     outputs = [path for path in (args.output, args.embeddings) if path is not None]
     for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
     if outputs and not args.resume:
-        require_no_shards(outputs[0])
+        require_no_parts(outputs[0])
     dataset = open_images(args.input)
     predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(dataset) >= BULK)
     if args.embeddings is not None:
@@ -120,8 +119,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             )
     elif args.output is None and (args.resume or distributed.world_size() > 1):
         raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
-    if args.engine is not None:
-        require_engine(args.engine, "auto", "measure", "eager")
     if args.explain is not None and args.engine not in (None, "eager"):
         raise ConfigError(
             f"--explain runs the network itself. Received: --engine {args.engine}. Leave it out."
@@ -149,9 +146,9 @@ def to_screen(predictor: "Predictor", dataset: "Dataset") -> int:
 
 
 def to_files(predictor: "Predictor", dataset: "Dataset", output: Path, embeddings: Path | None = None) -> int:
-    """Write the predictions of all processes: each writes its share to a shard, and the first merges the
-    shards. embeddings: their file, which may be the only output."""
-    from ppcls.inference.shards import files_done, merge, next_shard, run_header, write_shard
+    """Write the predictions of all processes: each writes its share to a part, and the first merges the
+    parts. embeddings: their file, which may be the only output."""
+    from ppcls.inference.saved import files_done, merge, next_part, run_header, write_part
 
     rank, world_size = distributed.rank(), distributed.world_size()
     files = [dataset.name(index) for index in range(len(dataset))]
@@ -164,9 +161,9 @@ def to_files(predictor: "Predictor", dataset: "Dataset", output: Path, embedding
     if done:
         log(f"resuming: {len(done)} of {len(files)} files are done")
     share = [index for index, file in enumerate(files) if file not in done][rank::world_size]
-    shard = next_shard(output, rank)
+    part = next_part(output, rank)
     distributed.gather(None)  # no process writes before all have read
-    distributed.run_together(lambda: write_shard(shard, header, predictor, dataset.select(share)))
+    distributed.run_together(lambda: write_part(part, header, predictor, dataset.select(share)))
     size = header.get("embeddings", 0)
     result = distributed.run_together(lambda: merge(output, files, embeddings, size) if rank == 0 else None)
     classified, failed = distributed.gather(result)[0]

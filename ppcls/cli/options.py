@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 
-from ppcls.options import find_options, to_markdown
+from ppcls.options import find_options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -12,16 +12,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "words",
         nargs="*",
         metavar="WORD",
-        help="a section, a part of a name, a pattern such as 'optim.*', or what another project calls it "
-        "(default: all options)",
+        help="a section, a part of a name, or what another project calls it (default: all options)",
     )
-    parser.add_argument("--markdown", action="store_true", help="print them as docs/options.md has them")
-    args = parser.parse_args(argv)
-    options = find_options(args.words)
-    if args.markdown:
-        print(to_markdown(options), end="")
-        return 0
-    for option in options:
+    for option in find_options(parser.parse_args(argv).words):
         print(
             f"{option.name} = {option.default}" if option.default else f"{option.name}, which must be given"
         )

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 
 from ppcls import distributed
 from ppcls.commands import command_line
@@ -16,8 +17,7 @@ from ppcls.progress import progress_bar
 
 MOST_COMPARED = 20_000  # images whose contents are compared at a start of training
 _HEAD = 16 * 1024  # bytes that are compared before whole files are
-_CHUNK = 1024 * 1024  # bytes read at a time
-_SHARE = 64  # files that a thread is handed at a time
+_CHUNK = 1024  # files handed to the threads at a time
 
 Group = list[int]
 
@@ -33,35 +33,19 @@ def group_equal(
     """
     groups: list[Group] = [list(range(len(paths)))]
     with ThreadPoolExecutor(distributed.cores()) as pool:
-        for key in (_size, _head, _whole):
-            keys = _compute(pool, key, paths, [index for group in groups for index in group])
-            groups = [part for group in groups for part in _divide(group, keys) if is_kept(part)]
+        for key in (_size, partial(_digest, limit=_HEAD), partial(_digest, limit=-1)):
+            parts: defaultdict[tuple[int, object], Group] = defaultdict(list)
+            members = [(number, index) for number, group in enumerate(groups) for index in group]
+            with progress_bar(len(members), "compare files", unit="file", delay=2) as bar:
+                for start in range(0, len(members), _CHUNK):
+                    chunk = members[start : start + _CHUNK]
+                    values = pool.map(key, [paths[index] for _, index in chunk])
+                    for (number, index), value in zip(chunk, values, strict=True):
+                        if value is not None:
+                            parts[number, value].append(index)
+                    bar.update(len(chunk))
+            groups = [part for part in parts.values() if is_kept(part)]
     return groups
-
-
-def _compute(
-    pool: ThreadPoolExecutor, key: Callable[[str], object], paths: Sequence[str], indices: Group
-) -> dict[int, object]:
-    """Compute the key of each of these files."""
-    keys: dict[int, object] = {}
-    shares = [indices[start : start + _SHARE] for start in range(0, len(indices), _SHARE)]
-
-    def compute(share: Group) -> dict[int, object]:
-        return {index: key(paths[index]) for index in share}
-
-    with progress_bar(len(indices), "compare files", unit="file", delay=2) as bar:
-        for part in pool.map(compute, shares):
-            keys |= part
-            bar.update(len(part))
-    return keys
-
-
-def _divide(group: Group, keys: dict[int, object]) -> Iterable[Group]:
-    parts: defaultdict[object, Group] = defaultdict(list)
-    for index in group:
-        if keys[index] is not None:
-            parts[keys[index]].append(index)
-    return parts.values()
 
 
 def _size(path: str) -> int | None:
@@ -71,26 +55,13 @@ def _size(path: str) -> int | None:
         return None
 
 
-def _head(path: str) -> bytes | None:
-    return _digest(path, _HEAD)
-
-
-def _whole(path: str) -> bytes | None:
-    return _digest(path, None)
-
-
-def _digest(path: str, limit: int | None) -> bytes | None:
-    """Return a digest of a file's first `limit` bytes, or of all; None if it cannot be read."""
-    digest = hashlib.blake2b(digest_size=16)
+def _digest(path: str, limit: int) -> bytes | None:
+    """Return a digest of a file's first `limit` bytes, -1 for all; None if it cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            while chunk := file.read(limit or _CHUNK):
-                digest.update(chunk)
-                if limit:
-                    break
+        with open(path, "rb") as file:
+            return hashlib.blake2b(file.read(limit), digest_size=16).digest()
     except OSError:
         return None
-    return digest.digest()
 
 
 def check_overlap(data: DataConfig, train_set: Dataset, eval_set: Dataset, *, may_share: bool) -> list[str]:
@@ -100,57 +71,37 @@ def check_overlap(data: DataConfig, train_set: Dataset, eval_set: Dataset, *, ma
     Other sources than files are not compared. Returns notes. Raises DataError for evaluation images whose
     file is a training image, unless `may_share`.
     """
+    sources = [data.train_list or data.train_root, data.eval_list or data.eval_root]
     shared = find_shared_files(train_set, eval_set)
     if shared:
         names = first_few([eval_set.where(index) for index in shared], 3)
         text = f"{len(shared)} of {len(eval_set)} evaluation images are training images too ({names})."
-        if not may_share:
-            raise DataError(f"{text} {_cure(data)}")
-        return [f"{text} Their accuracy says nothing about other images"]
+        if may_share:
+            return [f"{text} Their accuracy says nothing about other images"]
+        cure = "Remove their lines from one of the lists, or give other data."
+        if data.train_list is None and data.eval_list is None:
+            cure = f"Divide the folder into two lists: {command_line('data', 'split', sources[0])}."
+        raise DataError(
+            f"{text} Their accuracy would say nothing about other images. Expected: different images to "
+            f"train and to evaluate. Received: {sources[0]} and {sources[1]}. {cure} To evaluate on training "
+            "images on purpose, such as to see a network overfit: -o data.allow_overlap=true."
+        )
     pairs = find_equal_contents(train_set, eval_set)
     if not pairs:
         return []
     texts = [f"{eval_set.where(evaluated)} = {train_set.where(trained)}" for trained, evaluated in pairs]
+    root = ["--root", data.eval_root or "."] if data.eval_list else []
     return [
         f"{len(pairs)} of {len(eval_set)} evaluation images have the bytes of a training image "
         f"({first_few(texts, 3)}). Their accuracy says nothing about other images. All of them: "
-        f"{_check_command(data)}"
+        f"{command_line('data', 'check', *sources, *root)}"
     ]
-
-
-def _check_command(data: DataConfig) -> str:
-    """Return the command that lists all images with the same bytes."""
-    parts = ((data.train_root, data.train_list), (data.eval_root, data.eval_list))
-    roots = {root or "." for root, list_file in parts if list_file is not None}
-    options = ["--root", *roots] if len(roots) == 1 else []
-    return command_line("data", "check", *(list_file or root for root, list_file in parts), *options)
-
-
-def _cure(data: DataConfig) -> str:
-    """Return the end of the error: how training and evaluation data become separate."""
-    root = data.train_root or "FOLDER"
-    places = ", ".join(
-        f"data.{name}={getattr(data, f'{part}_{kind}')}"
-        for part in ("train", "eval")
-        for kind in ("root", "list")
-        if getattr(data, name := f"{part}_{kind}") is not None
-    )
-    if data.train_list is None and data.eval_list is None:
-        cure = f"Divide the folder into two lists: {command_line('data', 'split', root)}."
-    else:
-        cure = "Remove their lines from one of the lists, or give other data."
-    return (
-        "Their accuracy would say nothing about other images. Expected: different images to train and to "
-        f"evaluate. Received: {places}. {cure} To evaluate on training images on purpose, such as to see a "
-        "network overfit: -o data.allow_overlap=true."
-    )
 
 
 def find_shared_files(train_set: Dataset, eval_set: Dataset) -> list[int]:
     """Return the indices of the evaluation images whose file, links resolved, is a training image too."""
-    evaluated = list(_resolve(_paths(eval_set)))
-    shared = set(evaluated).intersection(_resolve(_paths(train_set)))
-    return [index for index, path in enumerate(evaluated) if path in shared] if shared else []
+    trained = set(_resolve(_paths(train_set)))
+    return [index for index, path in enumerate(_resolve(_paths(eval_set))) if path in trained]
 
 
 def find_equal_contents(train_set: Dataset, eval_set: Dataset) -> list[tuple[int, int]]:
@@ -169,24 +120,21 @@ def _paths(dataset: Dataset) -> Sequence[str]:
     return dataset.source.paths if isinstance(dataset.source, Files) else ()
 
 
-def _resolve(paths: Iterable[str]) -> Iterator[str]:
+def _resolve(paths: Sequence[str]) -> Iterator[str]:
     """Yield each path with links resolved. Quick for a million: each folder is resolved and listed once, and
     of the files only links are."""
-    folders: dict[str, tuple[str, set[str]]] = {}
+
+    @cache
+    def look(folder: str) -> tuple[str, set[str]]:
+        links = set()
+        try:
+            with os.scandir(folder or ".") as entries:
+                links = {entry.name for entry in entries if entry.is_symlink()}
+        except OSError:
+            pass
+        return os.path.join(os.path.realpath(folder), ""), links
+
     for path in paths:
-        parent, separator, name = path.rpartition(os.sep)
-        folder = parent or separator or "."
-        if folder not in folders:
-            real = os.path.realpath(folder)
-            folders[folder] = (os.path.join(real, ""), _links(real))
-        prefix, links = folders[folder]
+        folder, name = os.path.split(path)
+        prefix, links = look(folder)
         yield os.path.realpath(path) if name in links else prefix + name
-
-
-def _links(folder: str) -> set[str]:
-    """Return the names of the links in a folder; none if it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_symlink()}
-    except OSError:
-        return set()

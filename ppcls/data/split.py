@@ -1,45 +1,59 @@
 """Split a folder of class folders into lists for training and evaluation, and extend lists that stand."""
 
-import contextlib
 import os
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from posixpath import normpath
 
 import numpy as np
 
-from ppcls.data.files import list_class_folders, list_class_images, list_direct_images
+from ppcls.data.class_names import read_class_names
+from ppcls.data.files import list_class_folders, list_class_images, list_direct_images, read_list_lines
 from ppcls.data.overlap import group_equal
 from ppcls.data.seeding import random_state
-from ppcls.data.split_lists import (
-    Line,
-    SplitLists,
-    are_equal,
-    describe_changes,
-    describe_drawing,
-    list_key,
-    read_split,
-    write_split,
-)
 from ppcls.errors import DataError, first_few
+from ppcls.files import write_text
 
+TRAIN_LIST, EVAL_LIST, CLASS_NAMES = "train_list.txt", "val_list.txt", "class_names.txt"
 EVAL_SHARE = 0.1
 
+Line = tuple[str, int]  # an image's path below the folder, and its label
 
-@dataclass
-class _Known:
-    """What standing lists say of the images that are there now.
 
-    train, evaluation: the lines of each image, by its path. in_evaluation: for each group of equal images
-    that has a side, whether it is evaluation. moved: as in SplitLists.
+@dataclass(frozen=True)
+class SplitLists:
+    """Lines of each list, and of the file of class names. notes: what changed, and what is odd."""
+
+    train: list[Line]
+    evaluation: list[Line]
+    class_names: list[str]
+    notes: list[str] = field(default_factory=list, compare=False)
+
+
+def update_split(
+    folder: Path, output: Path, eval_share: float | None, seed: int, *, anew: bool
+) -> tuple[SplitLists, bool]:
+    """Write the lists of a folder into `output`: its first, those that stand extended, or all drawn `anew`.
+    Return them, and whether they were written: those that need no change are not.
+
+    Raises DataError as `split_folder` and `read_split` do, and if `output` cannot be written.
     """
-
-    train: dict[str, list[Line]] = field(default_factory=lambda: defaultdict(list))
-    evaluation: dict[str, list[Line]] = field(default_factory=lambda: defaultdict(list))
-    in_evaluation: dict[int, bool] = field(default_factory=dict)
-    moved: dict[str, str] = field(default_factory=dict)
+    before = None if anew else read_split(output)
+    split = split_folder(folder, eval_share, seed, before)
+    if anew:
+        with suppress(DataError):  # there may be no list, or a damaged one
+            trained = {path for path, _ in _read_lines(output / TRAIN_LIST)}
+            count = len(trained.intersection(path for path, _ in split.evaluation))
+            split.notes.append(
+                f"drawn anew: {count} of {len(split.evaluation)} evaluation images were training images "
+                "before. Models trained on the earlier lists have seen them, so their accuracy is flattered"
+            )
+    if split != before:
+        write_split(split, output)
+    return split, split != before
 
 
 def split_folder(
@@ -48,10 +62,9 @@ def split_folder(
     """Divide the images of each class folder at random: `eval_share` of them for evaluation, at least one of
     two or more, and never all. Images with the same bytes come into one list.
 
-    standing: the lists of before. Their images stay where they are, with their labels. Images that are gone
-    are left out. One that was moved to another class folder keeps its list and gets that folder's label.
-    The others are drawn from (seed, label). eval_share: None for 0.1, or for the share that each class has in
-    the standing lists.
+    standing: the lists of before. Their lines stay as they are while their files are there, and classes keep
+    their numbers. The other images are drawn from (seed, label); one that was moved to another class folder
+    keeps its list. eval_share: None for that of the standing lists, or 0.1.
 
     Raises DataError for a folder without classes, a class without images, names that a list cannot hold, and
     standing lists of other images.
@@ -59,29 +72,39 @@ def split_folder(
     if eval_share is not None and not 0 < eval_share < 1:
         raise DataError(f"The share for evaluation must be between 0 and 1. Received: {eval_share}")
     images = _find_images(folder)
-    group_of = _group_images(folder, images)
-    known, label_of, names = _Known(), {name: label for label, name in enumerate(images)}, list(images)
-    if standing:
-        known = _recognize(folder, group_of, standing)
-        label_of, names = _number_classes(images, known, standing)
-    overall = _share_of(standing) if standing else EVAL_SHARE
-    for name, label in label_of.items():
-        groups = list(dict.fromkeys(group_of[path] for path in images[name]))
-        share = eval_share or _share_of_class(groups, known.in_evaluation, overall)
-        known.in_evaluation |= _draw(groups, known.in_evaluation, share, random_state(seed, label))
-    twins = len(group_of) - len(set(group_of.values()))
-    split = SplitLists([], [], names, known.moved, twins)
-    for name, label in label_of.items():
-        for path in images[name]:
-            split.train.extend(known.train.get(path, ()))
-            split.evaluation.extend(known.evaluation.get(path, ()))
-            if path not in known.train and path not in known.evaluation:
-                part = split.evaluation if known.in_evaluation[group_of[path]] else split.train
-                part.append((path, label))
-    trained = {group_of[path] for path, _ in split.train}
-    split.leaks.extend(path for path in dict(split.evaluation) if group_of[path] in trained)
-    if not split.evaluation:
+    before = standing or SplitLists([], [], [])
+    present = {path for paths in images.values() for path in paths}
+    train, evaluation = (
+        [line for line in part if line[0] in present or (folder / line[0]).is_file()]
+        for part in (before.train, before.evaluation)
+    )
+    # Whether an image, or a group of equal ones, is for evaluation. One in both lists counts as training.
+    listed = {path: True for path, _ in evaluation} | {path: False for path, _ in train}
+    moved = _find_moved(before, listed, present)
+    if standing and not listed and not moved:
+        raise DataError(
+            f"None of the images of the lists is in {folder}. Were the lists written for another folder? "
+            "Write others elsewhere, --output DIR; or draw all anew: --force."
+        )
+    group_of = _group_images(folder, sorted(present | listed.keys()))
+    in_evaluation = {group_of[path]: side for path, side in moved.items()}
+    in_evaluation |= {group_of[path]: True for path, _ in evaluation}
+    in_evaluation |= {group_of[path]: False for path, _ in train}
+    share = eval_share or (sum(listed.values()) / len(listed) if listed else EVAL_SHARE)
+    label_of, names = _number_classes(images, before)
+    for name, paths in images.items():
+        groups = list(dict.fromkeys(group_of[path] for path in paths))
+        in_evaluation |= _draw(groups, in_evaluation, share, random_state(seed, label_of[name]))
+        for path in paths:
+            if path not in listed:
+                part = evaluation if in_evaluation[group_of[path]] else train
+                part.append((path, label_of[name]))
+    if not evaluation:
         raise DataError(f"Each class of {folder} has only one image: nothing is left for evaluation.")
+    split = SplitLists(train, evaluation, names)
+    if standing:
+        split.notes.extend(_describe_changes(standing, split, moved))
+    split.notes.extend(_describe_equal(split, group_of))
     return split
 
 
@@ -120,14 +143,42 @@ def _listable(folder: Path, path: str) -> str:
     return name
 
 
-def _group_images(folder: Path, images: Mapping[str, Sequence[str]]) -> dict[str, int]:
+def _find_moved(before: SplitLists, listed: Mapping[str, bool], present: Iterable[str]) -> dict[str, bool]:
+    """Return whether images that were moved to another class folder were for evaluation. An image is known by
+    its path below the class folder."""
+    gone = {
+        path.partition("/")[2]: is_evaluation
+        for part, is_evaluation in ((before.evaluation, True), (before.train, False))
+        for path, _ in part
+        if path not in listed
+    }
+    below = {path: path.partition("/")[2] for path in present if path not in listed}
+    return {path: gone[inner] for path, inner in below.items() if inner in gone}
+
+
+def _number_classes(images: Mapping[str, object], before: SplitLists) -> tuple[dict[str, int], list[str]]:
+    """Return each class folder's label, and the class names.
+
+    A class keeps its number, and a new one gets the next: sorted anew, all labels behind it would change. A
+    class has the label that most of its lines have, if it has any, since its name may be one for people.
+    """
+    label_of = {line.partition("\t")[0]: label for label, line in enumerate(before.class_names)}
+    votes = Counter((path.partition("/")[0], label) for path, label in before.train + before.evaluation)
+    label_of |= {name: label for (name, label), _ in reversed(votes.most_common())}
+    names = list(before.class_names)
+    for name in images:
+        if name not in label_of:
+            label_of[name] = len(names)
+            names.append(name)
+    return label_of, names
+
+
+def _group_images(folder: Path, paths: Sequence[str]) -> dict[str, int]:
     """Return a number for each image's path. Images with the same bytes have the same number."""
-    paths = [path for of_class in images.values() for path in of_class]
-    numbers = list(range(len(paths)))
+    group_of = {path: index for index, path in enumerate(paths)}
     for group in group_equal([os.path.join(folder, path) for path in paths]):
-        for index in group:
-            numbers[index] = group[0]
-    return dict(zip(paths, numbers, strict=True))
+        group_of |= {paths[index]: group[0] for index in group}
+    return group_of
 
 
 def _draw(
@@ -142,123 +193,84 @@ def _draw(
     return {group: index in drawn for index, group in enumerate(undecided)}
 
 
-def _share_of_class(groups: Sequence[int], in_evaluation: Mapping[int, bool], overall: float) -> float:
-    """Return the share for evaluation of a class's groups that have a side; `overall` if this is the same to
-    an image, since small classes are rounded."""
-    known = [in_evaluation[group] for group in groups if group in in_evaluation]
-    return overall if abs(sum(known) - overall * len(known)) <= 1 else sum(known) / len(known)
+def _describe_changes(before: SplitLists, after: SplitLists, moved: Collection[str]) -> list[str]:
+    """Return notes on the images that were kept, moved, added and dropped, and on classes."""
+    old = {path for path, _ in before.train + before.evaluation}
+    train, evaluation = ({path for path, _ in part} - {*moved} for part in (after.train, after.evaluation))
+    kept, places = old & (train | evaluation), {path.partition("/")[2] for path in moved}
+    gone = sorted(path for path in old - kept if path.partition("/")[2] not in places)
+    train, evaluation = train - old, evaluation - old
+    notes = [f"kept: {len(kept)} images, each in its list"]
+    if moved:
+        notes.append(f"moved from another class folder: {len(moved)} images, each in its list")
+    if count := len(train) + len(evaluation):
+        notes.append(f"added: {count} images, {len(train)} to train and {len(evaluation)} to evaluate")
+    if gone:
+        notes.append(f"dropped: {len(gone)} images that are gone: {first_few(gone)}")
+    first = len(before.class_names)
+    if created := after.class_names[first:]:
+        notes.append(f"new classes: {first_few(created)}, with labels from {first} on")
+    used = {label for _, label in after.train + after.evaluation}
+    if empty := [name for label, name in enumerate(after.class_names) if label not in used]:
+        notes.append(f"classes without an image, which keep their numbers: {first_few(empty)}")
+    return notes
 
 
-# Lists that stand
+def _describe_equal(split: SplitLists, group_of: Mapping[str, int]) -> list[str]:
+    """Return notes on images with the same bytes, and on those that standing lists have on both sides."""
+    notes = []
+    if count := len(group_of) - len(set(group_of.values())):
+        notes.append(f"same bytes as another image: {count}")
+    trained = {group_of[path] for path, _ in split.train}
+    leaks = [path for path in dict(split.evaluation) if group_of[path] in trained]
+    if leaks:
+        notes.append(
+            f"{len(leaks)} images of the evaluation list are in the training list too, by path or by bytes: "
+            f"{first_few(leaks)}. Images of standing lists are not moved: remove these from one"
+        )
+    return notes
 
 
-def _share_of(standing: SplitLists) -> float:
-    """Return the share for evaluation of lists that stand."""
-    evaluated, trained = ({path for path, _ in part} for part in (standing.evaluation, standing.train))
-    return len(evaluated) / len(trained | evaluated) if trained and evaluated else EVAL_SHARE
+# The files
 
 
-def _recognize(folder: Path, group_of: Mapping[str, int], standing: SplitLists) -> _Known:
-    """Find the images of standing lists among those that are there now."""
-    known = _Known()
-    present = {list_key(path): path for path in group_of}
-    gone: defaultdict[str, dict[str, bool]] = defaultdict(dict)  # by the path below the class folder
-    for part, lines in ((known.evaluation, standing.evaluation), (known.train, standing.train)):
-        is_evaluation = part is known.evaluation
-        for listed, label in lines:
-            path = present.get(list_key(listed))
-            if path is not None:
-                part[path].append((path, label))
-                known.in_evaluation[group_of[path]] = is_evaluation  # training, if both
-            else:
-                gone[list_key(listed).partition("/")[2]][listed] = is_evaluation
-    for path, group in group_of.items():
-        before = gone.get(list_key(path).partition("/")[2])
-        if before and path not in known.train and path not in known.evaluation:
-            known.moved[path] = next(iter(before))
-            known.in_evaluation.setdefault(group, all(before.values()))
-    _require_same_images(folder, known, [listed for paths in gone.values() for listed in paths])
-    return known
-
-
-def _require_same_images(folder: Path, known: _Known, gone: Sequence[str]) -> None:
-    """Raise DataError for standing lists of another folder, or of images that no class folder has."""
-    strays = [listed for listed in gone if (folder / listed).exists()]
-    if strays:
+def read_split(output: Path) -> SplitLists | None:
+    """Read the lists that stand in a folder; None if there are none. Raises DataError for a part of them, and
+    for lists and class names that do not belong together."""
+    train, evaluation, names = files = [output / name for name in (TRAIN_LIST, EVAL_LIST, CLASS_NAMES)]
+    missing = [str(path) for path in files if not path.exists()]
+    if len(missing) == len(files):
+        return None
+    if missing:
         raise DataError(
-            f"The lists hold {len(strays)} files that are there, but are not images of a class folder of "
-            f"{folder}: {first_few(strays)}. Remove these lines; or draw all anew: --force."
+            f"The lists in {output} cannot be extended without {', '.join(missing)}. Restore what is "
+            "missing; or draw all anew: --force."
         )
-    if gone and not (known.train or known.evaluation or known.moved):
+    pairs = read_class_names(str(names), None).to_pairs()
+    lines = [name if name == folder else f"{folder}\t{name}" for folder, name in pairs]
+    split = SplitLists(_read_lines(train), _read_lines(evaluation), lines)
+    largest = max((label for _, label in split.train + split.evaluation), default=-1)
+    if largest >= len(lines):
         raise DataError(
-            f"None of the {len(gone)} images of the lists is in {folder}; the first would be "
-            f"{folder / gone[0]}. Were the lists written for another folder? Write others elsewhere, "
-            "--output DIR; or draw all anew: --force."
+            f"{names} names {len(lines)} classes, but the lists beside it have the label {largest}. Add what "
+            "is missing; or draw all anew: --force."
         )
+    return split
 
 
-def _number_classes(
-    images: Mapping[str, Sequence[str]], known: _Known, standing: SplitLists
-) -> tuple[dict[str, int], list[str]]:
-    """Return each class folder's label, in ascending order, and the class names.
-
-    A class keeps its number, and a new one gets the next: sorted anew, all labels behind it would change.
-    The numbers of classes without images are closed up, in the lines of `known` too.
-    """
-    votes: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for path, label in standing.train + standing.evaluation:
-        votes[path.partition("/")[0]][label] += 1
-    old = {line.partition("\t")[0]: label for label, line in enumerate(standing.class_names)}
-    old |= {name: labels.most_common(1)[0][0] for name, labels in votes.items()}
-    parts = (known.train, known.evaluation)
-    used = {label for part in parts for lines in part.values() for _, label in lines}
-    used |= {old[name] for name in images if name in old}
-    number = {label: new for new, label in enumerate(sorted(used))}
-    for part in parts:
-        for lines in part.values():
-            lines[:] = [(path, number[label]) for path, label in lines]
-    names = [standing.class_names[label] for label in sorted(used)]
-    label_of = {name: number[old[name]] for name in images if name in old}
-    for name in images:
-        if name not in old:
-            label_of[name] = len(names)
-            names.append(name)
-    return dict(sorted(label_of.items(), key=lambda item: item[1])), names
+def _read_lines(file: Path) -> list[Line]:
+    return [(normpath(path), label) for _, path, label in read_list_lines(file)]
 
 
-class Update(NamedTuple):
-    """Lists, whether they were written, and lines that say what changed and what is odd."""
-
-    split: SplitLists
-    is_written: bool
-    lines: list[str]
-
-
-def update_split(folder: Path, output: Path, eval_share: float | None, seed: int, *, anew: bool) -> Update:
-    """Write the lists of a folder into `output`: its first, those that stand extended, or all drawn `anew`.
-
-    Lists that need no change are not written. Raises DataError as `split_folder` and `read_split` do, and if
-    `output` cannot be written.
-    """
-    if anew:
-        before = None
-        with contextlib.suppress(DataError):
-            before = read_split(output)
-        split = split_folder(folder, eval_share, seed)
-        lines = [] if before is None else [describe_drawing(before, split)]
-    else:
-        before = read_split(output)
-        split = split_folder(folder, eval_share, seed, before)
-        lines = [] if before is None else describe_changes(before, split)
-    if split.twins:
-        place = "" if split.leaks else ", and in its list"
-        lines.append(f"same bytes as another image{place}: {split.twins}")
-    if split.leaks:
-        lines.append(
-            f"{len(split.leaks)} images of the evaluation list are in the training list too, by path or by "
-            f"bytes: {first_few(split.leaks)}. Images of standing lists are not moved: remove these from one"
-        )
-    is_changed = before is None or not are_equal(before, split)
-    if is_changed:
-        write_split(split, output)
-    return Update(split, is_changed, lines)
+def write_split(split: SplitLists, output: Path) -> None:
+    """Write the three files. Raises DataError if `output` cannot be written."""
+    contents = {
+        TRAIN_LIST: [f"{path} {label}" for path, label in split.train],
+        EVAL_LIST: [f"{path} {label}" for path, label in split.evaluation],
+        CLASS_NAMES: split.class_names,
+    }
+    try:
+        for name, lines in contents.items():
+            write_text(output / name, "\n".join(lines) + "\n")
+    except OSError as error:
+        raise DataError(f"{output} cannot be written: {error.strerror}.") from error

@@ -3,11 +3,12 @@
 Confident learning: Northcutt, Jiang, Chuang, https://arxiv.org/abs/1911.00068, by the package cleanlab.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,10 +16,13 @@ from PIL import Image
 
 from ppcls.commands import command_line
 from ppcls.config import Config
+from ppcls.config_files import load_config, run_of_checkpoint
 from ppcls.data.dataset import Dataset, open_split
 from ppcls.data.decode import decode
+from ppcls.data.overlap import find_shared_files
 from ppcls.distributed import cores
-from ppcls.errors import ConfigError, DataError, PpclsError, first_few
+from ppcls.errors import ConfigError, DataError, PpclsError
+from ppcls.inference.formats.format import missing_packages
 from ppcls.inference.predictor import Predictor
 from ppcls.progress import note
 
@@ -32,11 +36,10 @@ Progress = Callable[[int], object]
 
 
 class Doubtful(NamedTuple):
-    """A likely wrong label. position: of the image among those of all datasets. label, suggested: classes.
-    probabilities: of these two, by a classifier that has not seen the image."""
+    """A likely wrong label. position: of the image among those of all datasets. suggested: another label.
+    probabilities: of the given one and of this, by a classifier that has not seen the image."""
 
     position: int
-    label: int
     suggested: int
     probabilities: tuple[float, float]
 
@@ -61,14 +64,8 @@ class Images(NamedTuple):
 
 def require_packages() -> None:
     """Raise ConfigError if the packages of the extra are missing."""
-    try:
-        import cleanlab  # noqa: F401
-        import imagehash  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"The package {error.name} is not installed. Install it with the others that this command needs: "
-            "pip install 'ppcls[clean]'"
-        ) from None
+    if problem := missing_packages({"cleanlab": "clean", "imagehash": "clean"}):
+        raise ConfigError(f"This command needs packages: {problem}")
 
 
 def join_datasets(datasets: Sequence[Dataset]) -> Images:
@@ -83,9 +80,9 @@ def join_datasets(datasets: Sequence[Dataset]) -> Images:
             )
         if dataset.class_names != first.class_names:
             raise DataError(
-                f"The classes of {dataset.name(0)} are not those of {first.name(0)}. Expected: list files "
-                "with the same labels, or folders with the same class folders. Received: "
-                + " and ".join(_shown_names(source) for source in (dataset, first))
+                "The lists or folders have different classes. Expected: list files with the same labels, or "
+                f"folders with the same class folders. Received: those of {first.name(0)} and of "
+                f"{dataset.name(0)}"
             )
     sizes = [len(dataset) for dataset in datasets]
     labels = np.concatenate([dataset.labels for dataset in datasets if dataset.labels is not None])
@@ -104,37 +101,36 @@ def join_datasets(datasets: Sequence[Dataset]) -> Images:
     )
 
 
-def _shown_names(dataset: Dataset) -> str:
-    return first_few(dataset.class_names.folders) if dataset.class_names else "numbers of a list"
-
-
 def embed(predictor: Predictor, images: Images, progress: Progress) -> np.ndarray:
     """Return the embeddings float32 [N, D], of length 1; NaN for an unreadable image."""
-    parts = [predictor.embeddings(d, on_error="skip", progress=progress)[0] for d in images.datasets]
-    rows = np.concatenate(parts)
+    rows = np.full((len(images.labels), predictor.require_embeddings()), np.nan, np.float32)
+    found = (predictor.stream(dataset, embeddings=True) for dataset in images.datasets)
+    for row, prediction in zip(rows, chain.from_iterable(found), strict=True):
+        if prediction.embedding is not None:
+            row[:] = prediction.embedding
+        progress(1)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def hash_images(images: Images, num_workers: int, progress: Progress) -> np.ndarray:
     """Return the perceptual hashes bool [N, 64]: the signs of the lowest frequencies. All 64 are False for an
     image that is unreadable or below HASH_SIDE pixels, which has no such frequencies."""
-    found = np.zeros((len(images.labels), 64), bool)
-    start = 0
+    count = len(images.labels)
+    found = np.zeros((count, 64), bool)
     with warnings.catch_warnings(), ThreadPoolExecutor(num_workers) as pool:
         warnings.simplefilter("ignore")  # of damaged files; `check` reports them
-        for dataset in images.datasets:
-            for first in range(0, len(dataset), _CHUNK):
-                chunk = range(first, min(first + _CHUNK, len(dataset)))
-                for index, bits in zip(chunk, pool.map(partial(_hash, dataset), chunk), strict=True):
-                    found[start + index] = bits
-                    progress(1)
-            start += len(dataset)
+        for start in range(0, count, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, count))
+            for position, bits in zip(chunk, pool.map(partial(_hash, images), chunk), strict=True):
+                found[position] = bits
+                progress(1)
     return found
 
 
-def _hash(dataset: Dataset, index: int) -> np.ndarray | bool:
+def _hash(images: Images, position: int) -> np.ndarray | bool:
     import imagehash
 
+    dataset, index = images.dataset(position)
     try:
         pixels = decode(dataset.read(index))
     except (OSError, DataError):
@@ -151,33 +147,18 @@ def find_near_duplicates(embeddings: np.ndarray, hashes: np.ndarray) -> np.ndarr
     bits and their embeddings' cosine is at least COSINE; copies of copies belong together. The memory is that
     of a block of images times all images.
     """
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(hashes)
     signs = np.where(hashes, np.float32(1), np.float32(-1))
     signs[~hashes.any(axis=1)] = 0  # no hash: 32 bits from every other
-    first = np.arange(count)
-    for start in range(0, count, _BLOCK):
-        block = slice(start, start + _BLOCK)
-        close = signs[block] @ signs[start:].T >= 64 - 2 * HASH_BITS
-        rows, columns = np.nonzero(np.triu(close, 1))
-        rows, columns = rows + start, columns + start
-        pieces = range(0, len(rows), 1 << 14)  # of which each gathers some hundred megabytes at most
-        cosines = [_cosines(embeddings, rows[i : i + (1 << 14)], columns[i : i + (1 << 14)]) for i in pieces]
-        alike = np.concatenate([*cosines, np.empty(0, np.float32)]) >= COSINE
-        if not alike.any():
-            continue
-        one = np.concatenate([rows[alike], np.arange(count)])
-        other = np.concatenate([columns[alike], first])  # the groups so far
-        graph = coo_matrix((np.ones(len(one), bool), (one, other)), (count, count))
-        groups = connected_components(graph, directed=False)[1]
-        first = np.unique(groups, return_index=True)[1][groups]
+    first = np.arange(len(hashes))
+    for start in range(0, len(hashes), _BLOCK):
+        close = signs[start : start + _BLOCK] @ signs[start:].T >= 64 - 2 * HASH_BITS
+        for image, row in enumerate(close, start):
+            others = start + np.flatnonzero(row)
+            copies = others[embeddings[others] @ embeddings[image] >= COSINE]
+            groups = np.unique(first[copies])
+            if len(groups) > 1:
+                first[np.isin(first, groups)] = groups[0]
     return first
-
-
-def _cosines(embeddings: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    return np.einsum("nd,nd->n", embeddings[rows], embeddings[columns])
 
 
 def find_wrong_labels(embeddings: np.ndarray, images: Images, copies: np.ndarray) -> list[Doubtful]:
@@ -205,7 +186,6 @@ def find_wrong_labels(embeddings: np.ndarray, images: Images, copies: np.ndarray
     return [
         Doubtful(
             int(positions[n]),
-            int(classes[labels[n]]),
             int(classes[best[n]]),
             (float(own[n]), float(probabilities[n, best[n]])),
         )
@@ -219,14 +199,13 @@ def prepare(
     """Return the classifier's input float32 [N, D], centred and of length 1, and the folds int64 [N]."""
     rows = embeddings - embeddings.mean(axis=0)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True) + 1e-12
-    groups = np.unique(copies, return_inverse=True)[1]
-    return rows, _deal(labels, groups, names)
+    return rows, _deal(labels, copies, names)
 
 
-def _deal(labels: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> np.ndarray:
+def _deal(labels: np.ndarray, copies: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Return the fold of each image, int64 [N]: those of a class are dealt out, and copies stay together."""
     random = np.random.RandomState(0)
-    _, leaders = np.unique(groups, return_index=True)  # the first image of each group
+    _, leaders, groups = np.unique(copies, return_index=True, return_inverse=True)  # leaders: first images
     fold_of = np.empty(len(leaders), np.int64)
     for label, name in enumerate(names):
         members = np.flatnonzero(labels[leaders] == label)
@@ -267,23 +246,23 @@ def predict_folds(rows: np.ndarray, labels: np.ndarray, folds: np.ndarray, keep:
 
 
 def require_unseen(config: Config, images: Images) -> None:
-    """Raise ConfigError if a run, by its config, was trained on some of the images. Such a network has learnt
-    their wrong labels too: on digits with 5% wrong ones, its features found 0.47 of them in place of 0.92."""
-    data = config.data
+    """Raise ConfigError if model.weights are of a run that was trained on some of the images. Such a network
+    has learnt their wrong labels too: on digits with 5% wrong ones, its features found 0.47 of them in place
+    of 0.92."""
+    run = run_of_checkpoint(Path(config.model.weights or ""))
+    if run is None:
+        return
     try:
-        seen = open_split(data, "train", num_classes=config.model.num_classes, class_names=data.class_names)
+        own = load_config(run)
+        classes = own.model.num_classes
+        seen = open_split(own.data, "train", num_classes=classes, class_names=own.data.class_names)
     except PpclsError as error:
         note(f"whether the run was trained on these images cannot be told: {error}")
         return
-    trained = {os.path.realpath(seen.name(index)) for index in range(len(seen))}
-    count = sum(
-        os.path.realpath(dataset.name(index)) in trained
-        for dataset in images.datasets
-        for index in range(len(dataset))
-    )
+    count = sum(len(find_shared_files(seen, dataset)) for dataset in images.datasets)
     if count:
         raise ConfigError(
-            f"The run in {config.output_path} was trained on {count} of the {len(images.labels)} images, so "
-            "its features have learnt their labels, the wrong ones too. Give a network that has not seen "
-            f"them, such as the published weights: {command_line('data', 'clean', config.model.name, 'LIST')}"
+            f"The run in {run} was trained on {count} of the {len(images.labels)} images, so its features "
+            "have learnt their labels, the wrong ones too. Give a network that has not seen them, such as "
+            f"the published weights: {command_line('data', 'clean', config.model.name, 'LIST')}"
         )

@@ -103,7 +103,7 @@ def evaluate(
     with progress_bar(len(dataset), "evaluate") as bar:
         for _ in range(steps):
             batch, outputs = next(batches, (None, None))
-            sums = np.zeros(4) if batch is None or outputs is None else scorer.add(batch, outputs)
+            sums = np.zeros(4) if batch is None or outputs is None else scorer.add(batch, outputs[0])
             sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
             if sums[-1]:
                 raise Stopped(max(distributed.gather(signal())))

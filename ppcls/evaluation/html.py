@@ -71,15 +71,14 @@ for (const button of document.querySelectorAll("th button"))
 """
 
 
-class Mistake(NamedTuple):
-    """An image that was taken for another class. thumbnail: JPEG, or None if it cannot be read any more."""
+class Figure(NamedTuple):
+    """A picture with lines below it. thumbnail: JPEG, or None if the image cannot be read any more. words:
+    what it shows. lines: HTML. file: its name."""
 
-    file: str
-    true: str
-    true_probability: float
-    predicted: str
-    probability: float
     thumbnail: bytes | None
+    words: str
+    lines: Sequence[str]
+    file: str
 
 
 class Column(NamedTuple):
@@ -146,21 +145,7 @@ def picture(light: bytes, dark: bytes, words: str) -> str:
     )
 
 
-class Figure(NamedTuple):
-    """A picture with lines below it. thumbnail: JPEG, or None if the image cannot be read any more. words:
-    what it shows. lines: HTML. file: its name."""
-
-    thumbnail: bytes | None
-    words: str
-    lines: Sequence[str]
-    file: str
-
-
-def gallery(mistakes: Iterable[Mistake]) -> str:
-    return figures(_figure(item) for item in mistakes)
-
-
-def figures(items: Iterable[Figure]) -> str:
+def gallery(items: Iterable[Figure]) -> str:
     return '<ul class="gallery">\n' + "\n".join(map(_item, items)) + "\n</ul>"
 
 
@@ -182,14 +167,6 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[str]], label: str, 
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(label)}">\n<table>\n'
         f"<thead><tr>{headers}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
-
-
-def _figure(item: Mistake) -> Figure:
-    lines = [
-        f"true: {escape(item.true)}, {probability(item.true_probability)}",
-        f"predicted: <b>{escape(item.predicted)}</b>, {probability(item.probability)}",
-    ]
-    return Figure(item.thumbnail, f"{item.true}, taken for {item.predicted}", lines, item.file)
 
 
 def _item(figure: Figure) -> str:

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -160,19 +161,17 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> No
 
 def _mistakes(
     samples: np.ndarray, dataset: Dataset, preprocessing: Preprocessing, names: Sequence[str]
-) -> list[html.Mistake]:
-    short = short_names(names)
-    return [
-        html.Mistake(
-            file=Path(dataset.name(row["index"])).name,
-            true=short[row["label"]],
-            true_probability=float(np.exp(-row["loss"])),
-            predicted=short[row["best"][0]],
-            probability=float(row["probability"][0]),
-            thumbnail=thumbnail(dataset, row["index"], preprocessing),
-        )
-        for row in worst_mistakes(samples)
-    ]
+) -> list[html.Figure]:
+    short, figures = short_names(names), []
+    for row in worst_mistakes(samples):
+        true, predicted = short[row["label"]], short[row["best"][0]]
+        lines = [
+            f"true: {escape(true)}, {html.probability(np.exp(-row['loss']))}",
+            f"predicted: <b>{escape(predicted)}</b>, {html.probability(row['probability'][0])}",
+        ]
+        picture, file = thumbnail(dataset, row["index"], preprocessing), Path(dataset.name(row["index"])).name
+        figures.append(html.Figure(picture, f"{true}, taken for {predicted}", lines, file))
+    return figures
 
 
 def _page(
@@ -180,7 +179,7 @@ def _page(
     about: Mapping[str, Any],
     metrics: Mapping[str, Any],
     tables: Tables,
-    mistakes: Sequence[html.Mistake],
+    mistakes: Sequence[html.Figure],
 ) -> str:
     count, bins = len(tables.classes), len(tables.calibration)
     errors = sum(row[2] for row in main_confusions(tables.confusion).tolist())

@@ -19,7 +19,6 @@ from ppcls.data.dataset import Dataset
 from ppcls.data.files import find_images
 from ppcls.data.loader import (
     Batch,
-    Unreadable,
     empty_batch,
     eval_batch_indices,
     fill_slot,
@@ -177,36 +176,21 @@ class Predictor:
         """Return the embedding float32 [D] of an image: what the network's classifier sees. For several
         images, in the forms that a call takes: float32 [N, D].
 
-        Raises DataError for an image that cannot be read, also among several (`embeddings` leaves these
-        out), and ExportError for an export that does not give embeddings.
+        Raises DataError for an image that cannot be read, also among several (`stream` does not), and
+        ExportError for an export that does not give embeddings.
         """
-        size = self.require_embeddings()
         listed, is_one = _listed(images)
+        rows = np.empty((len(listed), self.require_embeddings()), np.float32)
         files = [image for image in listed if isinstance(image, str)]
         if len(files) == len(listed) and not is_one:
-            return self.embeddings(Dataset.of_files(files), on_error="fail")[0]
-        rows = np.empty((len(listed), size), np.float32)
-        for row, image in zip(rows, listed, strict=True):
-            row[:] = self._run_one(image)[1]
+            for row, prediction in zip(rows, self.stream(files, embeddings=True), strict=True):
+                if prediction.embedding is None:
+                    raise DataError(f"unreadable image {prediction.file}: {prediction.error}")
+                row[:] = prediction.embedding
+        else:
+            for row, image in zip(rows, listed, strict=True):
+                row[:] = self._run_one(image)[1]
         return rows[0] if is_one else rows
-
-    def embeddings(
-        self, dataset: Dataset, *, on_error: str, progress: Callable[[int], object] = lambda count: None
-    ) -> tuple[np.ndarray, list[Unreadable]]:
-        """Return the embeddings float32 [N, D] of all images, in their order, and the unreadable images.
-
-        on_error: "skip" gives an unreadable image a row of NaN; "fail" raises DataError. progress: called
-        with each batch's number of images. Raises ExportError for an export that does not give embeddings.
-        """
-        rows = np.full((len(dataset), self.require_embeddings()), np.nan, np.float32)
-        unreadable: list[Unreadable] = []
-        all_indices = eval_batch_indices(len(dataset), self.batch_size)
-        for batch, outputs in self.run_all(dataset, all_indices, on_error=on_error):
-            if len(batch.indices):
-                rows[batch.indices] = outputs[1]
-            unreadable += batch.unreadable
-            progress(len(batch.indices) + len(batch.unreadable))
-        return rows, unreadable
 
     def require_embeddings(self) -> int:
         """Return how many values an embedding has. Raises ExportError for an export without embeddings."""
@@ -230,7 +214,7 @@ class Predictor:
             images = find_images(str(images))
         dataset = images if isinstance(images, Dataset) else Dataset.of_files(images)
         all_indices = eval_batch_indices(len(dataset), self.batch_size)
-        results = self.run_all(dataset, all_indices, on_error="skip")
+        results = self.run(dataset, all_indices, on_error="skip")
         for indices, (batch, outputs) in zip(all_indices, results, strict=True):
             found = {item.index: Prediction(item.name, error=item.reason) for item in batch.unreadable}
             if len(batch.indices):
@@ -241,14 +225,6 @@ class Predictor:
             yield from (found[int(index)] for index in indices)
 
     def run(
-        self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
-    ) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yield each batch with the engine's outputs for it, in their order, as `run_all` does, but without
-        embeddings."""
-        for batch, outputs in self.run_all(dataset, batch_indices, on_error=on_error):
-            yield batch, outputs[0]
-
-    def run_all(
         self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
     ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
         """Yield each batch with the engine's outputs for it and, if it gives them, the embeddings. Reading

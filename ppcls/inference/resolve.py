@@ -46,38 +46,23 @@ def resolve_model(
 def _with_export(folder: Path, name: str | Path | None, overrides: Sequence[str]) -> Resolved:
     """Return the config for an exported model, and its folder.
 
-    name: of the config for its data, or None for the defaults."""
+    name: of the config for its data, or None for the defaults. Raises ConfigError for another network, and
+    for an override of the network, which an export has in its files."""
     if not is_export(folder) and find_run(folder):
         raise ConfigError(
             f"{folder} is the folder of a training run, not of an exported model. Give it without "
             f"--exported: {same_command(folder)}"
         )
-    config = _config_of_export(folder, overrides)
-    if name is not None:
-        own, config = config, load_config(name, overrides)
-        for option in ("name", "num_classes"):
-            given, expected = getattr(config.model, option), getattr(own.model, option)
-            if given != expected:
-                raise ConfigError(
-                    f"model.{option} is {given}, but {folder} has {expected}. Give the config of that "
-                    "model, or the exported model alone."
-                )
-    return Resolved(config, folder)
-
-
-def _config_of_export(folder: Path, overrides: Sequence[str]) -> Config:
-    """Return a config for an exported network: its model, and the defaults with overrides for the rest.
-
-    Raises ConfigError for an override of the network, which an export has in its files."""
     artifact = read_artifact(folder)
     model = {"name": artifact.model, "num_classes": artifact.num_classes}
-    own, config = (parse_config({"model": dict(model)}, given) for given in ((), overrides))
-    for option, value in vars(own.model).items():
-        given = getattr(config.model, option)
-        if given != value:
-            has = "" if value is None else f", with {value}"
+    own = parse_config({"model": dict(model)}).model
+    config = parse_config({"model": dict(model)}, overrides) if name is None else load_config(name, overrides)
+    for option in model if name is not None else vars(own):
+        given, expected = getattr(config.model, option), getattr(own, option)
+        if given != expected:
             raise ConfigError(
-                f"model.{option} is {given}, but the exported model {folder} has its network and its "
-                f"weights in its files{has}. Leave model.{option} out, or give the run or the config instead."
+                f"model.{option} is {given}, but the exported model {folder} has its network and its weights "
+                f"in its files, with {expected}. Leave model.{option} out, or give the run or the "
+                "config instead."
             )
-    return config
+    return Resolved(config, folder)

@@ -71,9 +71,8 @@ class Trainer:
         source, labels = self.config.train.class_weights, self.train_set.labels
         if source is None or labels is None:
             return None
-        classes, names = self.config.model.num_classes, self.network.class_names
         factors = repeat_factors(labels, self.config.data.sampling)
-        return resolve_class_weights(source, labels, classes, names, factors)
+        return resolve_class_weights(source, labels, self.config.model.num_classes, factors)
 
     @cached_property
     def identity(self) -> RunIdentity:

@@ -2,7 +2,6 @@
 
 import signal
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,10 +111,12 @@ def look_for_overlap(
 ) -> None:
     """Raise DataError, in all processes, for evaluation images that are training images too, unless
     data.allow_overlap says so. A resumed run began with them, and gets a note. Rank 0 looks for all."""
-    data, is_first = config.data, distributed.rank() == 0
-    may_share = data.allow_overlap or is_resumed
-    look = partial(check_overlap, data, train_set, eval_set, may_share=may_share)
-    for note in distributed.run_together(lambda: look() if is_first else []):
+    data, may_share = config.data, config.data.allow_overlap or is_resumed
+
+    def look() -> list[str]:
+        return [] if distributed.rank() else check_overlap(data, train_set, eval_set, may_share=may_share)
+
+    for note in distributed.run_together(look):
         log(f"note: {note}")
 
 

@@ -1,7 +1,7 @@
 """Predictions of many files, saved as they are made, so that an interrupted run loses nothing.
 
-Each process appends to its own shard beside the output, with one JSON text on each line. The first line is a
-header that identifies the run. When all files are done, the shards become the outputs and are removed.
+Each process appends to its own part beside the output, with one JSON text on each line. The first line is a
+header that identifies the run. When all files are done, the parts become the outputs and are removed.
 """
 
 import csv
@@ -43,9 +43,9 @@ def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool =
     }
 
 
-def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, dataset: Dataset) -> None:
-    """Classify the images into a new shard, with progress; unreadable ones are reported."""
-    writer = ShardWriter(path, header)
+def write_part(path: Path, header: dict[str, Any], predictor: Predictor, dataset: Dataset) -> None:
+    """Classify the images into a new part, with progress; unreadable ones are reported."""
+    writer = PartWriter(path, header)
     try:
         with progress_bar(len(dataset), "classify") as bar:
             for prediction in predictor.stream(dataset, embeddings="embeddings" in header):
@@ -58,43 +58,43 @@ def write_shard(path: Path, header: dict[str, Any], predictor: Predictor, datase
         writer.close()
 
 
-def find_shards(output: Path) -> list[Path]:
-    """Return the shards of all runs into this output."""
+def find_parts(output: Path) -> list[Path]:
+    """Return the parts of all runs into this output."""
     return sorted(output.parent.glob(f"{escape(output.name)}.shard-*"))
 
 
-def require_no_shards(output: Path) -> None:
+def require_no_parts(output: Path) -> None:
     """Raise DataError if an earlier run was cut off, whose predictions this one would lose."""
-    shards = find_shards(output)
-    if shards:
+    parts = find_parts(output)
+    if parts:
         raise DataError(
-            f"An earlier run into {output} was interrupted; its predictions are in {len(shards)} file(s) "
-            f"such as {shards[0]}. Resume it: --resume. Or start again: delete {output}.shard-*"
+            f"An earlier run into {output} was interrupted; its predictions are in {len(parts)} file(s) "
+            f"such as {parts[0]}. Resume it: --resume. Or start again: delete {output}.shard-*"
         )
 
 
 def files_done(output: Path, header: dict[str, Any]) -> set[str]:
-    """Return the files that the shards have predictions for. Raises DataError for shards of another run."""
+    """Return the files that the parts have predictions for. Raises DataError for parts of another run."""
     done: set[str] = set()
-    for shard in find_shards(output):
-        theirs = next(_lines(shard), None)
+    for part in find_parts(output):
+        theirs = next(_lines(part), None)
         differing = [key for key, value in header.items() if theirs is not None and theirs.get(key) != value]
         if differing:
             raise DataError(
-                f"{shard} belongs to another run: {', '.join(differing)} differ. Give the command of the "
+                f"{part} belongs to another run: {', '.join(differing)} differ. Give the command of the "
                 f"interrupted run, or start again: delete {output}.shard-*"
             )
-        done.update(prediction.file or "" for prediction in _predictions(shard))
+        done.update(prediction.file or "" for prediction in _predictions(part))
     return done
 
 
-def next_shard(output: Path, rank: int) -> Path:
-    """Return the path of this process's shard: a new file for each run, so that none is written to twice."""
-    runs = [int(path.name.rsplit("-", 2)[1]) for path in find_shards(output)]
+def next_part(output: Path, rank: int) -> Path:
+    """Return the path of this process's part: a new file for each run, so that none is written to twice."""
+    runs = [int(path.name.rsplit("-", 2)[1]) for path in find_parts(output)]
     return output.with_name(f"{output.name}.shard-{max(runs, default=0) + 1:04d}-{rank:05d}")
 
 
-class ShardWriter:
+class PartWriter:
     """Appends predictions to a new file; each has left this process when `add` returns.
 
     Raises FileExistsError if another run writes to that file.
@@ -121,13 +121,13 @@ class ShardWriter:
 def merge(
     output: Path, files: Sequence[str], embeddings: Path | None = None, size: int = 0
 ) -> tuple[int, int]:
-    """Write `output`, .csv or .json, in the order of `files`, and remove the shards. Return how many files
+    """Write `output`, .csv or .json, in the order of `files`, and remove the parts. Return how many files
     were classified and how many could not be read.
 
     embeddings: .npy, written besides, float32 [files, size]; if it is `output`, it alone is written.
-    Raises DataError if some files are in no shard, as when machines do not share the folder.
+    Raises DataError if some files are in no part, as when machines do not share the folder.
     """
-    shards = find_shards(output)
+    parts = find_parts(output)
     counts = [0, 0]
 
     def counted(predictions: Iterable[Prediction]) -> Iterator[Prediction]:
@@ -135,7 +135,7 @@ def merge(
             counts[prediction.error is not None] += 1
             yield prediction
 
-    predictions = counted(_in_order(output, shards, files))
+    predictions = counted(_in_order(output, parts, files))
     if embeddings is not None:
         predictions = _save_embeddings(embeddings, len(files), size, predictions)
     if output == embeddings:
@@ -144,8 +144,8 @@ def merge(
         with _open_aside(output) as file:
             write = _write_json if output.suffix.lower() == ".json" else _write_csv
             write(file, predictions)
-    for shard in shards:
-        shard.unlink()
+    for part in parts:
+        part.unlink()
     return counts[0], counts[1]
 
 
@@ -174,10 +174,10 @@ def _save_embeddings(
         rows.flush()
 
 
-def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Iterator[Prediction]:
-    """Yield the predictions in the order of `files`. Each shard has this order, so only its next one is
+def _in_order(output: Path, parts: Sequence[Path], files: Sequence[str]) -> Iterator[Prediction]:
+    """Yield the predictions in the order of `files`. Each part has this order, so only its next one is
     needed."""
-    sources = [_predictions(shard) for shard in shards]
+    sources = [_predictions(part) for part in parts]
     heads: dict[str, tuple[Prediction, Iterator[Prediction]]] = {}
 
     def advance(source: Iterator[Prediction]) -> None:
@@ -198,9 +198,9 @@ def _in_order(output: Path, shards: Sequence[Path], files: Sequence[str]) -> Ite
         advance(source)
 
 
-def _lines(shard: Path) -> Iterator[dict[str, Any]]:
+def _lines(part: Path) -> Iterator[dict[str, Any]]:
     """Yield the complete lines; the last one may have been cut off. Raises DataError for a damaged one."""
-    with shard.open(encoding="utf-8", errors="surrogateescape") as file:
+    with part.open(encoding="utf-8", errors="surrogateescape") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith("\n"):
                 return
@@ -210,13 +210,13 @@ def _lines(shard: Path) -> Iterator[dict[str, Any]]:
                 values = None
             if not isinstance(values, dict):
                 raise DataError(
-                    f"{shard} is damaged in line {number}. Delete it: --resume does its files again."
+                    f"{part} is damaged in line {number}. Delete it: --resume does its files again."
                 )
             yield values
 
 
-def _predictions(shard: Path) -> Iterator[Prediction]:
-    lines = _lines(shard)
+def _predictions(part: Path) -> Iterator[Prediction]:
+    lines = _lines(part)
     next(lines, None)
     for values in lines:
         fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

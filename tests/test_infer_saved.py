@@ -15,20 +15,19 @@ import pytest
 from helpers import ARTIFACT, on_two_ranks
 
 from ppcls.cli import infer
-from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.predictions import Prediction
 from ppcls.inference.predictor import Predictor, eager_predictor
-from ppcls.inference.shards import (
-    ShardWriter,
+from ppcls.inference.saved import (
+    PartWriter,
     files_done,
-    find_shards,
+    find_parts,
     merge,
-    next_shard,
-    require_no_shards,
+    next_part,
+    require_no_parts,
     run_header,
 )
 
@@ -53,12 +52,12 @@ def prediction(file):
 
 
 def write(output, files, rank=0, header=HEADER):
-    shard = next_shard(output, rank)
-    writer = ShardWriter(shard, header)
+    part = next_part(output, rank)
+    writer = PartWriter(part, header)
     for file in files:
         writer.add(prediction(file))
     writer.close()
-    return shard
+    return part
 
 
 @pytest.fixture(params=["x.csv", "x[1]*.json"])
@@ -73,7 +72,7 @@ def rows_of(output):
         return list(csv.DictReader(file))
 
 
-def test_shards_of_several_ranks_and_runs_become_one_file_in_order(output):
+def test_parts_of_several_ranks_and_runs_become_one_file_in_order(output):
     write(output, FILES[0:8:2], 0)
     write(output, FILES[1:6:2], 1)
     done = files_done(output, HEADER)
@@ -81,7 +80,7 @@ def test_shards_of_several_ranks_and_runs_become_one_file_in_order(output):
     left = [file for file in FILES if file not in done]
     for rank in range(3):
         write(output, left[rank::3], rank)
-    assert len(find_shards(output)) == 5 and len({path.name for path in find_shards(output)}) == 5
+    assert len(find_parts(output)) == 5 and len({path.name for path in find_parts(output)}) == 5
     assert merge(output, FILES) == (20, 0)
     assert list(output.parent.iterdir()) == [output]
     rows = rows_of(output)
@@ -101,20 +100,20 @@ def test_shards_of_several_ranks_and_runs_become_one_file_in_order(output):
 
 
 def test_a_torn_last_line_is_ignored(output):
-    shard = write(output, FILES[:6])
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-20])
+    part = write(output, FILES[:6])
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-20])
     assert files_done(output, HEADER) == set(FILES[:5])
-    shard.write_bytes(whole[:-1])  # all but the end of the line
+    part.write_bytes(whole[:-1])  # all but the end of the line
     assert files_done(output, HEADER) == set(FILES[:5])
     write(output, FILES[5:])
     assert merge(output, FILES) == (20, 0)
 
 
 @pytest.mark.parametrize("size", [0, 10])
-def test_a_shard_torn_in_its_first_line_has_nothing(output, size):
-    shard = write(output, FILES[:6])
-    shard.write_bytes(shard.read_bytes()[:size])
+def test_a_part_torn_in_its_first_line_has_nothing(output, size):
+    part = write(output, FILES[:6])
+    part.write_bytes(part.read_bytes()[:size])
     assert files_done(output, HEADER) == set()
     write(output, FILES)
     assert merge(output, FILES) == (20, 0)
@@ -122,10 +121,10 @@ def test_a_shard_torn_in_its_first_line_has_nothing(output, size):
 
 @pytest.mark.parametrize("damage", [b"\0" * 30, b"[1, 2]", b"{", b"3"])
 def test_a_damaged_line_is_an_error(output, damage):
-    shard = write(output, FILES[:6])
-    lines = shard.read_bytes().splitlines()
+    part = write(output, FILES[:6])
+    lines = part.read_bytes().splitlines()
     lines[3] = damage
-    shard.write_bytes(b"\n".join(lines) + b"\n")
+    part.write_bytes(b"\n".join(lines) + b"\n")
     with pytest.raises(DataError, match="damaged in line 4.*--resume"):
         files_done(output, HEADER)
 
@@ -140,37 +139,37 @@ def test_a_damaged_line_is_an_error(output, damage):
         (header_of(FILES[1:]), "files, files_sha256"),
     ],
 )
-def test_shards_of_another_run_are_refused(output, header, keys):
+def test_parts_of_another_run_are_refused(output, header, keys):
     write(output, FILES[:3])
     with pytest.raises(DataError, match=f"another run: {keys} .*delete .*shard-\\*"):
         files_done(output, header)
 
 
 def test_without_resume_an_unfinished_run_is_refused(output):
-    require_no_shards(output)
+    require_no_parts(output)
     write(output, FILES[:3])
     with pytest.raises(DataError, match=r"\b1 file.*shard-.*--resume.*delete"):
-        require_no_shards(output)
-    require_no_shards(output.with_name("other.csv"))
+        require_no_parts(output)
+    require_no_parts(output.with_name("other.csv"))
 
 
-def test_files_that_no_shard_has_are_an_error_and_nothing_is_lost(output):
+def test_files_that_no_part_has_are_an_error_and_nothing_is_lost(output):
     write(output, FILES[:10])
     with pytest.raises(DataError, match="10.png .*shard-.*--resume"):
         merge(output, FILES)
     assert not output.exists() and files_done(output, HEADER) == set(FILES[:10])
 
 
-def test_two_runs_never_write_into_one_shard(output):
-    shard = next_shard(output, 0)
-    ShardWriter(shard, HEADER).close()
+def test_two_runs_never_write_into_one_part(output):
+    part = next_part(output, 0)
+    PartWriter(part, HEADER).close()
     with pytest.raises(FileExistsError):
-        ShardWriter(shard, HEADER)
-    assert next_shard(output, 0) != shard and next_shard(output, 1) != next_shard(output, 0)
+        PartWriter(part, HEADER)
+    assert next_part(output, 0) != part and next_part(output, 1) != next_part(output, 0)
 
 
 def test_lines_are_in_the_file_when_add_returns(output):
-    writer = ShardWriter(next_shard(output, 0), HEADER)
+    writer = PartWriter(next_part(output, 0), HEADER)
     for count, file in enumerate(FILES[:3], 1):
         writer.add(prediction(file))
         assert len(files_done(output, HEADER)) == count
@@ -179,7 +178,7 @@ def test_lines_are_in_the_file_when_add_returns(output):
 
 def test_names_that_are_not_utf8_are_preserved(tmp_path):
     output, name = tmp_path / "x.csv", os.fsdecode(b"\xff.png")
-    writer = ShardWriter(next_shard(output, 0), HEADER)
+    writer = PartWriter(next_part(output, 0), HEADER)
     writer.add(Prediction(name, error="no image"))
     writer.close()
     assert merge(output, [name]) == (0, 1)
@@ -245,8 +244,8 @@ def test_each_file_has_its_rows_in_order(whole, folder):
 KILL = """
 import os, signal
 from ppcls import distributed
-from ppcls.inference.shards import ShardWriter
-add, added = ShardWriter.add, []
+from ppcls.inference.saved import PartWriter
+add, added = PartWriter.add, []
 def add_and_die(self, prediction):
     if len(added) == {count} + distributed.rank():
         self._file.write('{{"file": "torn')
@@ -254,7 +253,7 @@ def add_and_die(self, prediction):
         os.kill(os.getpid(), signal.SIGKILL)
     added.append(prediction)
     add(self, prediction)
-ShardWriter.add = add_and_die
+PartWriter.add = add_and_die
 """
 
 
@@ -263,14 +262,14 @@ def test_a_killed_run_resumes_where_it_was(options, folder, whole, tmp_path):
     here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
     run = run_infer(*here, patch=KILL.format(count=15))
     assert run.returncode == -signal.SIGKILL and not output.exists()
-    assert len(find_shards(output)) == 1
+    assert len(find_parts(output)) == 1
     with pytest.raises(DataError, match="--resume"):
         infer.main(here)
     with pytest.raises(DataError, match="another run: topk "):
         infer.main([*here[:-4], "--topk", "2", *here[-4:], "--resume"])
     with pytest.raises(DataError, match="another run: preprocessing "):
         infer.main([*here, "--resume", "-o", "data.preprocessing.resize_short=80"])
-    assert len(find_shards(output)) == 1
+    assert len(find_parts(output)) == 1
     first = folder / "picture 00.png"
     kept = first.read_bytes()
     first.write_text("no image any more")  # it is done, and not read again
@@ -281,21 +280,21 @@ def test_a_killed_run_resumes_where_it_was(options, folder, whole, tmp_path):
     assert "15 of 41" in run.stdout, run.stdout + run.stderr
     assert run.returncode != 0 and "written: " in run.stdout  # the launcher has exit codes of its own
     require_same(rows_of(output), whole)
-    assert not find_shards(output)
+    assert not find_parts(output)
 
 
-def test_a_finished_run_whose_shards_were_not_yet_removed(options, whole, tmp_path, monkeypatch):
+def test_a_finished_run_whose_parts_were_not_yet_removed(options, whole, tmp_path, monkeypatch):
     output = tmp_path / "x.csv"
     here = [*options, "--output", str(output), "-o", f"output_dir={tmp_path}"]
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
         infer.main(here)
-    assert find_shards(output) and output.exists()
+    assert find_parts(output) and output.exists()
     with pytest.raises(DataError, match="--resume"):
         infer.main(here)
     assert infer.main([*here, "--resume"]) == 1
     require_same(rows_of(output), whole)
-    assert not find_shards(output)
+    assert not find_parts(output)
 
 
 def test_two_processes_write_what_one_does(options, whole, tmp_path):
@@ -305,7 +304,7 @@ def test_two_processes_write_what_one_does(options, whole, tmp_path):
     assert "written: " in run.stdout, run.stdout + run.stderr
     assert run.returncode != 0  # one file is unreadable
     require_same(rows_of(output), whole)
-    assert not find_shards(output)
+    assert not find_parts(output)
     both = "".join(path.read_text() for path in (tmp_path / "log").iterdir())
     assert both.count("picture 10 broken.png: not an image") == 1
 
@@ -353,7 +352,7 @@ def test_without_config_or_export(options):
 
 
 def add(output, files, rank):
-    writer = ShardWriter(next_shard(output, rank), HEADER | {"embeddings": 2})
+    writer = PartWriter(next_part(output, rank), HEADER | {"embeddings": 2})
     for file in files:
         row = np.array([int(file[:2]), np.pi], np.float32)
         writer.add(
@@ -365,7 +364,7 @@ def add(output, files, rank):
 
 
 @pytest.mark.parametrize("is_alone", [False, True])
-def test_embeddings_of_several_shards_are_in_the_files_order(tmp_path, is_alone):
+def test_embeddings_of_several_parts_are_in_the_files_order(tmp_path, is_alone):
     path = tmp_path / "e.npy"
     output = path if is_alone else tmp_path / "x.csv"
     for rank in (0, 1):
@@ -388,8 +387,8 @@ def test_without_all_files_no_embeddings_are_written(tmp_path):
     add(tmp_path / "e.npy", FILES[:5], 0)
     with pytest.raises(DataError, match="05.png .*--resume"):
         merge(tmp_path / "e.npy", FILES, tmp_path / "e.npy", 2)
-    assert [*tmp_path.iterdir()] == find_shards(tmp_path / "e.npy") and len(
-        find_shards(tmp_path / "e.npy")
+    assert [*tmp_path.iterdir()] == find_parts(tmp_path / "e.npy") and len(
+        find_parts(tmp_path / "e.npy")
     ) == 1
 
 
@@ -405,14 +404,16 @@ def test_the_tool_writes_embeddings_and_classes_in_one_pass(
     run = run_infer(*options, launch=on_two_ranks(tmp_path / "log") if count == 2 else ())
     assert "float32 [41, 1280]" in run.stdout and run.returncode != 0, run.stdout + run.stderr
     names = rows_of(tmp_path / "e.csv")
-    expected, unreadable = eager_predictor(network, preprocessing).embeddings(
-        Dataset.of_files([row["file"] for row in names]), on_error="skip"
-    )
+    eager = eager_predictor(network, preprocessing)
+    found = list(eager.stream([row["file"] for row in names], embeddings=True))
+    (unreadable,) = (number for number, prediction in enumerate(found) if prediction.error)
     rows = np.load(tmp_path / "e.npy")
-    assert np.array_equal(np.isnan(rows), np.isnan(expected)) and len(unreadable) == 1
-    assert np.nanmax(np.abs(rows - expected)) < 1e-5 * np.nanmax(np.abs(expected))
+    assert np.isnan(rows[unreadable]).all()
+    rows = np.delete(rows, unreadable, axis=0)
+    expected = np.array([prediction.embedding for prediction in found if not prediction.error])
+    assert np.max(np.abs(rows - expected)) < 1e-5 * np.max(np.abs(expected))
     assert [row["file"] for row in names] == sorted(map(str, folder.iterdir()))
-    assert "not an image" in names[unreadable[0].index]["error"]
+    assert "not an image" in names[unreadable]["error"]
     if count == 2:
         found = rows_of(tmp_path / "x.csv")
         assert [row["class_id"] for row in found] == [row["class_id"] for row in whole]
