@@ -9,7 +9,7 @@ from ppcls import distributed
 from ppcls.architectures import MODELS, are_same_network, build_model
 from ppcls.commands import command_line, same_command
 from ppcls.config import Config, PreprocessingConfig
-from ppcls.config_files import RUN_CONFIG, best_weights, find_run, run_of_checkpoint
+from ppcls.config_files import RUN_CONFIG, best_weights, find_run
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.errors import ConfigError, WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
@@ -225,15 +225,9 @@ def resolve_preprocessing(
 
 
 def given_class_names(config: Config, log: Log) -> ClassNames | None:
-    """Return the names of data.class_names. A run that was moved does without its file: its weights carry the
-    names."""
-    name, weights = config.data.class_names, config.model.weights
-    if name is None:
-        return None
-    if not Path(name).exists() and name != "imagenet1k" and weights and run_of_checkpoint(Path(weights)):
-        log(f"note: there is no file {name} (data.class_names); the weights' own names are used")
-        return None
-    return read_class_names(name, config.model.num_classes)
+    """Return the names of data.class_names."""
+    name = config.data.class_names
+    return None if name is None else read_class_names(name, config.model.num_classes)
 
 
 def resolve_class_names(given: ClassNames | None, carried: ClassNames | None, log: Log) -> ClassNames | None:

@@ -519,3 +519,16 @@ def test_the_classes_of_a_network_are_two_or_more():
     ):
         with pytest.raises(ConfigError, match=r"num_classes must be at least 2.*Received: 1"):
             open_one()
+
+
+def test_lists_that_number_the_classes_otherwise_are_refused(tmp_path):
+    """As after a new draw with another class: the labels would count for other classes."""
+    (tmp_path / "val_list.txt").write_text("a.jpg 0\n")
+    data = DataConfig(eval_root=str(tmp_path), eval_list=str(tmp_path / "val_list.txt"))
+    options = {"num_classes": 2, "class_names": ClassNames.of(["cat", "dog"])}
+    for beside in ("cat\ndog\n", "cat\ndog\nowl\n"):
+        (tmp_path / "class_names.txt").write_text(beside)
+        assert len(open_split(data, "eval", **options)) == 1
+    (tmp_path / "class_names.txt").write_text("ant\ncat\ndog\n")
+    with pytest.raises(DataError, match=r"class_names\.txt: class 0 is ant, but cat"):
+        open_split(data, "eval", **options)

@@ -266,7 +266,7 @@ HOW: dict[str, Run | str] = {
         words={"[--to ppcls|paddleclas|torchvision|timm] [--variant TAG] [--raw]": "--to timm"}
     ),
     # docs/your_own_photos.md
-    "pip install 'ppcls[cpu,lite,onnx]'": PIP,
+    "pip install -e '.[cpu,lite,onnx,clean]'": PIP,
     "ppcls data split photos": Run(quick=True),
     "ppcls data check photos/train_list.txt photos/val_list.txt": Run(after=(SPLIT_PHOTOS,)),
     f"{OWN_TRAIN}3 -o output_dir=output/photos": Run("--check", (SPLIT_PHOTOS,)),

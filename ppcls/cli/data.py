@@ -83,6 +83,8 @@ def split(args: argparse.Namespace) -> int:
         f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes",
     ]
     print("\n".join(lines))
+    if args.eval_share is not None and not args.force and not is_written:
+        note("--eval-share is for new images: those of lists that stand keep their sides. All anew: --force")
     if len(lists.class_names) < 2:
         note(f"{args.folder} holds one class folder, and a network needs two classes")
     _print_next(args.folder, output, len(lists.class_names), lists.evaluation[0][0])

@@ -121,6 +121,9 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     return 0
 
 
+FEW_IMAGES = 50  # of an evaluation, below which its result is hardly more than a guess
+
+
 def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     """Print the measures of the best epoch, from its line of metrics.jsonl; of few classes their recalls."""
     from ppcls.evaluation.evaluate import describe_recall
@@ -131,7 +134,14 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
         log(f"{describe_recall(best['eval_class_recall'], names.names if names else None)}")
     shown = {config.train.best_by: None, "top1": None}  # the one that decides first
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
-    log(f"best {values}; weights in {best_weights(config.output_path)}")
+    count, epoch = best["eval_count"], best["epoch"]
+    log(f"best {values}, of epoch {epoch}, on {count} images; weights in {best_weights(config.output_path)}")
+    if count < FEW_IMAGES:
+        more = command_line("data", "split", "FOLDER", "--eval-share", "0.3", "--force")
+        log(
+            f"note: {count} images say little: one is {1 / count:.2f} of top-1, and they have chosen the "
+            f"epoch too. More of them: {more}"
+        )
 
 
 def log_short_epochs(trainer: "Trainer") -> None:

@@ -9,6 +9,7 @@ from ppcls.data.text import read_lines
 from ppcls.errors import ConfigError, DataError
 from ppcls.progress import note
 
+CLASS_NAMES = "class_names.txt"  # beside the lists that `ppcls data split` writes
 IMAGENET1K = Path(__file__).with_name("imagenet1k_labels.txt")
 
 
@@ -59,8 +60,9 @@ def read_class_names(source: str, num_classes: int | None) -> ClassNames:
             raise DataError(f"{option}{path}, line {number} is empty. Each class needs a name.")
     if num_classes not in (None, len(lines)):
         raise ConfigError(
-            f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}. Give a "
-            "list of these, or set data.class_names=null, for the names of the class folders or the weights."
+            f"{option}{path} names {len(lines)} classes, but model.num_classes is {num_classes}. Set "
+            f"-o model.num_classes={len(lines)}; or give other names, or data.class_names=null for those of "
+            "the class folders or the weights."
         )
     by_label = _read_labels(lines, f"{option}{path}")
     if by_label is not None:

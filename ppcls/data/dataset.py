@@ -11,7 +11,7 @@ import numpy as np
 
 from ppcls.commands import command_line
 from ppcls.config import DataConfig
-from ppcls.data.class_names import ClassNames, read_class_names
+from ppcls.data.class_names import CLASS_NAMES, ClassNames, read_class_names
 from ppcls.data.files import (
     Files,
     find_images,
@@ -125,10 +125,12 @@ def require_split(data: DataConfig, split: Split) -> None:
         )
     if list_file is not None and not Path(list_file).is_file():
         raise DataError(
-            f"There is no list file {list_file} (data.{split}_list). Expected: a text file of lines "
-            f"'path label', with paths below data.{split}_root ({root}). dataset/README.md describes the "
-            f"layout of ImageNet-1k. For other data: -o data.{split}_list=FILE -o data.{split}_root=DIR, or "
-            f"with one folder for each class: -o data.{split}_list=null -o data.{split}_root=DIR."
+            f"There is no list file {list_file} (data.{split}_list), seen from {Path.cwd()}. Expected: a "
+            f"text file of lines 'path label', with paths below data.{split}_root ({root}). For a folder of "
+            f"class folders {command_line('data', 'split', 'FOLDER')} writes lists, and prints how to train "
+            "on them. dataset/README.md describes the layout of ImageNet-1k. For other lists: "
+            f"-o data.{split}_list=FILE -o data.{split}_root=DIR, or with one folder for each class: "
+            f"-o data.{split}_list=null -o data.{split}_root=DIR."
         )
     if list_file is None and root is not None and (is_url(root) or "{" in root or root.endswith(".tar")):
         raise DataError(
@@ -163,6 +165,8 @@ def open_split(
         source = open_shards(index, root if list_file else None, _cache_of(data))
         return _with_labels(source, num_classes, class_names)
     if list_file is not None:
+        if class_names is not None:
+            _require_same_numbers(Path(list_file).with_name(CLASS_NAMES), class_names)
         dataset = _open_list(Path(list_file), Path(root or "."), num_classes)
         return replace(dataset, class_names=class_names)
     folder, option = Path(root or "."), f"data.{split}_root"
@@ -174,6 +178,21 @@ def open_split(
     if not len(dataset):
         raise DataError(f"{folder} ({option}) holds no image in its {len(folders)} class folders.")
     return dataset
+
+
+def _require_same_numbers(names_file: Path, class_names: ClassNames) -> None:
+    """Raise DataError if the names beside a list, as `ppcls data split` writes them, number the classes
+    otherwise than the network does. Further classes behind its own change no number."""
+    if not names_file.is_file():
+        return
+    beside = read_class_names(str(names_file), None).folders
+    for label, (own, other) in enumerate(zip(class_names.folders, beside, strict=False)):
+        if own != other:
+            raise DataError(
+                f"{names_file}: class {label} is {other}, but {own} in the network, so the list's labels "
+                "mean other classes. Was the folder split anew since the training? Give the lists of that "
+                "time, or train again."
+            )
 
 
 def _require_count(classes: Sequence[str], num_classes: int, subject: str, kind: str) -> None:

@@ -10,14 +10,14 @@ from posixpath import normpath
 
 import numpy as np
 
-from ppcls.data.class_names import read_class_names
+from ppcls.data.class_names import CLASS_NAMES, read_class_names
 from ppcls.data.files import list_class_folders, list_class_images, list_direct_images, read_list_lines
 from ppcls.data.overlap import group_equal
 from ppcls.data.seeding import random_state
 from ppcls.errors import DataError, first_few
 from ppcls.files import write_text
 
-TRAIN_LIST, EVAL_LIST, CLASS_NAMES = "train_list.txt", "val_list.txt", "class_names.txt"
+TRAIN_LIST, EVAL_LIST = "train_list.txt", "val_list.txt"
 EVAL_SHARE = 0.1
 
 Line = tuple[str, int]  # an image's path below the folder, and its label

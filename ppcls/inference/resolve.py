@@ -2,12 +2,13 @@
 commands alike. Imports no Paddle."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 from ppcls.commands import same_command
 from ppcls.config import Config
-from ppcls.config_files import find_run, is_export, load_config, parse_config
+from ppcls.config_files import find_run, is_export, load_config, parse_config, run_of_checkpoint
 from ppcls.errors import ConfigError
 from ppcls.inference.artifact import read_artifact
 
@@ -40,7 +41,19 @@ def resolve_model(
             "No model is given. Expected: MODEL, which is the name of one, such as EfficientNetLite0, a YAML "
             "file, the folder of a training run, or the folder of an export."
         )
-    return Resolved(load_config(name, overrides), None)
+    return Resolved(_with_own_names(load_config(name, overrides), overrides), None)
+
+
+def _with_own_names(config: Config, overrides: Sequence[str]) -> Config:
+    """Return the config of a run without data.class_names: its weights have the names that it was trained
+    with, and the file may have changed since. An override of it counts."""
+    weights = config.model.weights
+    is_given = any(
+        override.partition("=")[0].strip() in ("data", "data.class_names") for override in overrides
+    )
+    if is_given or weights is None or run_of_checkpoint(Path(weights)) is None:
+        return config
+    return replace(config, data=replace(config.data, class_names=None))
 
 
 def _with_export(folder: Path, name: str | Path | None, overrides: Sequence[str]) -> Resolved:

@@ -207,7 +207,8 @@ def find_file(path: Path, option: str) -> Path:
             found = ", ".join(file.name for file in candidates[:5]) or "none"
             raise WeightsError(
                 f"{path} is a folder ({option}). Expected: a file of weights, or a folder with a single one. "
-                f"Received: {found}. Name the file; a run's folder is given in place of the config: {path}"
+                f"Received: {found}. Name the file. A run's folder is given in place of the config: {path}. "
+                "An export has no weights to load: give the run, or the file, that it was made of."
             )
         path = parts[0] if parts else candidates[0]
     if not path.is_file():
