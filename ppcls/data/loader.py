@@ -24,7 +24,7 @@ from ppcls.preprocessing import Preprocessing
 Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 [H, W, 3] and index to uint8 [S, S, 3]
 Finish = Callable[[np.ndarray, int], None]  # changes a normalised image float32 [3, S, S] in place
 BATCHES_AHEAD = 2  # in preparation or ready while one is in use
-IMAGES_AHEAD = 512  # that a remote source begins to fetch before their turn
+IMAGES_AHEAD = 2048  # that a remote source may begin to fetch before their turn
 
 
 @dataclass(frozen=True, order=True)

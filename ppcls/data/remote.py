@@ -176,6 +176,7 @@ class Blocks:
         self._lock = threading.Lock()
         self._found: OrderedDict[Hashable, Future[bytes]] = OrderedDict()
         self._bytes = 0
+        self._unread: dict[Hashable, int] = {}  # bytes of blocks that were announced and not read yet
         self._owner = os.getpid()
         self._pool: ThreadPoolExecutor | None = None  # threads begin with the first block
 
@@ -200,8 +201,16 @@ class Blocks:
         future.add_done_callback(lambda done: self._count(key, done))
         return future
 
+    def announce(self, key: Hashable, fetch: Callable[[], bytes], size: int) -> None:
+        """Begin to fetch a block that will be read, unless such blocks fill half of the memory."""
+        if key in self._unread or sum(self._unread.copy().values()) + size > self.limit // 2:
+            return
+        self._unread[key] = size
+        self.expect(key, fetch)
+
     def get(self, key: Hashable, fetch: Callable[[], bytes]) -> bytes:
         """Return a block. Raises what `fetch` raises; a later call tries again."""
+        self._unread.pop(key, None)
         return self.expect(key, fetch).result()
 
     def _count(self, key: Hashable, done: "Future[bytes]") -> None:

@@ -70,16 +70,17 @@ class Shards:
         columns, shard = self.index.columns, self._shard(number)
         offset, size = int(columns["offset"][number]), int(columns["size"][number])
         if self.shelf.is_remote(shard):
-            first, data = self._block(shard, number)
-            data = data[offset - first - _HEADER : offset - first + size]
+            first, block = self._block(shard, number)
+            data = block[offset - first : offset - first + size]
+            is_whole = _stated_size(block[offset - first - _HEADER : offset - first]) == size
         else:
-            data = self.shelf.read(shard, offset - _HEADER, size + _HEADER)
-        if len(data) != size + _HEADER or _stated_size(data) != size:
+            data, is_whole = self.shelf.read(shard, offset, size), True
+        if len(data) != size or not is_whole:
             raise Unreachable(
                 f"{self.shelf.place(shard)} has another content than when it was indexed: no image of {size} "
                 f"bytes is at {offset}. Index the shards anew: ppcls data index."
             )
-        return data[_HEADER:]
+        return data
 
     def name(self, index: int) -> str:
         return self.index.name(self._number(index))
@@ -123,8 +124,7 @@ class Shards:
             number = self._number(index)
             shard = self._shard(number)
             if self.shelf.is_remote(shard):
-                first, size = self._span(shard, number)
-                self.shelf.expect(shard, first, size)
+                self.shelf.announce(shard, *self._span(shard, number))
 
     def _span(self, shard: int, number: int) -> tuple[int, int]:
         """Return the first byte and the size of the block that holds an image: all images that begin in the
@@ -200,7 +200,7 @@ class Shelf:
         return os.path.join(self.home, name)
 
     def is_remote(self, shard: int) -> bool:
-        return is_url(self.place(shard))
+        return is_url(self.home) or self.shards[shard].is_remote
 
     @cached_property
     def _open(self) -> Any:
@@ -215,11 +215,11 @@ class Shelf:
 
     def block(self, shard: int, start: int, size: int) -> bytes:
         """Return bytes of a remote shard, as they were fetched ahead."""
-        return self.expect(shard, start, size).result()
+        return self._blocks.get((shard, start), lambda: self._fetch(shard, start, size))
 
-    def expect(self, shard: int, start: int, size: int) -> Any:
+    def announce(self, shard: int, start: int, size: int) -> None:
         """Begin to fetch bytes of a remote shard."""
-        return self._blocks.expect((shard, start), lambda: self._fetch(shard, start, size))
+        self._blocks.announce((shard, start), lambda: self._fetch(shard, start, size), size)
 
     def _fetch(self, shard: int, start: int, size: int) -> bytes:
         self._check_remote(shard)
