@@ -569,7 +569,7 @@ print(found)
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize(
     "shape",
-    [(28, 28, 5, 1), (14, 15, 5, 2), (8, 8, 5, 2), (7, 7, 5, 1), (4, 4, 5, 1), (2, 3, 3, 1), (1, 1, 5, 2)],
+    [(28, 28, 5, 1), (14, 15, 5, 2), (8, 8, 5, 2), (7, 7, 5, 1), (4, 4, 5, 1), (2, 3, 3, 1), (1, 1, 5, 1)],
 )
 def test_the_gradient_of_depthwise_weights_in_parts(shape, padding):
     """Against sums in float64. Kernels of 5 columns are taken apart, and taps that see no pixel are zero."""

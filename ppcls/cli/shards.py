@@ -53,7 +53,7 @@ def add_index_command(commands: Any) -> None:
 
 
 def pack(args: argparse.Namespace) -> int:
-    """Pack a list or a folder, and say what came of it."""
+    """Pack a list or a folder, and print the number of images and shards."""
     from ppcls.data.dataset import open_path
     from ppcls.data.pack import pack as pack_images
     from ppcls.progress import progress_bar
@@ -79,7 +79,7 @@ def pack(args: argparse.Namespace) -> int:
 
 
 def index(args: argparse.Namespace) -> int:
-    """Index shards, and say what came of it."""
+    """Index shards, and print their number and that of the images."""
     from ppcls.data.pack import index_shards
     from ppcls.data.text import read_lines
     from ppcls.progress import progress_bar

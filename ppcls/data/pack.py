@@ -30,7 +30,7 @@ Progress = Callable[[int], object]
 
 @dataclass(frozen=True)
 class Packed:
-    """What was written: the index, and the numbers of images, shards and bytes."""
+    """Result of packing or indexing: the index, and the numbers of images, shards and bytes."""
 
     index: Path
     images: int

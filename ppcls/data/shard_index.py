@@ -13,7 +13,7 @@ Its metadata has the shards with what identifies each of them, and the names of 
 
 import json
 import mmap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -68,13 +68,6 @@ class ShardIndex:
         ends = self.columns["name_ends"]
         start = int(ends[index - 1]) if index else 0
         return bytes(self.columns["names"][start : int(ends[index])]).decode(errors="surrogateescape")
-
-    def names(self) -> Iterator[str]:
-        """Yield the names of all images."""
-        text, start = self.columns["names"], 0
-        for end in self.columns["name_ends"].tolist():
-            yield bytes(text[start:end]).decode(errors="surrogateescape")
-            start = end
 
     @cached_property
     def sha256(self) -> bytes:

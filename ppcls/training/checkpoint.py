@@ -23,7 +23,7 @@ HEADER = "facts"  # the header's key in a file's metadata
 
 
 class DamagedState(PpclsError):
-    """A file whose content is not what was written."""
+    """A file whose content has changed since it was written."""
 
 
 def state_path(folder: Path, step: int) -> Path:
