@@ -56,6 +56,8 @@ SYNONYMS = {
     "data.num_workers": "workers",
     "data.preprocessing.crop_size": "image_size img_size imgsz input_size image_shape",
     "train.epochs": "epoch num_epochs max_epochs",
+    "train.images": "num_samples seen_images total_images",
+    "train.epoch_images": "epoch_size train_num_samples",
     "train.min_steps_per_epoch": "steps_per_epoch epoch_repeats",
     "train.start_from": "pretrained finetune",
     "train.freeze_epochs": "freeze_backbone frozen_epochs",
@@ -68,6 +70,7 @@ SYNONYMS = {
     "optim.lr": "learning_rate base_lr initial_lr",
     "optim.schedule": "scheduler lr_scheduler sched",
     "optim.warmup_epochs": "warmup warmup_epoch",
+    "optim.warmup_lr": "warmup_start_lr warmup_init_lr warmup_learning_rate",
     "optim.clip_norm": "clip_grad grad_clip",
     "output_dir": "out_dir save_dir work_dir",
 }
@@ -172,7 +175,9 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: Count = 100  # passes over the training images
+    epochs: Count | None = 100  # passes over the training images; null: train.images is the length
+    images: Count | None = None  # length of the run, where train.epochs is null: as many images, some again
+    epoch_images: Count | None = None  # with train.images, those between two evaluations; null: one pass
     min_steps_per_epoch: Count | None = (
         None  # updates; an epoch of fewer images uses each more than once; null: once, and fill a batch
     )
@@ -219,9 +224,11 @@ class OptimConfig:
     epsilon: Positive | None = None  # of the divisor; null: 1e-8 in adamw, 1e-3 in rmsprop, inside the root
     weight_decay: NotNegative = 1e-4  # L2 penalty, in adamw decoupled; not for batch norm
     clip_norm: Positive | None = None  # largest norm of all gradients together; null: no limit
-    schedule: Literal["cosine", "step", "exponential"] = "cosine"  # how the learning rate falls
-    warmup_epochs: NotNegative = 0.0  # linear from 0; these epochs are part of the schedule
-    decay_epochs: Positive | None = None  # epochs of a stair, not for cosine; null: step 30, exponential 2.4
+    schedule: Literal["cosine", "step", "exponential", "halving"] = "cosine"  # how the learning rate falls
+    warmup_epochs: NotNegative = 0.0  # linear from warmup_lr; these epochs are part of the schedule
+    warmup_lr: NotNegative = 0.0  # rate from which the warm-up begins; unlike lr not scaled
+    halvings: Count = 10  # of schedule halving: how often the rate is halved, at equal distances
+    decay_epochs: Positive | None = None  # epochs of a stair; null: step 30, exponential 2.4; not for others
     decay_factor: Positive | None = None  # factor of a stair; null: step 0.1, exponential 0.97
 
 
@@ -258,6 +265,7 @@ def check_config(config: Config) -> None:
                 f"train.{name} applies to the weights of train.start_from, which is null. Set "
                 f"train.start_from, or leave train.{name} out."
             )
+    check_length(config.train)
     augment = config.augment
     if augment.auto_augment is not None and augment.rand_augment is not None:
         raise ConfigError(
@@ -273,6 +281,27 @@ def check_config(config: Config) -> None:
         raise ConfigError(
             "augment.mixup and augment.cutmix mix the images of a batch, but data.batch_size is 1. Raise it, "
             "or set them to 0."
+        )
+
+
+def check_length(train: TrainConfig) -> None:
+    """Check the options of a run's length. Raises ConfigError."""
+    if (train.epochs is None) == (train.images is None):
+        hint = "with train.images set train.epochs=null" if train.images else "set one of them"
+        raise ConfigError(
+            "The length of a run is either train.epochs or train.images. Received: "
+            f"{train.epochs} and {train.images}; {hint}."
+        )
+    if train.images is None and train.epoch_images is not None:
+        raise ConfigError(
+            "train.epoch_images divides a run of train.images, which is null. Received: "
+            f"{train.epoch_images}; set train.images and train.epochs=null, or leave it out."
+        )
+    if train.images is not None and train.min_steps_per_epoch is not None:
+        raise ConfigError(
+            "train.min_steps_per_epoch is for runs of train.epochs. With train.images, an epoch has "
+            f"train.epoch_images images, however few there are. Received: {train.min_steps_per_epoch}; set "
+            "it to null."
         )
 
 

@@ -271,6 +271,25 @@ def test_a_merge_key_takes_the_options_of_an_anchor(tmp_path):
         load_config(tmp_path / "merge.yaml")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["train.images=900"], r"train\.epochs.*train\.images.*100 and 900.*train\.epochs=null"),
+        (["train.epochs=null"], r"train\.epochs.*train\.images.*None and None"),
+        (["train.epoch_images=9"], r"train\.epoch_images.*train\.images.*9"),
+        (
+            ["train.epochs=null", "train.images=9", "train.min_steps_per_epoch=2"],
+            r"train\.min_steps_per_epoch.*train\.images.*train\.epoch_images.*2",
+        ),
+    ],
+)
+def test_a_run_has_one_length(small, options, words):
+    with pytest.raises(ConfigError, match=re.compile(words, re.DOTALL)):
+        load_config(small, options)
+    config = load_config(small, ["train.epochs=null", "train.images=900", "train.epoch_images=90"])
+    assert (config.train.images, config.train.epoch_images) == (900, 90)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match="There is no .*none.yaml"):
         load_config(tmp_path / "none.yaml")

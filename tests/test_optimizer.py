@@ -152,7 +152,7 @@ def test_clipping_is_torchs(limit):
 )
 def test_rates_are_those_of_timm(schedule, options):
     config = OptimConfig(schedule=schedule, warmup_epochs=5, **options)
-    rates = [learning_rate(config, 1.0, step, steps_per_epoch=10, epochs=20) for step in range(200)]
+    rates = [learning_rate(config, 1.0, step, steps_per_epoch=10, steps=200) for step in range(200)]
     assert rates[50:] == pytest.approx(RATES[schedule][50:], rel=1e-12)
     assert rates[:49] == pytest.approx(RATES[schedule][1:50])  # timm's first step has the rate 0
     assert rates[49] == 1.0
@@ -166,7 +166,8 @@ def test_a_stair_ends_at_its_step_exactly(tenths):
         for stair in range(1, 150):
             first = math.ceil(Fraction(tenths, 10) * steps_per_epoch * stair)
             before, after = (
-                learning_rate(config, 1.0, step, steps_per_epoch, 350) for step in (first - 1, first)
+                learning_rate(config, 1.0, step, steps_per_epoch, 350 * steps_per_epoch)
+                for step in (first - 1, first)
             )
             assert before > after * 1.01 and math.log(after, 0.97) >= stair - 1e-6
 

@@ -61,7 +61,8 @@ def test_an_option(name, values, default, word):
 def test_options_are_found_by_section_part_synonym_and_meaning():
     assert names() == list(OPTIONS)
     assert set(names("optim.")) == {name for name in OPTIONS if name.startswith("optim.")}
-    assert names("warmup") == ["optim.warmup_epochs"] == names("WARMUP_epochs")
+    assert names("warmup") == ["optim.warmup_epochs", "optim.warmup_lr"]
+    assert names("WARMUP_epochs") == ["optim.warmup_epochs"]
     assert names("optim.decay_", "seed") == ["optim.decay_epochs", "optim.decay_factor", "seed"]
     for option, words in SYNONYMS.items():
         assert all(option in names(word) for word in words.split())

@@ -87,7 +87,7 @@ def test_the_efficientnets_have_the_published_numbers(name):
 def test_the_efficientnets_rate_decays_while_it_warms_up():
     optim = recipe("EfficientNetB0").optim
     peak = 0.016 * 2048 / 256
-    rates = [learning_rate(optim, peak, 100 * epoch, 100, 350) for epoch in (5, 7.2, 24, 349)]
+    rates = [learning_rate(optim, peak, 100 * epoch, 100, 35_000) for epoch in (5, 7.2, 24, 349)]
     assert rates == pytest.approx([peak * 0.97**stairs for stairs in (2, 3, 10, 145)])
 
 

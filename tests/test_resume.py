@@ -411,10 +411,49 @@ def test_more_epochs_are_allowed_where_the_rates_stay(config, tmp_path, whole):
     second = resumed(config, "train.epochs=3", "train.log_seconds=3", "data.num_workers=1")
     run(second, resume=True)
     assert are_equal(result(second), whole[0]) and lines_of(tmp_path / "run") == whole[1]
-    cosine = ["optim.schedule=cosine", f"output_dir={tmp_path / 'cosine'}"]
-    run(make(config, "train.epochs=1", *cosine))
-    with pytest.raises(ConfigError, match="train.epochs was 1, is 2.*optim.schedule=cosine"):
-        resumed(config, "train.epochs=2", *cosine)
+    for schedule in ("cosine", "halving"):
+        options = [f"optim.schedule={schedule}", f"output_dir={tmp_path / schedule}"]
+        run(make(config, "train.epochs=1", *options))
+        with pytest.raises(ConfigError, match=f"train.epochs was 1, is 2.*optim.schedule={schedule}"):
+            resumed(config, "train.epochs=2", *options)
+
+
+IMAGES = ["train.epochs=null", "train.images=90", "train.epoch_images=35", "train.checkpoint_steps=1"]
+
+
+def test_a_run_of_so_many_images_goes_on_bit_for_bit(config, tmp_path):
+    """12 steps of 8 images in epochs of 5, 5 and 2, and passes over the images of 3. Stopped in an epoch, in
+    its last step, in the shorter last epoch and in the run's last step."""
+    options = [*IMAGES, "optim.schedule=halving", "optim.halvings=4", "train.keep_last=99"]
+    reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
+    run(reference)
+    expected = states_of(tmp_path / "whole")
+    assert len(expected) == 12 == reference.state.updates
+    for step in (1, 4, 7, 10, 11):
+        folder = tmp_path / f"run{step}"
+        first = make(config, *options, f"output_dir={folder}")
+        with pytest.raises(Stopped):
+            run(at(first, step, lambda: first.signals.note(signal.SIGTERM)))  # noqa: B023
+        second = resumed(config, *options, f"output_dir={folder}")
+        assert second.state.updates == step + 1
+        run(second, resume=True)
+        for array, found in zip(expected, states_of(folder), strict=True):
+            assert are_equal(found, array)
+        assert lines_of(folder) == lines_of(tmp_path / "whole")
+        assert curves_of(folder) == curves_of(tmp_path / "whole")
+    finished = resumed(config, *options, f"output_dir={folder}")
+    assert finished.state.updates == 12
+    assert run(finished, resume=True) == finished.state.progress.best
+    assert states_of(folder)[-1].keys() == expected[-1].keys() and len(states_of(folder)) == 12
+
+
+@pytest.mark.parametrize("change", ["train.images=91", "train.epoch_images=40", "optim.halvings=5"])
+def test_another_length_in_images_is_another_run(config, tmp_path, change):
+    options = [*IMAGES, "optim.schedule=step", "optim.halvings=4"]
+    with pytest.raises(Killed):
+        run(at(make(config, *options), 2, kill))
+    with pytest.raises(ConfigError, match=change.replace("=", " was .* is ")):
+        resumed(config, *options, change)
 
 
 def test_another_thread_count_is_noted(config, stopped_run, monkeypatch):

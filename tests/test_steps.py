@@ -12,7 +12,7 @@ from two_ranks import SMALL, Normed, Plain, are_equal, batches, halves, make_sta
 
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.training import step as step_module
-from ppcls.training.state import global_batch
+from ppcls.training.length import global_batch
 from ppcls.training.step import add_gradients, train_step
 
 NEEDS_ONEDNN = pytest.mark.skipif(not HAS_ONEDNN, reason="this Paddle comes without oneDNN's library")

@@ -1,7 +1,10 @@
 """The training loop learns, repeats itself exactly, and leaves a run that can be used."""
 
 import json
+import math
 import shlex
+from bisect import bisect_right
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -9,13 +12,17 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from ppcls import build_model, load_weights
 from ppcls.cli import train
 from ppcls.config import OptimConfig
 from ppcls.config_files import load_config
+from ppcls.data.dataset import open_split
 from ppcls.errors import ConfigError, DataError, PpclsError
+from ppcls.training.batches import batches_of_steps, train_batches
+from ppcls.training.length import RunLength
 from ppcls.training.optimizer import build_optimizer
 from ppcls.training.schedule import learning_rate, scaled_lr
 from ppcls.training.step import cross_entropy
@@ -288,7 +295,7 @@ def test_an_unreadable_training_image_stops_or_is_left_out(colours, tmp_path):
 
 def test_cosine_schedule():
     config = OptimConfig(schedule="cosine", warmup_epochs=2)
-    rates = [learning_rate(config, 0.4, step, steps_per_epoch=10, epochs=10) for step in range(100)]
+    rates = [learning_rate(config, 0.4, step, steps_per_epoch=10, steps=100) for step in range(100)]
     assert rates[0] == pytest.approx(0.4 / 20)
     assert rates[19] == 0.4
     assert rates[20] == pytest.approx(0.4 * 0.5 * (1 + np.cos(np.pi * 0.2)))
@@ -299,15 +306,35 @@ def test_cosine_schedule():
 
 def test_step_schedule():
     config = OptimConfig(schedule="step", decay_epochs=3)
-    rates = [learning_rate(config, 1.0, step, steps_per_epoch=4, epochs=9) for step in (0, 11, 12, 24)]
+    rates = [learning_rate(config, 1.0, step, steps_per_epoch=4, steps=36) for step in (0, 11, 12, 24)]
     assert rates == pytest.approx([1.0, 1.0, 0.1, 0.01])
 
 
+@pytest.mark.parametrize(("steps", "halvings"), [(124_008, 10), (1000, 20), (7, 3), (30, 1)])
+def test_halving_schedule(steps, halvings):
+    """After i parts of N + 1, i being 1 to N, the rate is halved, at the first step that is not before it."""
+    config = OptimConfig(schedule="halving", halvings=halvings)
+    starts = [math.ceil(Fraction(i * steps, halvings + 1)) for i in range(1, halvings + 1)]
+    rates = [learning_rate(config, 3.15, step, 50, steps) for step in range(steps)]
+    assert rates == [3.15 / 2 ** bisect_right(starts, step) for step in range(steps)]
+    assert rates[0] == 3.15 and rates[-1] == 3.15 / 2**halvings
+
+
+def test_the_warm_up_begins_from_the_rate_of_256_images():
+    """As https://arxiv.org/abs/1706.02677: from 0.1 to 0.1 / 256 times the batch by equal amounts."""
+    config = OptimConfig(lr=0.1, schedule="halving", warmup_epochs=2.5, warmup_lr=0.1)
+    peak = scaled_lr(config, 8064)
+    assert peak == pytest.approx(3.15)
+    rates = [learning_rate(config, peak, step, 10, steps=1000) for step in range(26)]
+    assert rates[:25] == pytest.approx([0.1 + 3.05 * (step + 1) / 25 for step in range(25)])
+    assert rates[24] == rates[25] == peak
+
+
 def test_warm_up_and_schedule_begin_when_all_is_trained():
-    for schedule in ("cosine", "step", "exponential"):
+    for schedule in ("cosine", "step", "exponential", "halving"):
         config = OptimConfig(schedule=schedule, warmup_epochs=1, decay_epochs=2)
-        rates = [learning_rate(config, 0.4, step, 5, epochs=9, freeze_epochs=3) for step in range(45)]
-        later = [learning_rate(config, 0.4, step, 5, epochs=6) for step in range(30)]
+        rates = [learning_rate(config, 0.4, step, 5, steps=45, freeze_epochs=3) for step in range(45)]
+        later = [learning_rate(config, 0.4, step, 5, steps=30) for step in range(30)]
         assert rates == [0.4] * 15 + later
 
 
@@ -317,6 +344,54 @@ def test_few_images_fill_an_epoch_of_their_own_length(colours, tmp_path, capsys)
     out = capsys.readouterr().out
     assert "1 epochs of 2 steps, global batch 64" in out and "5.3 times (train.min_steps_per_epoch)" in out
     assert len(lines_of(tmp_path / "run")) == 1
+
+
+def test_a_run_of_so_many_images(colours, tmp_path, capsys):
+    """24 images, 8 a step: 100 images are 13 steps, in epochs of 5, 5 and 3; the third step ends a pass."""
+    options = ["train.epochs=null", "train.images=100", "train.epoch_images=40", "optim.schedule=halving"]
+    options += ["optim.halvings=3", "optim.lr=0.64", "train.checkpoint_steps=1", "train.keep_last=99"]
+    assert run(colours, *options) == 0
+    out = capsys.readouterr().out
+    assert "3 epochs of 5 steps, the last of 3, global batch 8" in out
+    assert "uses 104 images, each 4.33 times" in out
+    lines = lines_of(tmp_path / "run")
+    assert [(line["epoch"], line["images"]) for line in lines] == [(1, 40), (2, 80), (3, 104)]
+    # the steps of the halvings: 13 / 4, 13 / 2 and 39 / 4, rounded up
+    assert [line["lr"] for line in lines] == [0.02 / 2, 0.02 / 4, 0.02 / 8]
+    steps = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("state-*"))
+    assert steps == [f"state-{step:09d}.safetensors" for step in range(1, 14)]
+    best = max(lines, key=lambda line: (line["eval_top1"], -line["eval_loss"]))
+    with safe_open(tmp_path / "run/checkpoints/best/model.safetensors", "numpy") as file:
+        assert int(file.metadata()["epoch"]) == best["epoch"]
+
+
+def test_fewer_images_than_a_pass_or_a_batch(colours, tmp_path, capsys):
+    run(colours, "train.epochs=null", "train.images=10")
+    assert "1 epochs of 3 steps, the last of 2" in capsys.readouterr().out
+    (line,) = lines_of(tmp_path / "run")
+    assert line["images"] == 16
+    run(colours, "train.epochs=null", "train.images=100", "data.batch_size=50", options=["--overwrite"])
+    assert [line["images"] for line in lines_of(tmp_path / "run")] == [50, 100]
+
+
+def test_steps_are_those_of_passes_whatever_the_epochs(colours):
+    """Batches of a run in epochs of 5 steps are those of passes of 3, one behind the other."""
+    common = load_config(colours, ["augment.mixup=0.2", "data.batch_size=8"])
+    pictures = open_split(common.data, "train", num_classes=2, class_names=None)
+    spec = common.data.preprocessing.resolve(None)
+    passes = [
+        batch.images
+        for epoch in range(4)
+        for batch in train_batches(common, spec, pictures, epoch=epoch, num_workers=1)
+    ]
+    length = RunLength(11, 5)
+    for epoch, steps in enumerate([5, 5, 1]):
+        first, end = length.updates(epoch), length.updates(epoch + 1)
+        found = list(batches_of_steps(common, spec, pictures, first=first, end=end, num_workers=2))
+        assert len(found) == steps == length.steps_of(epoch)
+        np.testing.assert_array_equal([b.images for b in found], passes[5 * epoch : 5 * epoch + steps])
+        (last,) = batches_of_steps(common, spec, pictures, first=end - 1, end=end, num_workers=2)
+        np.testing.assert_array_equal(last.images, passes[end - 1])
 
 
 def test_the_learning_rate_is_for_256_images():

@@ -93,9 +93,8 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     trainer = open_run(config, args.resume if writes else None, num_workers(config), log)
     log(
         f"{len(trainer.train_set)} images to train, {len(trainer.eval_set)} to evaluate; "
-        f"{config.train.epochs} epochs of {trainer.steps_per_epoch} steps, global batch "
-        f"{trainer.global_batch}; learning rate {config.optim.lr:g} for 256 images, "
-        f"{trainer.state.peak_lr:g} for this batch"
+        f"{trainer.length}, global batch {trainer.global_batch}; learning rate {config.optim.lr:g} for 256 "
+        f"images, {trainer.state.peak_lr:g} for this batch"
     )
     log_short_epochs(trainer)
     for part, dataset in (("train", trainer.train_set), ("eval", trainer.eval_set)):
@@ -145,10 +144,13 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
 
 
 def log_short_epochs(trainer: "Trainer") -> None:
-    """Log what train.min_steps_per_epoch and train.freeze_epochs do, if anything."""
+    """Log what train.min_steps_per_epoch, train.images and train.freeze_epochs do, if anything."""
     train, images = trainer.config.train, trainer.steps_per_epoch * trainer.global_batch
     count = len(trainer.train_set)
-    if images > count:
+    if train.images is not None:
+        images = trainer.length.steps * trainer.global_batch
+        log(f"the run uses {images} images, each {images / count:.2f} times on average (train.images)")
+    elif images > count:
         log(f"an epoch uses each image {images / count:.1f} times (train.min_steps_per_epoch)")
     if train.freeze_epochs:
         log(f"the classifier alone is trained at first: train.freeze_epochs is {train.freeze_epochs}")

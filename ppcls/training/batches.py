@@ -11,26 +11,52 @@ from ppcls.data.sampling import repeat_factors
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
-from ppcls.training.state import global_batch
+from ppcls.training.length import global_batch
 
 
 def count_steps(config: Config, images: int) -> int:
-    """Return the number of updates in an epoch: as many as the images fill, an incomplete last global batch
-    dropped, and at least train.min_steps_per_epoch.
+    """Return the number of updates in a pass over the images: as many as the images fill, an incomplete last
+    global batch dropped, and at least train.min_steps_per_epoch. With train.images it is at least one.
 
     Raises ConfigError if the images do not fill one, and need to.
     """
-    size = global_batch(config)
-    steps = max(images // size, config.train.min_steps_per_epoch or 0)
+    size, train = global_batch(config), config.train
+    steps = max(images // size, train.min_steps_per_epoch or 0, train.images is not None)
     if not steps:
-        accumulate = config.train.accumulate
-        accumulated = f" times train.accumulate {accumulate}" if accumulate > 1 else ""
+        accumulated = f" times train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
         raise ConfigError(
             f"The training data has {images} images, fewer than one global batch of {size} (data.batch_size "
             f"times {distributed.world_size()} processes{accumulated}). Lower data.batch_size, or use images "
             "more than once in an epoch: -o train.min_steps_per_epoch=10."
         )
     return steps
+
+
+def batches_of_steps(
+    config: Config,
+    preprocessing: Preprocessing,
+    dataset: Dataset,
+    *,
+    first: int,
+    end: int,
+    num_workers: int,
+) -> Iterator[Batch]:
+    """Load this rank's batches of the steps from `first` up to `end`, counted from the run's first one, in as
+    many passes over the images as they take."""
+    steps_per_pass = count_steps(config, len(dataset))
+    while first < end:
+        number, step = divmod(first, steps_per_pass)
+        stop = min(step + end - first, steps_per_pass)
+        yield from train_batches(
+            config,
+            preprocessing,
+            dataset,
+            epoch=number,
+            first_step=step,
+            end_step=stop,
+            num_workers=num_workers,
+        )
+        first += stop - step
 
 
 def train_batches(
@@ -40,11 +66,16 @@ def train_batches(
     *,
     epoch: int,
     first_step: int = 0,
+    end_step: int | None = None,
     num_workers: int,
 ) -> Iterator[Batch]:
-    """Load this rank's batches of an epoch, counted from 0, from a step on. Earlier ones are not decoded."""
+    """Load this rank's batches of a pass over the images, counted from 0, from a step on, up to `end_step` or
+    the last one. Earlier ones are not decoded.
+
+    A run of train.epochs makes a pass in each epoch. Random numbers depend on the pass."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    first, end = (step * config.train.accumulate for step in (first_step, count_steps(config, len(dataset))))
+    steps = count_steps(config, len(dataset))
+    first, end = (step * config.train.accumulate for step in (first_step, end_step or steps))
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
     labels = dataset.labels
     batch_indices = train_batch_indices(
@@ -55,7 +86,7 @@ def train_batches(
         rank=rank,
         world_size=world_size,
         factors=None if labels is None else repeat_factors(labels, config.data.sampling),
-        min_batches=end,
+        min_batches=steps * config.train.accumulate,
     )
     batches = load_batches(
         dataset,

@@ -20,11 +20,12 @@ from ppcls.evaluation.evaluate import FEW_CLASSES, Evaluation, evaluate
 from ppcls.evaluation.metrics import MEASURES
 from ppcls.inference.predictor import eager_predictor
 from ppcls.progress import progress_bar
-from ppcls.training.batches import count_steps, train_batches
+from ppcls.training.batches import batches_of_steps, count_steps
+from ppcls.training.length import global_batch, resolve_length
 from ppcls.training.record import RunRecord, write_together
 from ppcls.training.same_run import RunIdentity, check_same_run, take_fingerprint
 from ppcls.training.signals import StopSignals
-from ppcls.training.state import SavedState, Sums, TrainState, global_batch
+from ppcls.training.state import SavedState, Sums, TrainState
 from ppcls.training.step import Requests, Update, train_step
 
 Log = Callable[[str], None]
@@ -59,7 +60,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.global_batch = global_batch(self.config)
-        self.steps_per_epoch = count_steps(self.config, len(self.train_set))
+        self.length = resolve_length(self.config, count_steps(self.config, len(self.train_set)))
+        self.steps_per_epoch = self.length.steps_per_epoch
         self.class_weights = self._resolve_class_weights()
         self.state = TrainState(self.config, self.network.model, self.steps_per_epoch, self.class_weights)
         self.signals = StopSignals()
@@ -100,14 +102,13 @@ class Trainer:
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Load this rank's batches of an epoch, counted from 0, from a step on."""
-        preprocessing, workers = self.network.preprocessing, self.num_workers
-        return train_batches(
+        return batches_of_steps(
             self.config,
-            preprocessing,
+            self.network.preprocessing,
             self.train_set,
-            epoch=epoch,
-            first_step=first_step,
-            num_workers=workers,
+            first=self.length.updates(epoch, first_step),
+            end=self.length.updates(epoch + 1),
+            num_workers=self.num_workers,
         )
 
     def evaluate(self) -> Evaluation:
@@ -129,7 +130,7 @@ class Trainer:
         Returns the best epoch's line of metrics.jsonl. Raises Stopped, once the state is saved, if a signal
         requests it.
         """
-        progress, epochs = self.state.progress, self.config.train.epochs
+        progress, epochs = self.state.progress, self.length.epochs
         if progress.history and progress.step == 0:
             self._save_weights(record)  # the run may have been killed between a state and its weights
         try:
@@ -157,13 +158,16 @@ class Trainer:
     def _train_and_evaluate(self, record: RunRecord | None, log: Log) -> None:
         """Train one epoch, or the rest of it, and evaluate it."""
         progress = self.state.progress
-        number, epochs = progress.epoch + 1, self.config.train.epochs
+        number, epochs = progress.epoch + 1, self.length.epochs
         trained = self.train_one_epoch(record)
         self.state.average_statistics()
         raw = None if self.state.ema is None else self.evaluate()
         with self.state.weights_to_save():
             result = self.evaluate()
-        line = {"epoch": number, **trained}
+        line: dict[str, Any] = {"epoch": number}
+        if self.config.train.images is not None:
+            line["images"] = self.length.updates(number) * self.global_batch
+        line |= trained
         line |= {f"eval_{name}": value for name, value in result.to_dict().items()}
         if raw is not None:
             own = raw.to_dict()
@@ -198,11 +202,11 @@ class Trainer:
             state.sums = Sums()
         waited, start = state.sums.waited, time.perf_counter() - state.sums.seconds
         batches = Timed(self.batches(epoch, first_step))
-        title = f"epoch {epoch + 1}/{self.config.train.epochs}"
-        total, done = (count * self.global_batch for count in (self.steps_per_epoch, first_step))
+        title, steps = f"epoch {epoch + 1}/{self.length.epochs}", self.length.steps_of(epoch)
+        total, done = (count * self.global_batch for count in (steps, first_step))
         with progress_bar(total, title, self.config.train.log_seconds, initial=done) as bar:
-            for step_in_epoch in range(first_step, self.steps_per_epoch):
-                step = epoch * self.steps_per_epoch + step_in_epoch
+            for step_in_epoch in range(first_step, steps):
+                step = self.length.updates(epoch, step_in_epoch)
                 rate = state.learning_rate(step)
                 update = self.train_step(batches, rate, step)
                 self._count(update)
@@ -217,7 +221,7 @@ class Trainer:
                 state.progress.step = step_in_epoch + 1
                 self._stop_or_save(update.requests, record)
         if record is not None and self.config.train.histograms:
-            record.add_histograms(state.model, (epoch + 1) * self.steps_per_epoch)
+            record.add_histograms(state.model, self.length.updates(epoch + 1))
         return self._epoch_line()
 
     def train_step(self, batches: Iterator[Batch], rate: float, step: int) -> Update:
@@ -253,7 +257,7 @@ class Trainer:
         losses, images = distributed.sum_over_ranks(np.array([sums.losses, sums.images], np.float64))
         values = {
             "train_loss": float(losses / images),
-            "lr": state.learning_rate((state.progress.epoch + 1) * self.steps_per_epoch - 1),
+            "lr": state.learning_rate(self.length.updates(state.progress.epoch + 1) - 1),
             "images_per_second": round(float(images) / sums.seconds, 2),
             "data_wait": round(sums.waited / sums.seconds, 4),
         }
@@ -263,7 +267,7 @@ class Trainer:
     def save(self, record: RunRecord | None) -> None:
         """Save the state, for the run to be resumed from. All ranks together."""
         saved, best = self.saved_state(), self.state.progress.best
-        best_step = None if best is None else best["epoch"] * self.steps_per_epoch
+        best_step = None if best is None else self.length.updates(best["epoch"])
 
         def write(own: RunRecord) -> None:
             if saved is not None:

@@ -140,8 +140,8 @@ def run_to_the_end(trainer: Trainer, log: Log) -> dict[str, Any]:
         progress = trainer.state.progress
         log(
             f"stopped by {signal.Signals(stop.number).name}: epoch {progress.epoch + 1}, step "
-            f"{progress.step} of {trainer.steps_per_epoch} is saved in {trainer.config.output_path}; resume "
-            "with the same command and --resume auto"
+            f"{progress.step} of {trainer.length.steps_of(progress.epoch)} is saved in "
+            f"{trainer.config.output_path}; resume with the same command and --resume auto"
         )
         raise
     finally:
@@ -153,11 +153,12 @@ def resume_run(trainer: Trainer, found: Found, log: Log) -> None:
     """Have the trainer take over a state. Raises ConfigError if it would be another run."""
     for note in trainer.resume(found.state):
         log(f"note: {note}")
-    progress, epochs = trainer.state.progress, trainer.config.train.epochs
+    progress, epochs = trainer.state.progress, trainer.length.epochs
     if progress.epoch >= epochs:
         log(f"the run in {found.path} is finished: {progress.epoch} of {epochs} epochs")
     else:
-        where = f"epoch {progress.epoch + 1}, step {progress.step} of {trainer.steps_per_epoch}"
+        steps = trainer.length.steps_of(progress.epoch)
+        where = f"epoch {progress.epoch + 1}, step {progress.step} of {steps}"
         log(f"resumed at {where}, from {found.path}")
 
 

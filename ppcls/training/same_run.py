@@ -38,6 +38,7 @@ MAY_CHANGE = {
     ),
     *("train.keep_last", "train.keep_best", "train.checkpoint_minutes", "train.checkpoint_steps"),
 }
+NEED_LENGTH = ("cosine", "halving")  # schedules in which a learning rate depends on the length of the run
 # Options that are not compared: they concern evaluation.
 NOT_COMPARED = {"model.weights", "model.variant", "model.averaged"}
 PREPROCESSING = "data.preprocessing."  # compared as resolved
@@ -113,13 +114,14 @@ def check_same_run(identity: RunIdentity, header: dict[str, Any]) -> list[str]:
         for name in now
         if before.get(name) != now[name]
     }
-    has_cosine = identity.config.optim.schedule == "cosine"
-    may_change = MAY_CHANGE if has_cosine else MAY_CHANGE | {"train.epochs"}
+    schedule = identity.config.optim.schedule
+    needs_length = schedule in NEED_LENGTH
+    may_change = MAY_CHANGE if needs_length else MAY_CHANGE | {"train.epochs"}
     refused = [text for name, text in changed.items() if name not in may_change]
     if refused:
         hint = ""
-        if has_cosine and "train.epochs" in changed:
-            hint = " With optim.schedule=cosine each learning rate depends on train.epochs."
+        if needs_length and "train.epochs" in changed:
+            hint = f" With optim.schedule={schedule} each learning rate depends on train.epochs."
         raise ConfigError(
             f"This would not be the same run: {'; '.join(refused)}.{hint} Resume with the run's own "
             "train.yaml and number of processes, or start another run: -o output_dir=DIR, without --resume."

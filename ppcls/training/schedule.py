@@ -14,25 +14,28 @@ def scaled_lr(config: OptimConfig, global_batch: int) -> float:
 
 
 def learning_rate(
-    config: OptimConfig, peak: float, step: int, steps_per_epoch: int, epochs: int, freeze_epochs: int = 0
+    config: OptimConfig, peak: float, step: int, steps_per_epoch: int, steps: int, freeze_epochs: int = 0
 ) -> float:
-    """Return the learning rate of a step, counted from 0.
+    """Return the learning rate of a step, counted from 0, in a run of `steps` steps.
 
     It is the peak while the classifier alone is trained, in the first `freeze_epochs`. Warm-up and schedule
     are those of a run that begins after them.
 
-    The warm-up is linear, and its last step reaches the peak. Then follows the schedule, which counts from
-    the first step of all, as in tensorflow/tpu and timm. "step" and "exponential" go down in stairs; cosine
-    ends at 0 after the last step.
+    The warm-up is linear from optim.warmup_lr, and its last step reaches the peak. Then follows the schedule,
+    which counts from the first step of all, as in tensorflow/tpu and timm. "step" and "exponential" go down
+    in stairs; cosine ends at 0 after the last step. "halving" divides the run into optim.halvings + 1 equal
+    parts, each with half the rate of the one before it, as https://arxiv.org/abs/1805.00932.
     """
     if step < freeze_epochs * steps_per_epoch:
         return peak
-    step, epochs = step - freeze_epochs * steps_per_epoch, epochs - freeze_epochs
+    step, steps = step - freeze_epochs * steps_per_epoch, steps - freeze_epochs * steps_per_epoch
     warmup_steps = config.warmup_epochs * steps_per_epoch
     if step < warmup_steps:
-        return peak * min(1.0, (step + 1) / warmup_steps)
+        return config.warmup_lr + (peak - config.warmup_lr) * min(1.0, (step + 1) / warmup_steps)
     if config.schedule == "cosine":
-        return peak * 0.5 * (1 + math.cos(math.pi * step / (epochs * steps_per_epoch)))
+        return peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+    if config.schedule == "halving":
+        return peak * 0.5 ** (step * (config.halvings + 1) // steps)
     decay_epochs, decay_factor = STAIRS[config.schedule]
     decay_steps = (config.decay_epochs or decay_epochs) * steps_per_epoch
     stairs = math.floor(step / decay_steps + 1e-9)  # 3 * 2.4 epochs may come out a little below 3

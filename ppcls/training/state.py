@@ -16,6 +16,7 @@ from ppcls.errors import ConfigError, PpclsError
 from ppcls.onednn import resolve_kernels
 from ppcls.processor import keep_freed_memory
 from ppcls.training.ema import ModelEma
+from ppcls.training.length import global_batch, resolve_length
 from ppcls.training.optimizer import build_optimizer, load_optimizer_state, optimizer_state, trainable
 from ppcls.training.parameters import batch_norm_statistics, freeze, is_in_classifier
 from ppcls.training.precision import Precision
@@ -69,8 +70,8 @@ class TrainState:
 
     model: the plain network. kernels: those that it runs on. local: the network on its kernels. network: what
     a step runs, `local` or its data-parallel wrapper. trainable: the parameters that are trained. frozen:
-    layers that stay in eval mode. statistics: batch norm's, float32 [C] each. steps_per_epoch: random numbers
-    and learning rates of a step depend on it. class_weights: [C], in the loss; None for equal ones.
+    layers that stay in eval mode. statistics: batch norm's, float32 [C] each. steps_per_epoch, length: random
+    numbers and learning rates of a step depend on them. class_weights: [C], in the loss; None for equal ones.
     is_head_only: the classifier alone is trained, as in the first train.freeze_epochs. Then there is no
     moving average, and no data-parallel wrapper.
     """
@@ -92,6 +93,7 @@ class TrainState:
             keep_freed_memory()
         train = config.train
         self.config, self.model, self.steps_per_epoch = config, model, steps_per_epoch
+        self.length = resolve_length(config, steps_per_epoch)
         self.rank, self.world_size = distributed.rank(), distributed.world_size()
         self.precision = Precision(train)
         self.class_weights: Tensor | None = None
@@ -123,13 +125,14 @@ class TrainState:
     @property
     def updates(self) -> int:
         """Updates since the run began, skipped ones too."""
-        return self.progress.epoch * self.steps_per_epoch + self.progress.step
+        return self.length.updates(self.progress.epoch, self.progress.step)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0 over all epochs."""
-        optim, epochs = self.config.optim, self.config.train.epochs
-        freeze_epochs = self.config.train.freeze_epochs
-        return learning_rate(optim, self.peak_lr, step, self.steps_per_epoch, epochs, freeze_epochs)
+        optim, freeze_epochs = self.config.optim, self.config.train.freeze_epochs
+        return learning_rate(
+            optim, self.peak_lr, step, self.steps_per_epoch, self.length.steps, freeze_epochs
+        )
 
     def _begin_epoch(self, epoch: int) -> None:
         """Freeze all but the classifier before the first of train.freeze_epochs. Before the first epoch after
@@ -242,11 +245,6 @@ class TrainState:
         ids = {id(statistic) for statistic in self.statistics}
         names = [name for name, parameter in self.ema.parameters.items() if id(parameter) in ids]
         return self.statistics + [self.ema.averages[name] for name in names]
-
-
-def global_batch(config: Config) -> int:
-    """Return the number of images behind one update, over all processes."""
-    return config.data.batch_size * distributed.world_size() * config.train.accumulate
 
 
 def _tensors(arrays: Mapping[str, np.ndarray]) -> "dict[str, dict[str, Tensor]]":
