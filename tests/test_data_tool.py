@@ -578,7 +578,7 @@ def test_a_root_of_links_is_split_and_checked(folder, tmp_path):
 
 
 def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):
-    monkeypatch.setattr("ppcls.data.check._CHUNK", 7)
+    monkeypatch.setattr("ppcls.data.each_image.CHUNK", 7)
     dataset = open_path(folder)
     done = []
     inspected = inspect_images(dataset, 3, done.append)

@@ -255,6 +255,11 @@ HOW: dict[str, Run | str] = {
     CLEAN: Run("--engine eager", (SPLIT_PHOTOS,), code=1),
     "python experiments/wrong_labels.py": Run("--size 32 --seeds 1", (DIGITS,)),
     corrected_list(): Run(after=(CLEAN,)),
+    "ppcls data check DATA --against EVAL": Run(
+        after=(SPLIT_PHOTOS,),
+        words={"DATA": "photos/val_list.txt", "EVAL": "photos/train_list.txt"},
+        quick=True,
+    ),
     "ppcls data clean": HELP,
     "ppcls data clean MODEL LIST ...": HELP._replace(words={"MODEL LIST ...": ""}),
     "pip install 'ppcls[clean]'": PIP,
@@ -296,6 +301,9 @@ HOW: dict[str, Run | str] = {
         after=(PACK,), words={"DIR/train": "packed/shard", "000146": "000000"}, quick=True
     ),
     "ppcls data index 's3://bucket/train-{000000..000146}.tar' --output far.safetensors": NETWORK,
+    "ppcls data check DIR --against EVAL": Run(
+        after=(PACK, SPLIT_PHOTOS), words={"DIR": "packed", "EVAL": "photos/val_list.txt"}, quick=True
+    ),
     "ppcls data check DIR": Run(after=(PACK,), words={"DIR": "packed"}, quick=True),
     "ppcls benchmark data FOLDER --beside DIR far.safetensors": Run(
         "--rounds 1 --batch-size 4 --resize-short 64 --crop-size 32",

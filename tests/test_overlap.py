@@ -1,10 +1,16 @@
-"""Images that are training and evaluation data at once, by path and by contents; at a start of training."""
+"""Images that are training and evaluation data at once: by path, bytes and look; at a start of training."""
 
+import io
 import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import draw_classes, on_two_ranks, run_tool, write_config
+from PIL import Image
+from test_clean import smooth_picture
+from test_data_tool import SAMPLE
 from test_source import Memory
 
 from ppcls import distributed
@@ -12,9 +18,19 @@ from ppcls.cli import train
 from ppcls.config import DataConfig
 from ppcls.config_files import parse_config
 from ppcls.data import overlap
-from ppcls.data.dataset import Dataset, open_split
-from ppcls.data.overlap import check_overlap, find_equal_contents, find_shared_files, group_equal
-from ppcls.errors import DataError
+from ppcls.data.__main__ import main
+from ppcls.data.dataset import Dataset, open_path, open_split
+from ppcls.data.decode import decode
+from ppcls.data.overlap import (
+    COPY_BITS,
+    Album,
+    check_overlap,
+    find_copies,
+    find_equal_contents,
+    find_shared_images,
+    group_equal,
+)
+from ppcls.errors import ConfigError, DataError
 from ppcls.training.run import look_for_overlap
 
 
@@ -108,7 +124,7 @@ def test_sources_without_files_are_left_alone(photos):
     memory = Dataset(Memory([("photos/a/0.png", Path("photos/a/0.png").read_bytes())]))
     files = Dataset.of_files(["photos/a/0.png"])
     for one, other in ((memory, files), (files, memory), (memory, memory)):
-        assert find_shared_files(one, other) == [] and find_equal_contents(one, other) == []
+        assert find_shared_images(one, other) == [] and find_equal_contents(one, other) == []
 
 
 def test_groups_of_equal_files(tmp_path):
@@ -128,9 +144,206 @@ def test_only_files_of_equal_size_are_opened(tmp_path, monkeypatch):
     for index, path in enumerate(paths):
         Path(path).write_bytes(bytes(max(index, 1)))
     opened = []
-    own = overlap._digest
-    monkeypatch.setattr(overlap, "_digest", lambda path, limit: opened.append(path) or own(path, limit))
+    own = overlap._read_file
+    monkeypatch.setattr(overlap, "_read_file", lambda path, limit: opened.append(path) or own(path, limit))
     assert group_equal(paths) == [[0, 1]] and set(opened) == set(paths[:2])
+
+
+# Shards
+
+
+@pytest.fixture
+def shards(photos):
+    """The photos as shards, and eight of them in a folder and in shards of their own."""
+    shutil.copytree(photos, "some")
+    for name in ("a/0", "b/1", "c/2", "a/3"):
+        Path("some", f"{name}.png").unlink()
+    for source, output in (("photos", "packed"), ("some", "packed-some")):
+        assert main(["pack", source, output, "--shard-size", "30kB"]) == 0
+    return Path("packed")
+
+
+def test_shards_are_not_trained_and_evaluated_on(shards):
+    shutil.copytree(shards, "copy", copy_function=shutil.copy2)
+    assert main(["index", "packed/shard-*1.tar", "--output", "one.safetensors"]) == 0
+    share = len(open_path(Path("one.safetensors")))
+    assert 0 < share < 12
+    for eval_root, count in (("packed", 12), ("packed/index.safetensors", 12), ("copy", 12)):
+        with pytest.raises(DataError) as caught:
+            look(train_root=shards, eval_root=eval_root)
+        for part in (f"{count} of 12", "a/0.png in", "Received: packed and", "-o data.allow_overlap=true"):
+            assert part in str(caught.value)
+        assert "data split" not in str(caught.value)
+        (note,) = look(may_share=True, train_root=shards, eval_root=eval_root)
+        assert "12 of 12" in note
+    with pytest.raises(DataError, match=f"{share} of {share}"):
+        look(train_root=shards, eval_list="one.safetensors", eval_root=".")
+    with pytest.raises(DataError, match=f"{share} of 12"):
+        look(train_list="one.safetensors", train_root=".", eval_root=shards)
+
+
+def test_a_selection_of_shards_is_compared_by_its_images(shards):
+    images = open_path(shards)
+    odd, even = images.select(range(1, 12, 2)), images.select(range(0, 12, 2))
+    assert find_shared_images(odd, even) == [] and find_equal_contents(odd, even) == []
+    assert find_shared_images(images, odd) == list(range(6))
+    assert find_shared_images(odd, images) == [1, 3, 5, 7, 9, 11]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_equal_contents_of_shards_are_noted(shards, swap):
+    """Other shards of the same files, and shards beside files, in both directions."""
+    for first, second in (("packed", "packed-some"), ("packed", "some"), ("photos", "packed-some")):
+        train_root, eval_root = (second, first) if swap else (first, second)
+        train_set, eval_set = open_path(Path(train_root)), open_path(Path(eval_root))
+        pairs = find_equal_contents(train_set, eval_set)
+        assert [train_set.read(one) for one, _ in pairs] == [eval_set.read(other) for _, other in pairs]
+        assert len(pairs) == 8
+        (note,) = look(train_root=train_root, eval_root=eval_root)
+        assert f"8 of {len(eval_set)}" in note and f"check {train_root} {eval_root}" in note
+
+
+def test_few_images_of_large_shards_are_read(shards, monkeypatch):
+    """Only those whose size is there twice."""
+    train_set, eval_set = open_path(shards), open_path(Path("packed-some")).select([2])
+    sizes = train_set.source.sizes
+    candidates = 1 + int((sizes == eval_set.source.sizes[0]).sum())
+    monkeypatch.setattr(overlap, "MOST_COMPARED", candidates)
+    assert len(find_equal_contents(train_set, eval_set)) == 1 and candidates < 12
+    monkeypatch.setattr(overlap, "MOST_COMPARED", candidates - 1)
+    assert find_equal_contents(train_set, eval_set) == []
+
+
+# Copies by their look: `ppcls data check --against`
+
+ORIGINALS = 12
+
+
+def as_jpeg(image, quality):
+    buffer = io.BytesIO()
+    image.save(buffer, "jpeg", quality=quality)
+    return buffer.getvalue()
+
+
+def as_png(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def cropped(image):
+    x, y = (side // 50 for side in image.size)
+    return as_jpeg(image.crop((x, y, image.width - x, image.height - y)), 90)
+
+
+KINDS = {
+    "bytes": lambda data, image: data,
+    "pixels": lambda data, image: as_png(image),
+    "quality 30": lambda data, image: as_jpeg(image, 30),
+    "half": lambda data, image: as_jpeg(image.reduce(2), 85),
+    "square": lambda data, image: as_jpeg(image.resize((96, 96)), 90),
+    "grey": lambda data, image: as_jpeg(image.convert("L"), 80),
+}
+
+
+@pytest.fixture(scope="module")
+def copies(tmp_path_factory):
+    """Smooth pictures in eval/, others and copies of the first ones in train/, as folders, lists and shards.
+
+    Returns the folder and the expected kind and original of each image of train/, by its name."""
+    home = tmp_path_factory.mktemp("copies")
+    (home / "eval").mkdir()
+    (home / "train").mkdir()
+    random = np.random.RandomState(0)
+    expected = {}
+    for number in range(ORIGINALS):
+        data = as_jpeg(smooth_picture(random, (150, 200)), 95)
+        (home / "eval" / f"{number:02}.jpg").write_bytes(data)
+        if number < len(KINDS):
+            kind = list(KINDS)[number]
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            ending = "png" if kind == "pixels" else "jpg"
+            (home / "train" / f"copy{number}.{ending}").write_bytes(KINDS[kind](data, image))
+            expected[f"copy{number}"] = (kind if kind in ("bytes", "pixels") else "near", f"{number:02}")
+    for number in range(8):
+        smooth_picture(random, (150, 200)).save(home / "train" / f"other{number}.jpg")
+        expected[f"other{number}"] = ("new", "")
+    (home / "train" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    Image.new("RGB", (60, 60), (9, 90, 9)).save(home / "train" / "flat.png")
+    smooth_picture(random, (31, 60)).save(home / "train" / "tiny.png")
+    expected |= {"broken": ("unreadable", ""), "flat": ("plain", ""), "tiny": ("plain", "")}
+    for name in ("eval", "train"):
+        lines = [f"{name}/{path.name} 0" for path in sorted((home / name).iterdir())]
+        (home / f"{name}.txt").write_text("\n".join(lines))
+        assert main(["pack", str(home / name), str(home / f"{name}-shards"), "--shard-size", "40kB"]) == 0
+    return home, expected
+
+
+@pytest.mark.parametrize("place", ["train", "train.txt", "train-shards"])
+@pytest.mark.parametrize("known", ["eval", "eval.txt", "eval-shards"])
+def test_copies_are_found_wherever_they_lie(place, known, copies, monkeypatch):
+    home, expected = copies
+    monkeypatch.setattr(overlap, "CHUNK", 5)
+    monkeypatch.setattr(overlap, "_BLOCK", 3)
+    dataset = open_path(home / place)
+    album = Album.of([open_path(home / known)], 2)
+    found = {}
+    for match in find_copies(dataset, album, COPY_BITS, 2):
+        original = Path(album.datasets[0].name(match.place[1])).stem if match.place[0] == 0 else ""
+        found[Path(dataset.name(match.image)).stem] = (match.kind, original)
+    assert found == expected
+
+
+def test_the_command_lists_copies_with_their_places(copies, capsys):
+    home, _ = copies
+    places = [str(home / name) for name in ("train-shards", "eval.txt")]
+    assert main(["check", places[0], "--against", places[1]]) == 1
+    out = capsys.readouterr().out
+    assert f"copy0.jpg in {places[0]}/shard-000000.tar = {home}/eval/00.jpg ({places[1]}, line 1)" in out
+    assert "17 images, 6 of them copies" in out and "1 with the same bytes" in out
+    assert "2 too small or too flat" in out and "1 unreadable" in out and out.count("near") == 4
+    assert main(["check", places[0], "--against", places[1], "--near-bits", "0"]) == 1
+    assert "1 with the same pixels" in (out := capsys.readouterr().out) and "6 of them" not in out
+    (home / "single").mkdir(exist_ok=True)
+    shutil.copy(home / "train" / "other1.jpg", home / "single")
+    assert main(["check", str(home / "single"), "--against", places[1]]) == 0
+    assert "1 images, 0 of them copies" in capsys.readouterr().out
+    assert main(["check", str(home / "single"), "--against", places[1], "--against", places[0]]) == 1
+    assert "= other1.jpg in" in capsys.readouterr().out
+
+
+def test_options_of_copies(copies, monkeypatch, capsys):
+    place = str(copies[0] / "eval")
+    with pytest.raises(SystemExit):
+        main(["check", "--help"])
+    assert f"default {COPY_BITS}" in " ".join(capsys.readouterr().out.split())
+    for bits in ("-1", "97"):
+        with pytest.raises(DataError, match=f"--near-bits.*{bits}"):
+            main(["check", place, "--against", place, "--near-bits", bits])
+    with pytest.raises(DataError, match="--against"):
+        main(["check", place, "--near-bits", "9"])
+    monkeypatch.setitem(sys.modules, "imagehash", None)
+    with pytest.raises(ConfigError, match=r"ppcls\[clean\]"):
+        main(["check", place, "--against", place])
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no photographs in {SAMPLE}")
+def test_photographs_are_not_copies_of_one_another():
+    """None of the pairs of 200 photographs is near, by a margin; a copy of each of them is."""
+    photographs = open_path(SAMPLE)
+    album = Album.of([photographs], 2)
+    signs = np.where(album.hashes, 1, -1)
+    apart = (256 - signs @ signs.T) // 2
+    others = apart[np.triu_indices(len(apart), 1)]
+    assert len(others) == len(photographs) * (len(photographs) - 1) // 2 and others.min() > COPY_BITS + 30
+    for index in range(0, len(photographs), 20):
+        image = Image.open(io.BytesIO(photographs.read(index))).convert("RGB")
+        for kind in (*KINDS, "cropped"):
+            pixels = decode(KINDS[kind](photographs.read(index), image) if kind in KINDS else cropped(image))
+            hashes = overlap.perceptual_hash(pixels, overlap.HASH_ROWS)[None]
+            (best,), (bits,) = album.nearest(hashes)
+            assert (album.places[best][1], bits <= COPY_BITS) == (index, True), (kind, bits)
 
 
 # At a start of training

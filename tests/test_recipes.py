@@ -1,5 +1,6 @@
 """The recipes in configs/: their published numbers, and that FixRes's moves what it should and no more."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from ppcls.architectures.variants import EfficientNetVariant, ResNeXtVariant
 from ppcls.config_files import load_config
 from ppcls.data.loader import Batch
 from ppcls.training.batches import count_steps
-from ppcls.training.schedule import learning_rate
+from ppcls.training.schedule import learning_rate, scaled_lr
 from ppcls.training.state import TrainState
 from ppcls.training.step import train_step
 
@@ -116,6 +117,33 @@ def test_the_wsl_networks_are_tuned_not_trained(name):
     assert (optim.name, optim.nesterov, optim.schedule, optim.weight_decay) == ("sgd", True, "cosine", 1e-4)
     assert 1e-3 <= optim.lr <= 4e-3 and config.train.epochs <= 10
     assert config.train.freeze == () and config.train.ema_decay is None
+
+
+PRETRAINING = "ResNeXt101_32x8d_wsl_pretraining"
+
+
+def test_the_pretraining_has_the_papers_numbers():
+    """A batch of 8,064 on 336 processes, the rate from 0.1 to 0.1 / 256 of it, then 10 to 20 halvings."""
+    config = recipe(PRETRAINING)
+    optim, train, processes = config.optim, config.train, 336
+    batch = config.data.batch_size * processes
+    peak = scaled_lr(optim, batch)
+    assert (batch, optim.warmup_lr, train.images) == (8064, 0.1, 940_000_000)
+    assert peak == pytest.approx(0.1 / 256 * 8064)
+    steps, epoch = -(-train.images // batch), -(-train.epoch_images // batch)
+    rates = [learning_rate(optim, peak, step, epoch, steps) for step in range(0, steps, 100)]
+    assert rates[0] == pytest.approx(0.1, rel=0.03) and max(rates) == peak
+    assert rates[-1] == peak / 2**optim.halvings and 10 <= optim.halvings <= 20
+    assert len(set(rates[epoch // 500 + 1 :])) == optim.halvings + 1
+    assert (config.data.sampling, config.data.on_error, train.sync_bn) == ("sqrt", "skip", False)
+    assert train.start_from is None and config.model.weights is None
+
+
+def test_each_number_of_the_pretraining_says_where_it_is_from():
+    lines = (CONFIGS / f"{PRETRAINING}.yaml").read_text().splitlines()
+    values = [line for line in lines if re.match(r" +\w+: ", line)]
+    assert len(values) > 30
+    assert [line for line in values if not re.search(r"  # \[(paper|memory|ours)\]", line)] == []
 
 
 def test_fixres_has_the_authors_numbers():

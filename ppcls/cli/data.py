@@ -2,9 +2,10 @@
 
 import argparse
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ppcls.cli.clean import FOUND_SOMETHING, add_clean_command
 from ppcls.cli.shards import add_shard_commands
@@ -13,6 +14,10 @@ from ppcls.errors import DataError
 
 if TYPE_CHECKING:
     from ppcls.data.check import Summary
+    from ppcls.data.dataset import Dataset
+    from ppcls.data.overlap import Album, Match
+
+MOST_NEAR_BITS = 96  # other photographs differ in 96 of 256 bits and more
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,26 +49,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.add_argument("--force", action="store_true", help="draw all images anew, whatever lists stand")
     command.set_defaults(run=split)
 
+    _add_check_command(commands)
+    add_clean_command(commands)
+    add_shard_commands(commands)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+def _add_check_command(commands: Any) -> None:
     command = commands.add_parser(
         "check",
         help="decode every image; report unreadable, damaged, duplicate and leaking ones",
         description="Decode every image of the lists and folders. Report unreadable and damaged images, and "
         "images with the same bytes: with different labels, in two sources (a leak from training to "
-        "evaluation), or twice in one. Exit code 0: nothing found; 1: something found; 2: wrong input.",
+        "evaluation), or twice in one. With --against, find copies of other images instead, also compressed, "
+        "resized or slightly cropped ones. Exit code 0: nothing found; 1: something found; 2: wrong input.",
     )
     command.add_argument(
-        "sources", nargs="+", type=Path, metavar="LIST_OR_FOLDER", help="a list file, or a folder of images"
+        "sources", nargs="+", type=Path, metavar="DATA", help="a list file, a folder of images, or shards"
     )
     command.add_argument(
         "--root", type=Path, metavar="DIR", help="folder of the lists' paths (default: each list's own)"
     )
     command.add_argument("--num-workers", type=int, metavar="N", help="threads (default: one for each core)")
+    command.add_argument(
+        "--against",
+        action="append",
+        type=Path,
+        metavar="EVAL",
+        help="find the images of DATA that are copies of these; several: --against A --against B",
+    )
+    command.add_argument(
+        "--near-bits",
+        type=int,
+        metavar="N",
+        help="bits of 256 in which the perceptual hashes of copies differ at most (default 56)",
+    )
     command.set_defaults(run=check)
-
-    add_clean_command(commands)
-    add_shard_commands(commands)
-    args = parser.parse_args(argv)
-    return args.run(args)
 
 
 def split(args: argparse.Namespace) -> int:
@@ -126,6 +148,10 @@ def check(args: argparse.Namespace) -> int:
 
     if args.num_workers is not None and args.num_workers < 1:
         raise DataError(f"--num-workers must be at least 1. Received: {args.num_workers}")
+    if args.against is not None:
+        return _check_against(args)
+    if args.near_bits is not None:
+        raise DataError("--near-bits is for copies of other images: --against EVAL.")
     datasets = [open_path(path, args.root) for path in args.sources]
     inspections = []
     with progress_bar(sum(map(len, datasets)), "check") as bar:
@@ -161,3 +187,62 @@ def _print_summary(source: Path, summary: "Summary") -> None:
             f"  pixels: {summary.smallest[1]} x {summary.smallest[0]} to {summary.largest[1]} x "
             f"{summary.largest[0]} (width x height), median of the short side {summary.median_short_side}"
         )
+
+
+def _check_against(args: argparse.Namespace) -> int:
+    """Find copies of the images of `--against`; print each as it is found, and then their numbers."""
+    import sys
+    import warnings
+
+    from ppcls import distributed
+    from ppcls.data.dataset import open_path
+    from ppcls.data.overlap import COPY_BITS, Album, find_copies, require_hash
+    from ppcls.progress import progress_bar
+
+    most = COPY_BITS if args.near_bits is None else args.near_bits
+    if not 0 <= most <= MOST_NEAR_BITS:
+        raise DataError(f"--near-bits must be 0 to {MOST_NEAR_BITS}. Received: {most}")
+    require_hash()
+    workers = args.num_workers or distributed.cores()
+    known = [open_path(path, args.root) for path in args.against]
+    datasets = [open_path(path, args.root) for path in args.sources]
+    warnings.filterwarnings(
+        "ignore", module="PIL"
+    )  # of damaged files; `check` without --against reports them
+    with progress_bar(sum(map(len, known)), "hash") as bar:
+        album = Album.of(known, workers, bar.update)
+    is_clean = not album.unreadable
+    if album.unreadable:
+        print(f"unreadable in {', '.join(map(str, args.against))}: {album.unreadable}")
+    with progress_bar(sum(map(len, datasets)), "compare") as bar:
+        for path, dataset in zip(args.sources, datasets, strict=True):
+            counts: Counter[str] = Counter()
+            for match in find_copies(dataset, album, most, workers):
+                counts[match.kind] += 1
+                bar.update()
+                if match.kind not in ("new", "plain"):
+                    bar.write(_describe_match(dataset, album, match), file=sys.stdout)
+            bar.write(_describe_counts(path, counts, most), file=sys.stdout)
+            is_clean &= counts["new"] + counts["plain"] == len(dataset)
+    return 0 if is_clean else FOUND_SOMETHING
+
+
+def _describe_match(dataset: "Dataset", album: "Album", match: "Match") -> str:
+    kind = f"{match.kind} {match.bits}" if match.kind == "near" else match.kind
+    end = f": {match.error}" if match.error else f" = {album.where(match)}"
+    return f"{kind:10} {dataset.where(match.image)}{end}"
+
+
+def _describe_counts(path: Path, counts: Counter[str], most_bits: int) -> str:
+    copies = {
+        "the same bytes": counts["bytes"],
+        "the same pixels": counts["pixels"],
+        f"at most {most_bits} of 256 bits of their hashes apart": counts["near"],
+    }
+    text = f"{path}: {counts.total()} images, {sum(copies.values())} of them copies"
+    text += "".join(f"\n  {count} with {kind}" for kind, count in copies.items() if count)
+    if counts["plain"]:
+        text += f"\n  {counts['plain']} too small or too flat to be compared by more than their bytes"
+    if counts["unreadable"]:
+        text += f"\n  {counts['unreadable']} unreadable"
+    return text

@@ -5,7 +5,6 @@ import statistics
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -14,9 +13,8 @@ import numpy as np
 
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode, find_jpeg_damage
+from ppcls.data.each_image import each_image
 from ppcls.errors import DataError
-
-_CHUNK = 1024  # images handed to the threads at a time
 
 
 class Inspected(NamedTuple):
@@ -34,13 +32,11 @@ def inspect_images(
 ) -> list[Inspected]:
     """Read and decode every image with `num_workers` threads. `progress` is called with 1 after each one."""
     found = []
-    inspect = partial(_inspect, dataset)
-    with warnings.catch_warnings(), ThreadPoolExecutor(num_workers) as pool:
+    with warnings.catch_warnings():
         warnings.filterwarnings("always", module="PIL")  # for each image, not only for the first
-        for start in range(0, len(dataset), _CHUNK):
-            for inspected in pool.map(inspect, range(start, min(start + _CHUNK, len(dataset)))):
-                found.append(inspected)
-                progress(1)
+        for inspected in each_image(dataset, partial(_inspect, dataset), num_workers):
+            found.append(inspected)
+            progress(1)
     return found
 
 

@@ -22,6 +22,7 @@ from ppcls.errors import DataError
 from ppcls.files import sha256_of, write_aside
 
 _RECORD = 512
+_BUFFER = 4 << 20  # bytes that are written at a time: the page cache then holds larger pieces
 _MOST = 1 << 16  # shards that a brace pattern may name
 _THREADS = 16  # remote shards that are indexed at the same time
 
@@ -96,7 +97,11 @@ def _write(
 ) -> Members:
     """Write a shard of the first images of `numbers`, as many as it takes. Returns what it holds."""
     part = Members()
-    with write_aside(path) as aside, tarfile.open(aside, "w", format=tarfile.PAX_FORMAT) as tar:
+    with (
+        write_aside(path) as aside,
+        aside.open("wb", _BUFFER) as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
         for number in numbers:
             _add(tar, dataset, number, names, part)
             progress(1)

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -17,6 +18,7 @@ from ppcls.files import sha256_of
 from ppcls.progress import note
 
 _HEADER = 512  # bytes of a tar that stand before a file's own
+_OFFSET_BITS = 44  # a shard has fewer bytes than 2 ** 44
 _OPEN = 256  # shards that are open at the same time
 WINDOW = 16  # blocks of a remote set that are mixed with one another
 
@@ -60,15 +62,19 @@ class Shards:
         return len(self.index) if self.chosen is None else len(self.chosen)
 
     def _number(self, index: int) -> int:
-        return int(index if self.chosen is None else self.chosen[index])
+        return int(index) if self.chosen is None else self.chosen.item(index)
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return self.index.columns["starts"].tolist()
 
     def _shard(self, number: int) -> int:
-        return int(np.searchsorted(self.index.columns["starts"], number, "right")) - 1
+        return bisect_right(self._starts, number) - 1
 
     def read(self, index: int) -> bytes:
         number = self._number(index)
         columns, shard = self.index.columns, self._shard(number)
-        offset, size = int(columns["offset"][number]), int(columns["size"][number])
+        offset, size = columns["offset"].item(number), columns["size"].item(number)
         if self.shelf.is_remote(shard):
             first, block = self._block(shard, number)
             data = block[offset - first : offset - first + size]
@@ -98,7 +104,7 @@ class Shards:
         return Shards(self.index, self.shelf, numbers if self.chosen is None else self.chosen[numbers])
 
     def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
-        if not any(self.shelf.is_remote(shard) for shard in range(len(self.index.shards))):
+        if not self.is_remote:
             return indices[random.permutation(len(indices))]
         return self._shuffle_blocks(indices, random, parts)
 
@@ -118,6 +124,29 @@ class Shards:
         whole = len(mixed) // parts * parts
         order = np.concatenate([mixed[:whole].reshape(parts, -1).T.reshape(-1), mixed[whole:]])
         return indices[order]
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """The bytes of each image, int64 [N]."""
+        sizes = self.index.columns["size"]
+        return sizes if self.chosen is None else sizes[self.chosen]
+
+    @cached_property
+    def is_remote(self) -> bool:
+        """Whether some of the shards lie at a URL."""
+        return any(map(self.shelf.is_remote, range(len(self.index.shards))))
+
+    def places(self, numbers: dict[str, int]) -> np.ndarray:
+        """Return where each image lies, int64 [N]: equal numbers are the same bytes of the same shard.
+
+        numbers: of the shards, by their SHA-256, or their URL. Those that it lacks are added, so that several
+        sets can be compared.
+        """
+        keys = [shard.sha256 or self.shelf.place(number) for number, shard in enumerate(self.index.shards)]
+        known = np.array([numbers.setdefault(key, len(numbers)) for key in keys], np.int64)
+        counts = np.diff(self.index.columns["starts"])
+        places = (np.repeat(known, counts) << _OFFSET_BITS) + self.index.columns["offset"]
+        return places if self.chosen is None else places[self.chosen]
 
     def prefetch(self, indices: Sequence[int]) -> None:
         for index in indices:
@@ -200,7 +229,11 @@ class Shelf:
         return os.path.join(self.home, name)
 
     def is_remote(self, shard: int) -> bool:
-        return is_url(self.home) or self.shards[shard].is_remote
+        return self._are_remote[shard]
+
+    @cached_property
+    def _are_remote(self) -> list[bool]:
+        return [is_url(self.home) or shard.is_remote for shard in self.shards]
 
     @cached_property
     def _open(self) -> Any:

@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.config_files import load_config, run_of_checkpoint
 from ppcls.data.dataset import Dataset, open_split
 from ppcls.data.decode import decode
-from ppcls.data.overlap import find_shared_files
+from ppcls.data.overlap import find_shared_images, perceptual_hash
 from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError, PpclsError
 from ppcls.inference.formats.format import missing_packages
@@ -27,7 +26,6 @@ from ppcls.inference.predictor import Predictor
 from ppcls.progress import note
 
 FOLDS = 5
-HASH_SIDE = 32  # pixels; the perceptual hash shrinks an image to this square
 HASH_BITS = 14  # of 64: copies differ in at most as many
 COSINE = 0.75  # of two embeddings: copies have at least this
 _BLOCK = 512  # images compared with all others at a time
@@ -114,7 +112,7 @@ def embed(predictor: Predictor, images: Images, progress: Progress) -> np.ndarra
 
 def hash_images(images: Images, num_workers: int, progress: Progress) -> np.ndarray:
     """Return the perceptual hashes bool [N, 64]: the signs of the lowest frequencies. All 64 are False for an
-    image that is unreadable or below HASH_SIDE pixels, which has no such frequencies."""
+    image that is unreadable or below 32 pixels, which has no such frequencies."""
     count = len(images.labels)
     found = np.zeros((count, 64), bool)
     with warnings.catch_warnings(), ThreadPoolExecutor(num_workers) as pool:
@@ -128,16 +126,13 @@ def hash_images(images: Images, num_workers: int, progress: Progress) -> np.ndar
 
 
 def _hash(images: Images, position: int) -> np.ndarray | bool:
-    import imagehash
-
     dataset, index = images.dataset(position)
     try:
         pixels = decode(dataset.read(index))
     except (OSError, DataError):
         return False
-    if min(pixels.shape[:2]) < HASH_SIDE:
-        return False
-    return imagehash.phash(Image.fromarray(pixels), highfreq_factor=HASH_SIDE // 8).hash.ravel()
+    bits = perceptual_hash(pixels, 8)
+    return False if bits is None else bits
 
 
 def find_near_duplicates(embeddings: np.ndarray, hashes: np.ndarray) -> np.ndarray:
@@ -259,7 +254,7 @@ def require_unseen(config: Config, images: Images) -> None:
     except PpclsError as error:
         note(f"whether the run was trained on these images cannot be told: {error}")
         return
-    count = sum(len(find_shared_files(seen, dataset)) for dataset in images.datasets)
+    count = sum(len(find_shared_images(seen, dataset)) for dataset in images.datasets)
     if count:
         raise ConfigError(
             f"The run in {run} was trained on {count} of the {len(images.labels)} images, so its features "
