@@ -76,6 +76,7 @@ SYNONYMS = {
 }
 
 
+Activation = Literal["softmax", "sigmoid"]  # makes probabilities of logits: of all together, or of each
 KernelsOption = Literal["auto", "onednn", "paddle"]
 
 
@@ -147,6 +148,9 @@ class DataConfig:
     on_error: Literal["fail", "skip"] = (
         "fail"  # for an unreadable image: end the run, or count it and go without
     )
+    max_unreadable: Annotated[int, Rule("0 or more", lambda value: value >= 0)] | None = (
+        None  # of on_error=skip: end the run at more unreadable images, of each split; null: any number
+    )
     allow_overlap: bool = False  # train even if evaluation images are training images too
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
 
@@ -185,6 +189,9 @@ class TrainConfig:
     start_variant: str | None = None  # tag of its published weights, if the file does not identify them
     start_averaged: bool = True  # as model.averaged, of train.start_from
     reset_head: bool = False  # replace the classifier of train.start_from, as for other classes
+    loss: Literal["softmax", "binary"] = (
+        "softmax"  # an image's labels divide 1 among them, or each class is a yes or no (sigmoid)
+    )
     label_smoothing: Rate = 0.0  # share of the target that all classes divide among them
     class_weights: str | None = None  # in the loss: balanced, a file, or null for equal ones
     freeze: tuple[str, ...] = ()  # parameters that are not trained, by patterns such as "blocks.*"
@@ -194,8 +201,8 @@ class TrainConfig:
     ema_decay: Rate | None = None  # evaluate and save a moving average of the weights; null: the weights
     accumulate: Count = 1  # batches of each process for one update
     on_nan: Literal["fail", "skip"] = "fail"  # for a loss that is not finite: end the run, or skip the update
-    best_by: Literal["top1", "balanced_accuracy", "macro_f1"] = (
-        "top1"  # measure that decides which epoch is the best; of equal ones the lower loss
+    best_by: Literal["top1", "balanced_accuracy", "macro_f1", "map"] | None = (
+        None  # measure that decides which epoch is the best, then the lower loss; null: top1, of binary map
     )
     patience: Count | None = None  # stop after this number of epochs without a better one; null: never
     sync_bn: bool = False  # batch norm over the images of all processes
@@ -208,6 +215,16 @@ class TrainConfig:
     checkpoint_steps: Count | None = None  # write a state after this number of updates; null: never
     histograms: bool = False  # of weights and gradients after each epoch, in VisualDL
     log_seconds: Positive = 10.0  # between progress lines if the output is not a terminal
+
+    @property
+    def activation(self) -> Activation:
+        """What makes probabilities of the network's logits."""
+        return "sigmoid" if self.loss == "binary" else "softmax"
+
+    @property
+    def measure(self) -> str:
+        """The measure that best_by means."""
+        return self.best_by or ("map" if self.loss == "binary" else "top1")
 
 
 @dataclass(frozen=True)
@@ -265,7 +282,7 @@ def check_config(config: Config) -> None:
                 f"train.{name} applies to the weights of train.start_from, which is null. Set "
                 f"train.start_from, or leave train.{name} out."
             )
-    check_length(config.train)
+    _check_length(config.train)
     augment = config.augment
     if augment.auto_augment is not None and augment.rand_augment is not None:
         raise ConfigError(
@@ -277,6 +294,7 @@ def check_config(config: Config) -> None:
             f"augment.rand_magnitude must be at most 10 with timm's operators. Received: "
             f"{augment.rand_magnitude!r}; lower it, or set augment.rand_augment=tf."
         )
+    _check_loss(config)
     if (augment.mixup or augment.cutmix) and config.data.batch_size == 1:
         raise ConfigError(
             "augment.mixup and augment.cutmix mix the images of a batch, but data.batch_size is 1. Raise it, "
@@ -284,7 +302,36 @@ def check_config(config: Config) -> None:
         )
 
 
-def check_length(train: TrainConfig) -> None:
+def _check_loss(config: Config) -> None:
+    """Check options that depend on train.loss and data.on_error. Raises ConfigError."""
+    train, data = config.train, config.data
+    if train.loss == "binary" and train.class_weights is not None:
+        raise ConfigError(
+            "train.class_weights weigh an image by its class, but train.loss=binary decides on each class by "
+            f"itself. Received: {train.class_weights}. Leave it out; for rare classes: -o data.sampling=sqrt."
+        )
+    if train.best_by == "map" and train.loss != "binary":
+        raise ConfigError(
+            "train.best_by=map needs a sigmoid for each class. Set train.loss=binary, or choose another "
+            "measure, such as train.best_by=top1."
+        )
+    if data.max_unreadable is not None and data.on_error != "skip":
+        raise ConfigError(
+            "data.max_unreadable says how many images data.on_error=skip may leave out. Received: "
+            f"data.on_error={data.on_error}; set -o data.on_error=skip, or leave data.max_unreadable out."
+        )
+
+
+def require_crop_inside(crop_size: int, resize_short: int) -> None:
+    """Raise ConfigError if the crop is larger than the short side."""
+    if crop_size > resize_short:
+        raise ConfigError(
+            f"data.preprocessing.crop_size ({crop_size}) must not exceed data.preprocessing.resize_short "
+            f"({resize_short}): the crop would reach beyond the image."
+        )
+
+
+def _check_length(train: TrainConfig) -> None:
     """Check the options of a run's length. Raises ConfigError."""
     if (train.epochs is None) == (train.images is None):
         hint = "with train.images set train.epochs=null" if train.images else "set one of them"
@@ -302,15 +349,6 @@ def check_length(train: TrainConfig) -> None:
             "train.min_steps_per_epoch is for runs of train.epochs. With train.images, an epoch has "
             f"train.epoch_images images, however few there are. Received: {train.min_steps_per_epoch}; set "
             "it to null."
-        )
-
-
-def require_crop_inside(crop_size: int, resize_short: int) -> None:
-    """Raise ConfigError if the crop is larger than the short side."""
-    if crop_size > resize_short:
-        raise ConfigError(
-            f"data.preprocessing.crop_size ({crop_size}) must not exceed data.preprocessing.resize_short "
-            f"({resize_short}): the crop would reach beyond the image."
         )
 
 

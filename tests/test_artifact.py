@@ -108,8 +108,8 @@ def test_values_that_cannot_be(folder, values):
 
 
 def test_a_newer_format_is_told_from_a_damaged_one(folder):
-    edit(folder, format_version=2, output="tokens")
-    with pytest.raises(ExportError, match="version 2, .* up to 1"):
+    edit(folder, format_version=3, output="tokens")
+    with pytest.raises(ExportError, match="version 3, .* up to 2"):
         read_artifact(folder)
 
 

@@ -139,6 +139,17 @@ def test_operators_on_tones_are_torchvisions_for_tensors(golden, name):
         np.testing.assert_allclose(results, expected, atol=1, err_msg=f"{strength}")
 
 
+def dense(labels, shares, classes):
+    """Return the target of each class, float32 [N, C]."""
+    targets = np.zeros((len(labels), classes), np.float32)
+    np.add.at(targets, (np.arange(len(labels))[:, None], labels), shares)
+    return targets
+
+
+def mixed_targets(labels, mix, classes):
+    return dense(*mix_labels(labels[:, None], np.ones((len(labels), 1), np.float32), mix), classes)
+
+
 @pytest.mark.parametrize("kind", MIXINGS)
 def test_mixing_is_timms(golden, kind):
     """timm draws first whether to mix at all, from the same stream, and smooths before it mixes."""
@@ -150,7 +161,7 @@ def test_mixing_is_timms(golden, kind):
         mix = Mixing(*MIXINGS[kind]).draw(SIZE, random)
         boxes += mix.box is not None
         mix_images(images, mix)
-        targets = mix_labels(labels, mix, CLASSES) * 0.9 + 0.1 / CLASSES
+        targets = mixed_targets(labels, mix, CLASSES) * 0.9 + 0.1 / CLASSES
         np.testing.assert_allclose(images, golden[f"timm/{kind}/images"][number], rtol=1e-6, atol=1e-6)
         np.testing.assert_allclose(targets, golden[f"timm/{kind}/targets"][number], rtol=1e-6)
     assert boxes in {"mixup": (0,), "cutmix": (8,), "both": range(1, 8)}[kind]
@@ -162,23 +173,27 @@ def test_mixing_a_batch_is_torchvisions(golden, kind):
     mix = Mix(*BATCH_MIXES[kind])
     mix_images(images, mix)
     np.testing.assert_allclose(images, golden[f"torchvision/{kind}/images"], rtol=1e-6, atol=1e-6)
-    targets = mix_labels(labels, mix, CLASSES)
+    targets = mixed_targets(labels, mix, CLASSES)
     np.testing.assert_allclose(targets, golden[f"torchvision/{kind}/targets"], rtol=1e-6)
     assert targets.dtype == np.float32 and images.dtype == np.float32
 
 
 def test_the_loss_of_shares_is_torchs(golden):
     logits, targets = map(paddle.to_tensor, draw_losses())
+    labels = paddle.arange(CLASSES).expand(targets.shape)
     for smoothing, expected in zip(SMOOTHINGS, golden["torch/losses"], strict=True):
-        assert cross_entropy(logits, targets, smoothing).item() == pytest.approx(expected, rel=1e-6)
+        assert cross_entropy(logits, labels, smoothing, None, targets).item() == pytest.approx(
+            expected, rel=1e-6
+        )
 
 
 def test_the_loss_of_labels_is_that_of_their_shares():
     logits, labels = paddle.to_tensor(draw_losses()[0]), np.array([0, 4, 2, 2, 1, 3])
-    shares = paddle.to_tensor(np.eye(CLASSES, dtype=np.float32)[labels])
+    columns, shares = paddle.to_tensor(labels[:, None]), paddle.ones([6, 1])
     for smoothing in (0.0, 0.1):
         of_labels = cross_entropy(logits, paddle.to_tensor(labels), smoothing).item()
-        assert cross_entropy(logits, shares, smoothing).item() == pytest.approx(of_labels, rel=1e-6)
+        found = cross_entropy(logits, columns, smoothing, None, shares).item()
+        assert found == pytest.approx(of_labels, rel=1e-6)
 
 
 # Operators that no reference computes today.
@@ -379,7 +394,7 @@ def test_batches_of_any_size_are_mixed(mix, count):
         expected = before.copy()
         expected[:, :, :4, :4] = partner[:, :, :4, :4]
     np.testing.assert_allclose(images, expected, rtol=1e-6)
-    targets = mix_labels(labels, mix, 4)
+    targets = mixed_targets(labels, mix, 4)
     assert targets.shape == (count, 4)
     np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
 
@@ -441,9 +456,10 @@ def load(dataset, order, *, num_workers=2, seed=0, epoch=0, rank=0, mixes=True, 
     batches = load_batches(dataset, order, transform, SPEC, num_workers=num_workers, finish=transform.finish)
     if mixes:
         mixing = Mixing(config.mixup, config.cutmix)
-        batches = mix_batches(batches, mixing, 8, seed=seed, epoch=epoch, rank=rank)
+        batches = mix_batches(batches, mixing, seed=seed, epoch=epoch, rank=rank)
     batches = list(batches)
-    return np.stack([b.images for b in batches]), np.stack([b.labels for b in batches])
+    targets = [b.labels if b.shares is None else dense(b.labels, b.shares, 8) for b in batches]
+    return np.stack([b.images for b in batches]), np.stack(targets)
 
 
 FORWARD, BACKWARD = np.arange(8), np.arange(8)[::-1].copy()
@@ -506,7 +522,7 @@ def test_erasing_is_done_to_normalised_values(noise):
 def test_images_without_labels_are_not_mixed():
     batch = Batch(np.zeros((2, 3, 4, 4), np.float32), np.arange(2), None, [])
     with pytest.raises(ValueError, match="labels"):
-        next(mix_batches([batch], Mixing(0.2, 0.0), 3, seed=0, epoch=0, rank=0))
+        next(mix_batches([batch], Mixing(0.2, 0.0), seed=0, epoch=0, rank=0))
 
 
 @pytest.mark.parametrize(
@@ -626,7 +642,8 @@ def test_labels_are_told_by_name_and_share():
     plain = Batch(images, np.arange(3), np.array([2, 0, 1]), [])
     assert show.label_lines(plain, 0, ["a", "b", "虎"]) == ["2 ?"]
     assert show.label_lines(plain, 1, None) == ["class 0"]
-    mixed = plain._replace(labels=np.array([[0.25, 0.75, 0], [1, 0, 0], [0.5, 0.2, 0.3]], np.float32))
+    shares = np.array([[0.25, 0.75], [0.4, 0.6], [0.5, 0.5]], np.float32)
+    mixed = plain._replace(labels=np.array([[0, 1], [0, 0], [2, 2]]), shares=shares)
     assert show.label_lines(mixed, 0, ["a", "b", "c"]) == ["0.75 1 b", "0.25 0 a"]
     assert show.label_lines(mixed, 1, ["a", "b", "c"]) == ["1.00 0 a"]
     assert show.label_lines(plain._replace(labels=None), 0, None) == []

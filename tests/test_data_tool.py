@@ -67,14 +67,15 @@ def test_split_shares_out_every_image_once(folder):
     both = split.train + split.evaluation
     assert len(both) == len(set(both)) == sum(SIZES.values())
     assert all(
-        SIZES[path.split("/")[0]] and split.class_names[label] == path.split("/")[0] for path, label in both
+        SIZES[path.split("/")[0]] and split.class_names[label] == path.split("/")[0]
+        for path, (label,) in both
     )
-    assert Counter(label for _, label in split.evaluation) == {
+    assert Counter(label for _, (label,) in split.evaluation) == {
         0: 6,
         1: 1,
         2: 2,
     }  # 20 %, of two one, of one none
-    assert Counter(label for _, label in split.train) == {0: 24, 1: 1, 2: 9, 3: 1}
+    assert Counter(label for _, (label,) in split.train) == {0: 24, 1: 1, 2: 9, 3: 1}
 
 
 def test_split_draws_from_the_seed_alone(folder):
@@ -86,7 +87,7 @@ def test_split_draws_from_the_seed_alone(folder):
 
 def test_a_large_share_leaves_an_image_of_each_class_for_training(folder):
     split = split_folder(folder, 0.999, seed=0)
-    assert Counter(label for _, label in split.train) == {0: 1, 1: 1, 2: 1, 3: 1}
+    assert Counter(label for _, (label,) in split.train) == {0: 1, 1: 1, 2: 1, 3: 1}
 
 
 def test_split_writes_lists_that_train_and_check_take(folder, tmp_path):
@@ -139,7 +140,9 @@ def test_the_first_draw_is_a_permutation_of_each_class(folder):
     for label, (name, count) in enumerate(SIZES.items()):
         paths = sorted(f"{name}/{number} x.png" for number in range(count))
         drawn = random_state(3, label).permutation(count)[: {30: 3, 2: 1, 11: 1, 1: 0}[count]]
-        assert sorted(path for path, of in split.evaluation if of == label) == sorted(paths[i] for i in drawn)
+        assert sorted(path for path, (of,) in split.evaluation if of == label) == sorted(
+            paths[i] for i in drawn
+        )
 
 
 # split, of a folder that has lists
@@ -159,14 +162,14 @@ def labels(folder):
     return {
         path: label
         for file in ("train_list.txt", "val_list.txt")
-        for _, path, label in read_list_lines(folder / file)
+        for _, path, (label,) in read_list_lines(folder / file)
     }
 
 
 def counts(folder, label):
     """Images of a class in each list."""
     return tuple(
-        sum(of == label for _, _, of in read_list_lines(folder / file))
+        sum(of == label for _, _, (of,) in read_list_lines(folder / file))
         for file in ("train_list.txt", "val_list.txt")
     )
 
@@ -209,12 +212,12 @@ def test_images_added_to_a_class_keep_its_share_and_move_no_other(folder, capsys
 
 def test_a_class_that_lost_its_training_images_gets_one(folder):
     split = split_folder(folder, None, seed=0)
-    (trained,) = (path for path, label in split.train if label == 1)
+    (trained,) = (path for path, labels in split.train if labels == (1,))
     (folder / trained).rename(folder / "bird" / "another.png")
     after = split_folder(folder, 0.9, 0, split)
-    assert ("bird/another.png", 1) in after.train
-    assert [line for line in after.evaluation if line[1] == 1] == [
-        line for line in split.evaluation if line[1] == 1
+    assert ("bird/another.png", (1,)) in after.train
+    assert [line for line in after.evaluation if line[1] == (1,)] == [
+        line for line in split.evaluation if line[1] == (1,)
     ]
 
 
@@ -223,9 +226,11 @@ def test_without_a_share_that_of_the_lists_is_kept(folder):
     for number in range(30):
         write_picture(folder / "a dog" / f"another {number}.png", 100 + number)
     after = split_folder(folder, None, 0, split)
-    assert Counter(label for _, label in after.evaluation)[0] == 30 and set(split.train) <= set(after.train)
+    assert Counter(label for _, (label,) in after.evaluation)[0] == 30 and set(split.train) <= set(
+        after.train
+    )
     smaller = split_folder(folder, 0.1, 0, split)  # there are more already
-    assert Counter(label for _, label in smaller.evaluation)[0] == 15 and len(smaller.train) == 74 - 22
+    assert Counter(label for _, (label,) in smaller.evaluation)[0] == 15 and len(smaller.train) == 74 - 22
 
 
 def test_lists_that_need_no_change_are_not_written(folder, capsys):
@@ -269,7 +274,7 @@ def test_equal_contents_come_into_one_list(folder, seed):
         assert len({side[name] for name in names}) == 1
     assert side["cat/of equal size.png"] == side["a dog/0 x.png"]
     # 30 different dogs
-    assert len([path for path, label in split.evaluation if label == 0 and "copy" not in path]) == 9
+    assert len([path for path, labels in split.evaluation if labels == (0,) and "copy" not in path]) == 9
 
 
 def test_a_copy_of_a_listed_image_comes_into_its_list(folder, capsys):

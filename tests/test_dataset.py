@@ -216,7 +216,7 @@ def test_links_to_folders_are_followed_by_all_and_each_folder_is_entered_once(li
     for dataset in (open_folders(linked), open_path(linked)):
         assert names(dataset) == expected and dataset.labels.tolist() == [0, 0, 0, 1, 1]
     split = split_folder(linked, 0.5, 0)
-    assert sorted(split.train + split.evaluation) == [(name, 0) for name in CATS] + [(n, 1) for n in DOGS]
+    assert sorted(split.train + split.evaluation) == [(n, (0,)) for n in CATS] + [(n, (1,)) for n in DOGS]
     assert find_images(str(linked)) == expected
     assert sorted(map(os.path.basename, find_images(str(linked / "**" / "*.jpg")))) == [
         f"{number}.jpg" for number in range(1, 6)

@@ -198,6 +198,18 @@ HOW: dict[str, Run | str] = {
     "python tools/benchmark.py engines": HELP,
     # docs/recipes.md
     FINETUNE: Run("--check", (SPLIT_PHOTOS,)),
+    "python tools/train.py -c configs/ResNeXt101_32x8d_wsl_pretraining.yaml": Run(
+        "--check -o data.train_root=photos -o data.eval_root=photos -o data.class_names=null "
+        "-o model.num_classes=3 -o data.batch_size=2 -o data.allow_overlap=true"
+    ),
+    "python tools/train.py -c configs/ResNeXt101_32x8d_wsl.yaml -o train.reset_head=true "
+    "-o train.start_from=output/ResNeXt101_32x8d_wsl_pretraining": "needs the pretraining's run",
+    "python tools/benchmark.py train -c configs/ResNeXt101_32x8d_wsl_pretraining.yaml --synthetic --steps 4 "
+    "-o data.batch_size=8 -o device=cpu -o data.class_names=null": Run(FEW_STEPS),
+    "ppcls data pack list.txt DIR --shuffle 0": Run(
+        words={"list.txt": "photos/train_list.txt", "DIR": "hashtags"}, after=(SPLIT_PHOTOS,)
+    ),
+    "python experiments/two_digits.py": Run("--seeds 0 --images 320", (DIGITS,)),
     "python experiments/finetune.py FOLDER": "trains twelve networks on photographs of ImageNet",
     f"{LAUNCH_2} tools/train.py -c configs/digits_efficientnet_recipe.yaml": Run("--check", (DIGITS,)),
     f"{LAUNCH_2} experiments/shallow_resnext.py -c experiments/shallow_resnext.yaml": Run(
@@ -240,6 +252,8 @@ HOW: dict[str, Run | str] = {
     "python tools/train.py -c CONFIG -o augment.auto_augment=v0 --show-batch batch.png": Run(
         after=(SPLIT_PHOTOS,)
     ),
+    "python tools/train.py -c CONFIG -o train.epochs=null -o train.images=100000 "
+    "-o train.epoch_images=20000": Run("--check", (SPLIT_PHOTOS,)),
     f"{LAUNCH_2} tools/train.py -c configs/digits.yaml": Run("--check", (DIGITS,)),
     f"{LAUNCH_2} tools/eval.py -c RUN": Run("--engine eager", (TRAIN,)),
     f'{LAUNCH_2} "$(command -v ppcls)" train -c CONFIG': Run("--check", (SPLIT_PHOTOS,)),

@@ -3,6 +3,7 @@
 import importlib.util
 
 import numpy as np
+import pytest
 from helpers import ROOT, run_python
 from PIL import Image
 
@@ -58,3 +59,46 @@ def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
     run = run_python(script, "--check", "-c", script.with_suffix(".yaml"), *arguments)
     assert run.returncode == 0, run.stderr
     assert "[2, 3, 32, 32]" in run.stdout
+
+
+@pytest.fixture
+def two_digits(tmp_path, monkeypatch):
+    """The script, with ten noisy digits of each class, and an output folder of its own."""
+    module = script("two_digits")
+    monkeypatch.setattr(module, "DIGITS", tmp_path / "digits")
+    monkeypatch.setattr(module, "OUTPUT", tmp_path / "out")
+    (tmp_path / "digits").mkdir()
+    random = np.random.RandomState(0)
+    for index in range(100):
+        pixels = random.randint(20 * (index % 10) + 1, 20 * (index % 10) + 20, (8, 8)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"digits/{index}.png")
+    lines = "".join(f"{index}.png {index % 10}\n" for index in range(100))
+    for name in ("train_list.txt", "val_list.txt"):
+        (tmp_path / "digits" / name).write_text(lines)
+    return module
+
+
+def test_a_picture_has_the_labels_of_its_two_digits(two_digits):
+    images, labels = two_digits.draw_pictures("train_list.txt", 300, 1.5, 0)
+    for image, own in zip(images, labels, strict=True):
+        assert image.shape == (64, 64)
+        halves = [half.max(axis=1) for half in (image[:, 8:24], image[:, 40:56])]  # inside of the digits
+        assert sorted({int(np.median(half[half > 0])) // 20 for half in halves}) == own
+    counts = np.bincount(np.concatenate(labels), minlength=10)
+    assert counts[0] > 5 * counts[5] > 0 and counts[7:].sum() < 60
+    assert two_digits.draw_pictures("train_list.txt", 300, 1.5, 0).labels == labels
+
+
+def test_planted_copies_are_found_and_left_out(two_digits, monkeypatch, tmp_path, capsys):
+    for name, value in (("TRAIN", 40), ("HELD_OUT", 12), ("PLANTED", 3)):
+        monkeypatch.setattr(two_digits, name, value)
+    two_digits.make_data()
+    out = capsys.readouterr().out
+    assert "planted, same: 3 of 3 found" in out and "planted, smaller: 3 of 3 found" in out
+    found, left = (
+        (tmp_path / f"out/files/{name}.txt").read_text().splitlines() for name in ("found", "train")
+    )
+    others = int(out.split("taken for copies: ")[1].split()[0])
+    assert len(found) == 46 and len(left) == 40 - others and set(left) < set(found)
+    assert all(line.startswith("train_") for line in left)
+    assert (tmp_path / "out/train/index.safetensors").exists()

@@ -160,7 +160,7 @@ def check(args: argparse.Namespace) -> int:
             inspections.append((dataset, inspect_images(dataset, workers, bar.update)))
     for path, (dataset, inspected) in zip(args.sources, inspections, strict=True):
         _print_summary(path, summarize(dataset, inspected))
-        if dataset.labels is not None:
+        if dataset.all_labels is not None:
             print(f"  {describe_classes(dataset)}")
     findings = find_problems(inspections)
     for title, texts in (

@@ -99,7 +99,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     log_short_epochs(trainer)
     for part, dataset in (("train", trainer.train_set), ("eval", trainer.eval_set)):
         log(f"{part}: {describe_classes(dataset, config.model.num_classes)}")
-    if hint := imbalance_hint(config, trainer.train_set.labels):
+    if hint := imbalance_hint(config, trainer.train_set.all_labels):
         log(f"note: {hint}")
     if args.show_batch is not None:
         show_batch(trainer, args.show_batch)
@@ -114,7 +114,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
     if distributed.rank() == 0:
         from ppcls.training.curves import summarise
 
-        log(f"{summarise(run, config.train.best_by)}\ncurves in {run / 'curves.png'}")
+        log(f"{summarise(run, config.train.measure)}\ncurves in {run / 'curves.png'}")
     print_best(best, trainer)
     log(f"next: {command_line('eval', run)}")
     return 0
@@ -131,7 +131,7 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     config, names = trainer.config, trainer.network.class_names
     if "eval_class_recall" in best:  # not in those of earlier versions either
         log(f"{describe_recall(best['eval_class_recall'], names.names if names else None)}")
-    shown = {config.train.best_by: None, "top1": None}  # the one that decides first
+    shown = {config.train.measure: None, "top1": None}  # the one that decides first
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
     count, epoch = best["eval_count"], best["epoch"]
     log(f"best {values}, of epoch {epoch}, on {count} images; weights in {best_weights(config.output_path)}")

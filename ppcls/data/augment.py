@@ -330,10 +330,11 @@ def mix_images(images: np.ndarray, mix: Mix) -> None:
             images[number] += given
 
 
-def mix_labels(labels: np.ndarray, mix: Mix, num_classes: int) -> np.ndarray:
-    """Return the classes' shares, float32 [N, C], for labels int64 [N]. The loss smooths them."""
-    targets = np.zeros((len(labels), num_classes), np.float32)
-    rows = np.arange(len(labels))
-    targets[rows, labels] += np.float32(mix.share)
-    targets[rows, np.roll(labels, 1)] += np.float32(1 - mix.share)
-    return targets
+def mix_labels(labels: np.ndarray, shares: np.ndarray, mix: Mix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels int64 [N, 2M] of a mixed batch and their shares of the target float32 [N, 2M], from
+    those of its images, [N, M]. A label that both images have is there twice. The loss smooths them."""
+    own, given = np.float32(mix.share), np.float32(1 - mix.share)
+    return (
+        np.concatenate([labels, np.roll(labels, 1, axis=0)], axis=1),
+        np.concatenate([shares * own, np.roll(shares, 1, axis=0) * given], axis=1),
+    )

@@ -88,9 +88,10 @@ def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
     """Count a dataset's images, classes and sizes."""
     sizes = [item.size for item in inspected if item.error is None]
     counts: Counter[str] = Counter()
-    if dataset.labels is not None:
-        total = max(int(dataset.labels.max()) + 1, len(dataset.class_names or ()))
-        for label, count in enumerate(np.bincount(dataset.labels, minlength=total).tolist()):
+    sets = dataset.all_labels
+    if sets is not None:
+        total = max(int(sets.values.max()) + 1, len(dataset.class_names or ()))
+        for label, count in enumerate(np.bincount(sets.values, minlength=total).tolist()):
             counts[_class_name(dataset, label)] = count
     return Summary(
         images=len(dataset),
@@ -109,8 +110,9 @@ def find_problems(inspections: Sequence[tuple[Dataset, Sequence[Inspected]]]) ->
     findings = Findings()
     groups: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
     for number, (dataset, inspected) in enumerate(inspections):
-        if dataset.labels is not None and dataset.class_names is not None:
-            used = set(dataset.labels.tolist())
+        sets = dataset.all_labels
+        if sets is not None and dataset.class_names is not None:
+            used = set(sets.values.tolist())
             folders = enumerate(dataset.class_names.folders)
             findings.empty.extend(folder for label, folder in folders if label not in used)
         for index, item in enumerate(inspected):
@@ -141,7 +143,9 @@ def _class_name(dataset: Dataset, label: int) -> str:
 
 
 def _label(dataset: Dataset, index: int) -> str | None:
-    return None if dataset.labels is None else _class_name(dataset, int(dataset.labels[index]))
+    """Return the names of an image's labels, in their order; None without labels."""
+    sets = dataset.all_labels
+    return None if sets is None else ", ".join(_class_name(dataset, label) for label in sets[index])
 
 
 def _describe(dataset: Dataset, index: int) -> str:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ppcls.data.label_sets import LabelSets
 from ppcls.data.text import read_lines
 from ppcls.errors import DataError
 
@@ -11,7 +12,7 @@ OPTION = "train.class_weights: "
 
 
 def resolve_class_weights(
-    source: str, labels: np.ndarray, num_classes: int, factors: np.ndarray | None
+    source: str, labels: np.ndarray | LabelSets, num_classes: int, factors: np.ndarray | None
 ) -> np.ndarray:
     """Return the weights that `train.class_weights` requests, float64 [C]. Their mean over the images that an
     epoch uses is 1, so that the loss keeps its scale.
@@ -19,10 +20,14 @@ def resolve_class_weights(
     source: "balanced" or a file, see `read_class_weights`. "balanced" gives each class the same part of the
     loss: N / (C n) for a class of n of N images, C being the number of classes that have images, as
     scikit-learn's compute_class_weight. factors: from `repeat_factors`; classes count as often as they are
-    used. A class without an image has weight 0 with "balanced"; a weight from a file then has no effect.
+    used. An image of k labels counts as 1/k image of each of its classes.
+    A class without an image has weight 0 with "balanced"; a weight from a file then has no effect.
     Raises DataError for a file that is missing or has a wrong line.
     """
-    shares = np.bincount(labels, factors, num_classes) / len(labels)
+    sets = LabelSets.of_labels(labels)
+    if not sets.is_single:
+        factors = ((1 if factors is None else factors) / sets.sizes)[sets.images]
+    shares = np.bincount(sets.values, factors, num_classes) / len(sets)
     if source == "balanced":
         weights = np.divide(1, shares, out=np.zeros(num_classes), where=shares > 0)
     else:

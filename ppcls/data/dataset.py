@@ -1,8 +1,10 @@
 """Datasets: images from a source, with their labels; opened from a list file, class folders, or shards."""
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 from unicodedata import normalize
@@ -23,6 +25,7 @@ from ppcls.data.files import (
     read_list_lines,
     require_some,
 )
+from ppcls.data.label_sets import LabelSets
 from ppcls.data.remote import DiskCache
 from ppcls.data.shard_index import is_url
 from ppcls.data.shards import Shards, find_index, open_shards
@@ -67,13 +70,22 @@ class Source(Protocol):
 class Dataset:
     """Images of a source and their labels.
 
-    labels: int64 [N]; None without labels. Where an image can have several labels: int64 [N, M], sorted, a
-    shorter row padded with its last label. class_names: the names that the data has, or was given.
+    labels: int64 [N]; None without labels. Where any of several labels is right, as in ImageNet ReaL: int64
+    [N, M], sorted, a shorter row padded with its last label. class_names: the names that the data has, or was
+    given. label_sets: the labels where an image has several, all of them right; `labels` is then None.
     """
 
     source: Source
     labels: np.ndarray | None = None
     class_names: ClassNames | None = None
+    label_sets: LabelSets | None = None
+
+    @staticmethod
+    def of_sets(source: Source, sets: LabelSets, class_names: ClassNames | None = None) -> "Dataset":
+        """Return a dataset of images with these labels. They are in `labels` if each image has one."""
+        if sets.is_single:
+            return Dataset(source, sets.values, class_names)
+        return Dataset(source, None, class_names, sets)
 
     @staticmethod
     def of_files(
@@ -81,6 +93,11 @@ class Dataset:
     ) -> "Dataset":
         """Return a dataset of image files."""
         return Dataset(Files(paths), labels, class_names)
+
+    @cached_property
+    def all_labels(self) -> LabelSets | None:
+        """The labels of each image as a set, whether it has one or several; None without labels."""
+        return self.label_sets if self.labels is None else LabelSets.of_labels(self.labels)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -102,6 +119,8 @@ class Dataset:
         the same when the data moves. States of runs keep it: it must never change."""
         digest = hashlib.sha256(self.source.identity(root))
         digest.update(b"" if self.labels is None else self.labels.tobytes())
+        if self.label_sets is not None:
+            digest.update(self.label_sets.values.tobytes() + self.label_sets.starts.tobytes())
         return digest.hexdigest()[:16]
 
     def prefetch(self, indices: Sequence[int]) -> None:
@@ -111,7 +130,8 @@ class Dataset:
     def select(self, indices: Sequence[int]) -> "Dataset":
         """Return a dataset of these images, in this order."""
         labels = None if self.labels is None else self.labels[indices]
-        return replace(self, source=self.source.select(indices), labels=labels)
+        sets = None if self.label_sets is None else self.label_sets.select(indices)
+        return replace(self, source=self.source.select(indices), labels=labels, label_sets=sets)
 
 
 def require_split(data: DataConfig, split: Split) -> None:
@@ -213,24 +233,32 @@ def _with_labels(source: Shards, num_classes: int, class_names: ClassNames | Non
     """Return the dataset of shards, with labels below `num_classes`. If the index names classes, they are
     matched with `class_names` as class folders are."""
     index = source.index
-    labels, own = index.columns.get("labels"), index.class_names
-    if labels is None:
+    sets, own = index.labels, index.class_names
+    if sets is None:
         raise DataError(
             f"The shards of {index.path} have no labels. Add a .cls to each sample, and index them again."
         )
     if own is not None and class_names is not None and own.folders != class_names.folders:
         label_of = _labels_of(own.folders, class_names, index.path)
-        labels = np.array([label_of[folder] for folder in own.folders], np.int64)[labels]
+        sets = LabelSets(
+            np.array([label_of[folder] for folder in own.folders], np.int64)[sets.values], sets.starts
+        )
     elif own is not None and class_names is None:
         _require_count(own.folders, num_classes, f"{index.path} names", "classes")
         class_names = own
-    if labels.max() >= num_classes:
-        first = int((labels >= num_classes).argmax())
+    _require_inside(source, sets, num_classes)
+    return Dataset.of_sets(source, sets, class_names)
+
+
+def _require_inside(source: Source, sets: LabelSets, num_classes: int) -> None:
+    """Raise DataError, with the image, for a label that the network does not have."""
+    outside = sets.first_outside(num_classes)
+    if outside is not None:
+        image, label = outside
         raise DataError(
-            f"{source.where(first)}: label {labels[first]} is outside 0 to {num_classes - 1}. "
-            f"model.num_classes is {num_classes}; labels count from 0."
+            f"{source.where(image)}: label {label} is outside 0 to {num_classes - 1}. model.num_classes is "
+            f"{num_classes}; labels count from 0."
         )
-    return Dataset(source, labels, class_names)
 
 
 def open_path(path: Path, root: Path | None = None) -> Dataset:
@@ -242,7 +270,8 @@ def open_path(path: Path, root: Path | None = None) -> Dataset:
     index = find_index(path)
     if index is not None:
         source = open_shards(index, None if root is None else str(root))
-        return Dataset(source, source.index.columns.get("labels"), source.index.class_names)
+        sets, names = source.index.labels, source.index.class_names
+        return Dataset(source, None, names) if sets is None else Dataset.of_sets(source, sets, names)
     if path.is_dir():
         if list_direct_images(path):  # then folders beside the images are not classes
             return Dataset.of_files(list_images(path))
@@ -277,10 +306,10 @@ def require_images(dataset: Dataset, root: str | Path | None, cure: str) -> None
 def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
     """Return a line on the images of each class: how many classes have some, the fewest and the most, and
     which classes have none. num_classes: of the network, where there is one."""
-    labels, names = dataset.labels, dataset.class_names
-    if labels is None:
+    sets, names = dataset.all_labels, dataset.class_names
+    if sets is None:
         return f"{len(dataset)} images without labels"
-    counts = np.bincount(labels, minlength=max(num_classes, len(names or ())))
+    counts = np.bincount(sets.values, minlength=max(num_classes, len(names or ())))
     used, unused = np.flatnonzero(counts), np.flatnonzero(counts == 0)
     shown = [names.names[label] if names else str(label) for label in range(len(counts))]
     fewest, most = used[counts[used].argmin()], used[counts[used].argmax()]
@@ -291,6 +320,10 @@ def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
     if len(unused):
         more = ", ..." if len(unused) > 5 else ""
         line += f"; {len(unused)} without an image: {', '.join(shown[label] for label in unused[:5])}{more}"
+    if not sets.is_single:
+        several = int((sets.sizes > 1).sum())
+        mean = len(sets.values) / len(sets)
+        line += f"; {several} images have several labels, {mean:.2f} an image on average"
     if used[-1] + 1 < num_classes:
         line += (
             f". The largest label is {used[-1]}: if there are no more classes, -o model.num_classes="
@@ -307,30 +340,27 @@ def _places(data: DataConfig, split: Split) -> tuple[str | None, str | None]:
 
 
 def _open_list(list_file: Path, root: Path, num_classes: int | None = None) -> Dataset:
-    names, numbers, values = [], [], []
-    for number, path, label in read_list_lines(list_file):
+    names: list[str] = []
+    numbers, values, sizes = array("q"), array("q"), array("q")
+    for number, path, labels in read_list_lines(list_file):
         names.append(path)
         numbers.append(number)
-        values.append(label)
+        values.extend(labels)
+        sizes.append(len(labels))
     if not names:
         raise DataError(f"{list_file} names no image. Expected: lines 'path label'.")
-    lines, labels = np.array(numbers, np.int64), np.array(values, np.int64)
-    if num_classes is not None and labels.max() >= num_classes:
-        first = int((labels >= num_classes).argmax())
-        raise DataError(
-            f"{list_file}, line {lines[first]}: label {labels[first]} is outside 0 to "
-            f"{num_classes - 1}. model.num_classes is {num_classes}; labels count from 0."
-        )
-    return Dataset(Files(join_paths(root, names), str(list_file), lines), labels)
+    files = Files(join_paths(root, names), str(list_file), np.array(numbers, np.int64))
+    sets = LabelSets.of_sizes(np.array(values, np.int64), np.array(sizes, np.int64))
+    if num_classes is not None:
+        _require_inside(files, sets, num_classes)
+    return Dataset.of_sets(files, sets)
 
 
 def _open_class_folders(root: Path, label_of: Mapping[str, int], class_names: ClassNames) -> Dataset:
-    paths: list[str] = []
-    labels: list[int] = []
-    for folder, images in list_class_images(root, label_of).items():
-        paths.extend(images)
-        labels.extend([label_of[folder]] * len(images))
-    return Dataset.of_files(paths, np.array(labels, np.int64), class_names)
+    classes_of = list_class_images(root, label_of)
+    values = [label_of[folder] for folders in classes_of.values() for folder in folders]
+    sets = LabelSets.of_sizes(np.array(values, np.int64), [len(folders) for folders in classes_of.values()])
+    return Dataset.of_sets(Files(list(classes_of)), sets, class_names)
 
 
 def _labels_of(folders: Sequence[str], class_names: ClassNames, root: Path) -> dict[str, int]:

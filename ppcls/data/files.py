@@ -5,8 +5,9 @@ import re
 import stat
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from glob import glob
 from pathlib import Path
 from typing import Literal
@@ -31,6 +32,7 @@ _IMAGE_START = re.compile(
 # Folders that are not classes: those that other programs leave, and the parts of a dataset.
 _LEFTOVERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 _TRAIN_PARTS, _EVAL_PARTS = {"train", "training"}, {"val", "valid", "validation", "eval", "test", "testing"}
+_LABELS = re.compile(r"\d{1,9}(,\d{1,9})*", re.ASCII)
 _TRIED = 1000  # files of a list that are looked for when it is opened
 
 
@@ -215,8 +217,10 @@ def list_class_folders(root: Path, known: Collection[str] = ()) -> list[str]:
     return names
 
 
-def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, list[str]]:
-    """Return the images of each class folder of `root`, and print how many files were left out.
+def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the images in class folders of `root` by their paths, each with its classes, and print how many
+    files were left out. A file that links bring into several class folders is one image of several classes,
+    under its first path.
 
     Raises DataError for a folder that links bring into two classes, and as `walk` does.
     """
@@ -230,12 +234,42 @@ def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, list[str]
             if other != name:
                 raise DataError(
                     f"The classes {other!r} and {name!r} share a folder: {other_path} and {path} are the "
-                    "same. An image has one class: remove one of the links."
+                    "same. Remove one of the links. If all of its images have both classes, link the images "
+                    "and not the folder."
                 )
         images[name] = found.images
         left_out += found.left_out
     note_left_out(root, left_out)
-    return images
+    return _join_linked(images)
+
+
+def _join_linked(images: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    """Return the classes of each image, from the paths in each class folder."""
+    classes: dict[str, tuple[str, ...]] = {}
+    path_of: dict[int, str] = {}  # of the file with this number on its disk
+    for name, paths in images.items():
+        own, number_in = (name,), cache(_numbers_in)
+        for path in paths:
+            folder, file = os.path.split(path)
+            number = number_in(folder).get(file)
+            other = path if number is None else path_of.setdefault(number, path)
+            if other is not path and classes[other] != own and os.path.samefile(other, path):
+                classes[other] = tuple(dict.fromkeys((*classes[other], name)))
+            else:
+                classes[path] = own
+    return classes
+
+
+def _numbers_in(folder: str) -> dict[str, int]:
+    """Return the number on its disk of each file in a folder, links resolved. The listing has the others."""
+    numbers = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                numbers[entry.name] = entry.stat().st_ino if entry.is_symlink() else entry.inode()
+            except OSError:  # a link that leads nowhere
+                continue
+    return numbers
 
 
 def find_images(pattern: str) -> list[str]:
@@ -279,27 +313,34 @@ def other_form_hint(path: str) -> str:
     return ""
 
 
-def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, int]]:
-    """Yield the line number, path and label of each line that is not blank.
+def read_list_lines(list_file: Path) -> Iterator[tuple[int, str, tuple[int, ...]]]:
+    """Yield the line number, path and labels, in ascending order, of each line that is not blank.
 
-    The label is the last word of the line, so that paths may contain spaces. Backslashes count as slashes.
-    Raises DataError for a file that cannot be read, and for a line without a path or a label.
+    The labels are the last word of the line, with commas between them, so that paths may contain spaces.
+    Backslashes count as slashes. Raises DataError for a file that cannot be read, for a line without a path
+    or a label, and for one with a label twice.
     """
-    labels: dict[str, int] = {}  # few words for many lines
+    single: dict[str, tuple[int, ...]] = {}  # few words for many lines
     for number, line in enumerate(read_lines(list_file), 1):
         fields = line.rsplit(None, 1)
         if not fields:
             continue
         word = fields[-1]
-        label = labels.get(word)
-        if label is None and word.isdecimal() and word.isascii() and len(word) < 10:
-            label = labels[word] = int(word)
-        if label is None or len(fields) == 1 or "\0" in line:
+        labels = single.get(word)
+        if labels is None and _LABELS.fullmatch(word):
+            labels = tuple(sorted(map(int, word.split(","))))
+            if len(labels) == 1:
+                single[word] = labels
+        if labels is None or len(fields) == 1 or fields[0].endswith(",") or "\0" in line:
             raise DataError(
-                f"{list_file}, line {number}: expected 'path label' with a whole number as the label. "
-                f"Received: {line.strip()[:200]!r}"
+                f"{list_file}, line {number}: expected 'path label', a whole number as the label, or several "
+                f"as in 'path 3,17'. Received: {line.strip()[:200]!r}"
             )
-        yield number, fields[0].lstrip().replace("\\", "/"), label
+        if len(set(labels)) < len(labels):
+            raise DataError(
+                f"{list_file}, line {number}: a label is there twice. Expected: each once. Received: {word}"
+            )
+        yield number, fields[0].lstrip().replace("\\", "/"), labels
 
 
 def join_paths(root: Path, paths: Iterable[str]) -> list[str]:

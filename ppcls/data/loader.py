@@ -18,7 +18,7 @@ from ppcls.data.opencv import cv2
 from ppcls.data.sampling import draw_epoch
 from ppcls.data.seeding import MIXING, random_state
 from ppcls.data.transforms import Normalizer
-from ppcls.errors import DataError
+from ppcls.errors import DataError, first_few
 from ppcls.preprocessing import Preprocessing
 
 Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 [H, W, 3] and index to uint8 [S, S, 3]
@@ -37,17 +37,38 @@ class Unreadable:
     reason: str
 
 
+def require_within(max_unreadable: int, found: Iterable[Unreadable]) -> None:
+    """Raise DataError if more images than data.max_unreadable allows were found to be unreadable."""
+    images = sorted({item.index: item for item in found}.values())
+    if len(images) > max_unreadable:
+        raise DataError(
+            f"{len(images)} images cannot be read, more than data.max_unreadable={max_unreadable}: "
+            f"{first_few([f'{item.where}: {item.reason}' for item in images], 10)}. Repair them or remove "
+            f"them from the data ({command_line('data', 'check')} finds all such images), or allow more."
+        )
+
+
 class Batch(NamedTuple):
     """Batch of images float32 [N, 3, S, S].
 
-    indices: int64 [N], positions in the dataset. labels: int64 [N]; after mixing the classes' shares,
-    float32 [N, C]; or None. unreadable: the images left out; always empty with on_error "fail".
+    indices: int64 [N], positions in the dataset. labels: int64 [N], or None. unreadable: the images left out;
+    always empty with on_error "fail". shares: None if each image has one label. If images have several, or
+    are mixed: float32 [N, M], the parts of the target that belong to labels, int64 [N, M]; together 1 for
+    each image. A label may be there twice; a row is filled up with shares of 0.
     """
 
     images: np.ndarray
     indices: np.ndarray
     labels: np.ndarray | None
     unreadable: list[Unreadable]
+    shares: np.ndarray | None = None
+
+    def with_shares(self) -> "Batch":
+        """Return the batch with shares: a label that is an image's only one has share 1."""
+        if self.shares is not None or self.labels is None:
+            return self
+        labels = self.labels[:, None]
+        return self._replace(labels=labels, shares=np.ones(labels.shape, np.float32))
 
 
 def fill_slot(
@@ -234,14 +255,15 @@ def _finish_batch(
         readable = np.array([failure is None for failure in failures])
         indices, images = indices[readable], images[readable]
     indices = indices % len(dataset)
-    labels = None if dataset.labels is None else dataset.labels[indices]
-    return Batch(images, indices, labels, unreadable)
+    if dataset.label_sets is not None:
+        labels, shares = dataset.label_sets.targets(indices)
+        return Batch(images, indices, labels, unreadable, shares)
+    return Batch(images, indices, None if dataset.labels is None else dataset.labels[indices], unreadable)
 
 
 def mix_batches(
     batches: Iterable[Batch],
     mixing: Mixing,
-    num_classes: int,
     *,
     seed: int,
     epoch: int,
@@ -251,8 +273,10 @@ def mix_batches(
     """Mix the images within each batch of an epoch. first: the number of the first batch. All random numbers
     depend on (seed, epoch, the batch's number, rank) alone."""
     for step, batch in enumerate(batches, first):
-        if batch.labels is None:
+        batch = batch.with_shares()
+        if batch.labels is None or batch.shares is None:
             raise ValueError("images without labels cannot be mixed")
         mix = mixing.draw(batch.images.shape[-1], random_state(seed, epoch, step, MIXING, rank))
         mix_images(batch.images, mix)
-        yield batch._replace(labels=mix_labels(batch.labels, mix, num_classes))
+        labels, shares = mix_labels(batch.labels, batch.shares, mix)
+        yield batch._replace(labels=labels, shares=shares)

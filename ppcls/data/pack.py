@@ -1,6 +1,7 @@
 """Write shards of a dataset's images, and index shards where they lie."""
 
 import io
+import json
 import re
 import tarfile
 from collections import Counter
@@ -128,10 +129,14 @@ def _add(tar: tarfile.TarFile, dataset: Dataset, number: int, names: "_Names", p
         raise DataError(f"{dataset.where(number)} cannot be read: {error.strerror or error}.") from error
     key, ending = names.of(dataset.name(number), data)
     offset = _add_file(tar, f"{key}.{ending}", data)
-    label = None if dataset.labels is None else int(dataset.labels[number])
-    if label is not None:
-        _add_file(tar, f"{key}.cls", str(label).encode())
-    part.add(f"{key}.{ending}", offset, len(data), label)
+    labels = None
+    if dataset.label_sets is not None:  # as JSON, which other readers of shards know
+        labels = tuple(dataset.label_sets[number])
+        _add_file(tar, f"{key}.json", json.dumps({"labels": labels}).encode())
+    elif dataset.labels is not None:
+        labels = (int(dataset.labels[number]),)
+        _add_file(tar, f"{key}.cls", str(labels[0]).encode())
+    part.add(f"{key}.{ending}", offset, len(data), labels)
 
 
 def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ppcls.config import Config
 from ppcls.data.dataset import Source
+from ppcls.data.label_sets import LabelSets
 from ppcls.data.seeding import SAMPLING, random_state
 
 # A class of n images is used in proportion to n ** (1 - power).
@@ -13,23 +14,22 @@ POWERS: Mapping[str, float] = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}
 UNEQUAL = 5  # ratio of the largest class to the smallest from which on training is hinted at the options
 
 
-def repeat_factors(labels: np.ndarray, sampling: str) -> np.ndarray | None:
+def repeat_factors(labels: np.ndarray | LabelSets, sampling: str) -> np.ndarray | None:
     """Return how often an epoch uses each image on average, float64 [N] with sum N; None for "natural", where
     it uses each image once.
 
-    labels: int64 [N], or with several labels of an image [N, M], as in a Dataset. The factor of a class with
-    share f of the images is (t / f) ** power, t being the share of the largest class; the power is 1 for
-    "balanced", 1/2 for "sqrt". An image has the largest factor among its classes. This is repeat factor
+    labels: int64 [N], or the sets of images with several. The factor of a class with share f of the images is
+    (t / f) ** power, t being the share of the largest class; the power is 1 for "balanced", 1/2 for "sqrt".
+    An image has the largest factor among its classes. This is repeat factor
     sampling, https://arxiv.org/abs/1908.03195, with t as said, and all factors divided by their mean, so that
     an epoch keeps its length.
     """
     if sampling == "natural":
         return None
-    rows = labels.reshape(len(labels), -1)
-    is_first = np.diff(rows, axis=1, prepend=-1) != 0  # rows are padded with their last label
-    counts = np.bincount(rows[is_first])
+    sets = LabelSets.of_labels(labels)
+    counts = np.bincount(sets.values)
     factors = (counts.max() / np.maximum(counts, 1)) ** POWERS[sampling]
-    factors = factors[rows].max(axis=1)
+    factors = np.maximum.reduceat(factors[sets.values], sets.starts[:-1])
     return factors / factors.mean()
 
 
@@ -54,12 +54,12 @@ def draw_epoch(
     return source.shuffle(np.repeat(images, times) + count * number_of_use, random, world_size)
 
 
-def imbalance_hint(config: Config, labels: np.ndarray | None) -> str | None:
+def imbalance_hint(config: Config, labels: np.ndarray | LabelSets | None) -> str | None:
     """Return a line that names the options for unequal classes; None where the classes are about equal, or
     one of the options is on."""
     if labels is None or config.data.sampling != "natural" or config.train.class_weights is not None:
         return None
-    counts = np.bincount(labels.ravel())
+    counts = np.bincount(LabelSets.of_labels(labels).values)
     counts = counts[counts > 0]
     ratio = counts.max() / counts.min()
     if ratio <= UNEQUAL:

@@ -5,7 +5,9 @@ millions of images.
 
     offset, size    int64 [N], of each image's bytes in its shard
     names           uint8, the images' names one behind another; name_ends int64 [N]
-    labels          int64 [N], if the shards have labels
+    labels          int64 [N], if the shards have labels; of several for some images, those of all images one
+                    behind another
+    label_starts    int64 [N + 1], place of each image's first label, if some have several
     starts          int64 [S + 1], number of the first image of each shard
 
 Its metadata has the shards with what identifies each of them, and the names of the classes, if they have any.
@@ -22,12 +24,13 @@ from typing import Any
 import numpy as np
 
 from ppcls.data.class_names import ClassNames
+from ppcls.data.label_sets import LabelSets
 from ppcls.data.tars import Members
 from ppcls.errors import DataError
 from ppcls.files import sha256_of, write_aside
 
 INDEX_FILE = "index.safetensors"  # beside local shards
-VERSION = 1
+VERSION = 2  # of indexes with several labels; others stay readable for versions that know 1 only
 _TYPES: dict[str, np.dtype] = {"I64": np.dtype("<i8"), "U8": np.dtype("u1")}
 
 
@@ -63,6 +66,14 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.columns["offset"])
 
+    @property
+    def labels(self) -> LabelSets | None:
+        """The labels of each image; None if they have none."""
+        labels, starts = self.columns.get("labels"), self.columns.get("label_starts")
+        if labels is None or starts is None:
+            return None if labels is None else LabelSets.of_labels(labels)
+        return LabelSets(labels, starts)
+
     def name(self, index: int) -> str:
         """Return the name of an image in its tar."""
         ends = self.columns["name_ends"]
@@ -89,10 +100,10 @@ def write_index(
     path: Path,
     shards: Sequence[Shard],
     members: Sequence[Members],
-    labels: np.ndarray | None,
+    labels: LabelSets | None,
     class_names: ClassNames | None,
 ) -> None:
-    """Write the index of shards, whole or not at all. labels: int64 [N].
+    """Write the index of shards, whole or not at all.
 
     Raises DataError for a key that two images have.
     """
@@ -106,10 +117,11 @@ def write_index(
         "name_ends": np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), dtype=np.int64),
         "names": np.frombuffer(b"".join(names), np.uint8),
         "starts": np.cumsum([0, *(len(part.names) for part in members)], dtype=np.int64),
-        **({} if labels is None else {"labels": labels}),
+        **({} if labels is None else {"labels": labels.values}),
+        **({} if labels is None or labels.is_single else {"label_starts": labels.starts}),
     }
     metadata = {
-        "ppcls_index": str(VERSION),
+        "ppcls_index": str(VERSION if "label_starts" in columns else 1),
         "shards": json.dumps([asdict(shard) for shard in shards]),
         "class_names": json.dumps(class_names.to_pairs() if class_names else None),
     }

@@ -16,11 +16,11 @@ GAP, LINE, NARROWEST = 4, 14, 112  # pixels: between images, of a line of text, 
 def draw_batch(batch: Batch, preprocessing: Preprocessing, names: Sequence[str] | None) -> Image.Image:
     """Draw the batch's first MOST_IMAGES images, denormalised and not resized, in a square grid.
 
-    names: the classes' names, in the labels' order; None: only numbers are shown. For a mixed image the two
-    largest shares are shown.
+    names: the classes' names, in the labels' order; None: only numbers are shown. Of a mixed image, or one of
+    several labels, the two largest shares are shown.
     """
     count, size = min(len(batch.images), MOST_IMAGES), preprocessing.crop_size
-    lines = 2 if batch.labels is not None and batch.labels.ndim == 2 else 1
+    lines = 1 if batch.shares is None else 2
     columns = math.ceil(math.sqrt(count))
     width, height = max(size, NARROWEST) + GAP, size + lines * LINE + GAP
     grid = Image.new("RGB", (columns * width, math.ceil(count / columns) * height), "white")
@@ -47,10 +47,12 @@ def label_lines(batch: Batch, number: int, names: Sequence[str] | None) -> list[
     does not have become "?"."""
     if batch.labels is None:
         return []
-    label = batch.labels[number]
-    if batch.labels.ndim == 1:
-        shares = {int(label): ""}
+    if batch.shares is None:
+        shares = {int(batch.labels[number]): ""}
     else:
-        shares = {int(k): f"{label[k]:.2f} " for k in np.argsort(-label, kind="stable")[:2] if label[k] > 0}
+        classes, places = np.unique(batch.labels[number], return_inverse=True)
+        parts = np.bincount(places, batch.shares[number])  # a mixed image may have a label twice
+        best = [k for k in np.argsort(-parts, kind="stable")[:2] if parts[k] > 0]
+        shares = {int(classes[k]): f"{parts[k]:.2f} " for k in best}
     lines = [share + (f"{k} {names[k]}" if names else f"class {k}") for k, share in shares.items()]
     return [line.encode("latin-1", "replace").decode("latin-1") for line in lines]

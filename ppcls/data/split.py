@@ -20,7 +20,7 @@ from ppcls.files import write_text
 TRAIN_LIST, EVAL_LIST = "train_list.txt", "val_list.txt"
 EVAL_SHARE = 0.1
 
-Line = tuple[str, int]  # an image's path below the folder, and its label
+Line = tuple[str, tuple[int, ...]]  # an image's path below the folder, and its labels
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def split_folder(
     """
     if eval_share is not None and not 0 < eval_share < 1:
         raise DataError(f"The share for evaluation must be between 0 and 1. Received: {eval_share}")
-    images = _find_images(folder)
+    images, classes_of = _find_images(folder)
     before = standing or SplitLists([], [], [])
     present = {path for paths in images.values() for path in paths}
     train, evaluation = (
@@ -98,7 +98,7 @@ def split_folder(
         for path in paths:
             if path not in listed:
                 part = evaluation if in_evaluation[group_of[path]] else train
-                part.append((path, label_of[name]))
+                part.append((path, tuple(sorted(label_of[other] for other in classes_of[path]))))
     if not evaluation:
         raise DataError(f"Each class of {folder} has only one image: nothing is left for evaluation.")
     split = SplitLists(train, evaluation, names)
@@ -108,8 +108,9 @@ def split_folder(
     return split
 
 
-def _find_images(folder: Path) -> dict[str, list[str]]:
-    """Return the paths of each class folder's images, below the folder."""
+def _find_images(folder: Path) -> tuple[dict[str, list[str]], dict[str, tuple[str, ...]]]:
+    """Return the paths of each class folder's images, below the folder, and the classes of each. An image of
+    several classes stands with the first of them alone."""
     if not folder.is_dir():
         raise DataError(f"There is no folder {folder}. Expected: one folder for each class, with its images.")
     beside = list_direct_images(folder)
@@ -118,13 +119,19 @@ def _find_images(folder: Path) -> dict[str, list[str]]:
             f"{beside[0]} is beside the class folders, and would be left out. Expected: one folder for each "
             "class, with its images. Move it into one of them, or out of this folder."
         )
-    images = list_class_images(folder, list_class_folders(folder))
-    if not images:
+    names = list_class_folders(folder)
+    found = list_class_images(folder, names)
+    if not names:
         raise DataError(f"{folder} holds no image. Expected: one folder for each class, with its images.")
-    for name, paths in images.items():
-        if not paths:
+    used = {name for classes in found.values() for name in classes}
+    for name in names:
+        if name not in used:
             raise DataError(f"The class folder {folder / name} holds no image. Fill it or remove it.")
-    return {name: [_listable(folder, path) for path in paths] for name, paths in images.items()}
+    classes_of = {_listable(folder, path): classes for path, classes in found.items()}
+    images: dict[str, list[str]] = {name: [] for name in names}
+    for path, classes in classes_of.items():
+        images[classes[0]].append(path)
+    return images, classes_of
 
 
 def _listable(folder: Path, path: str) -> str:
@@ -163,7 +170,8 @@ def _number_classes(images: Mapping[str, object], before: SplitLists) -> tuple[d
     class has the label that most of its lines have, if it has any, since its name may be one for people.
     """
     label_of = {line.partition("\t")[0]: label for label, line in enumerate(before.class_names)}
-    votes = Counter((path.partition("/")[0], label) for path, label in before.train + before.evaluation)
+    lines = before.train + before.evaluation
+    votes = Counter((path.partition("/")[0], labels[0]) for path, labels in lines if len(labels) == 1)
     label_of |= {name: label for (name, label), _ in reversed(votes.most_common())}
     names = list(before.class_names)
     for name in images:
@@ -210,7 +218,7 @@ def _describe_changes(before: SplitLists, after: SplitLists, moved: Collection[s
     first = len(before.class_names)
     if created := after.class_names[first:]:
         notes.append(f"new classes: {first_few(created)}, with labels from {first} on")
-    used = {label for _, label in after.train + after.evaluation}
+    used = {label for _, labels in after.train + after.evaluation for label in labels}
     if empty := [name for label, name in enumerate(after.class_names) if label not in used]:
         notes.append(f"classes without an image, which keep their numbers: {first_few(empty)}")
     return notes
@@ -249,7 +257,7 @@ def read_split(output: Path) -> SplitLists | None:
     pairs = read_class_names(str(names), None).to_pairs()
     lines = [name if name == folder else f"{folder}\t{name}" for folder, name in pairs]
     split = SplitLists(_read_lines(train), _read_lines(evaluation), lines)
-    largest = max((label for _, label in split.train + split.evaluation), default=-1)
+    largest = max((max(labels) for _, labels in split.train + split.evaluation), default=-1)
     if largest >= len(lines):
         raise DataError(
             f"{names} names {len(lines)} classes, but the lists beside it have the label {largest}. Add what "
@@ -259,14 +267,18 @@ def read_split(output: Path) -> SplitLists | None:
 
 
 def _read_lines(file: Path) -> list[Line]:
-    return [(normpath(path), label) for _, path, label in read_list_lines(file)]
+    return [(normpath(path), labels) for _, path, labels in read_list_lines(file)]
+
+
+def _line(path: str, labels: tuple[int, ...]) -> str:
+    return f"{path} {','.join(map(str, labels))}"
 
 
 def write_split(split: SplitLists, output: Path) -> None:
     """Write the three files. Raises DataError if `output` cannot be written."""
     contents = {
-        TRAIN_LIST: [f"{path} {label}" for path, label in split.train],
-        EVAL_LIST: [f"{path} {label}" for path, label in split.evaluation],
+        TRAIN_LIST: [_line(*image) for image in split.train],
+        EVAL_LIST: [_line(*image) for image in split.evaluation],
         CLASS_NAMES: split.class_names,
     }
     try:

@@ -1,7 +1,8 @@
 """Read the tars of WebDataset: which samples they hold, and where their images lie.
 
 Files one behind another with the same path up to the first dot of the file's name are a sample: an image, and
-its label as a number or a word in .cls, as "label" in .json, or as a word in .txt.
+its label as a number or a word in .cls, as "label" in .json, or as a word in .txt. Several labels of an image
+stand as numbers in .cls, with commas between them, or as a list, "labels", in .json.
 """
 
 import json
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ppcls.data.files import IMAGE_SUFFIXES
+from ppcls.data.label_sets import LabelSets
 from ppcls.errors import DataError
 
 _BLOCK = 512
@@ -25,23 +27,24 @@ _LABEL_ENDINGS = ("cls", "json", "txt")  # the first one that a sample has count
 _LONGEST_LABEL = 1 << 20  # bytes
 
 Label = int | str
+Labels = tuple[Label, ...]  # of one image: numbers or words, each once
 
 
 @dataclass
 class Members:
     """The images of one shard, in the order of the tar: their names, offsets and sizes in bytes, and their
-    labels, each a number, a word, or None."""
+    labels, None for an image without one."""
 
     names: list[bytes] = field(default_factory=list)
     offsets: "array[int]" = field(default_factory=lambda: array("q"))
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
-    labels: list[Label | None] = field(default_factory=list)
+    labels: list[Labels | None] = field(default_factory=list)
 
-    def add(self, name: str, offset: int, size: int, label: Label | None) -> None:
+    def add(self, name: str, offset: int, size: int, labels: Labels | None) -> None:
         self.names.append(name.encode(errors="surrogateescape"))
         self.offsets.append(offset)
         self.sizes.append(size)
-        self.labels.append(label)
+        self.labels.append(labels)
 
 
 @dataclass
@@ -72,7 +75,7 @@ def list_members(
         with tarfile.open(fileobj=file, mode="r:") as tar:
             for group in _groups(tar, shard, progress):
                 member = _image_of(group, shard, image)
-                found.add(member.name, member.offset_data, member.size, _label(group, shard))
+                found.add(member.name, member.offset_data, member.size, _labels(group, shard))
             _require_end(file, tar, shard)
     except tarfile.TarError as error:
         raise DataError(
@@ -141,8 +144,8 @@ def _image_of(group: _Group, shard: str, image: str | None) -> tarfile.TarInfo:
     return group.members[endings[0]]
 
 
-def _label(group: _Group, shard: str) -> Label | None:
-    """Return the label that the sample's files state: a number, or the name of a class."""
+def _labels(group: _Group, shard: str) -> Labels | None:
+    """Return the labels that the sample's files state: numbers, or names of classes."""
     ending = next((ending for ending in _LABEL_ENDINGS if ending in group.texts), None)
     if ending is None:
         return None
@@ -150,49 +153,68 @@ def _label(group: _Group, shard: str) -> Label | None:
         value: Any = group.texts[ending].decode("utf-8-sig").strip()
         if ending == "json":
             value = json.loads(value)
-            value = value.get("label", value.get("labels")) if isinstance(value, dict) else value
-            value = value[0] if isinstance(value, list) and len(value) == 1 else value
+            if isinstance(value, dict):
+                value = value.get("labels") if value.get("label") is None else value["label"]
+        elif ending == "cls" and re.fullmatch(r"[-0-9,\s]*,[-0-9,\s]*", value):
+            value = value.split(",")
     except ValueError as error:
         raise DataError(f"{shard}: {group.key}.{ending} cannot be read: {error}.") from error
     if value is None:  # other facts about the image
         return None
-    if isinstance(value, str) and ending != "txt" and re.fullmatch("-?[0-9]{1,9}", value):
-        value = int(value)
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if not is_number and not (isinstance(value, str) and value):
+    is_words = ending == "txt"
+    labels = tuple(_label(item, is_words) for item in (value if isinstance(value, list) else [value]))
+    known = tuple(label for label in labels if label is not None)
+    if not known or len(set(known)) < len(labels):
         raise DataError(
-            f"{shard}: {group.key}.{ending}: expected a label from 0 up, or the name of a class. "
-            f"Received: {str(value)[:100]!r}"
+            f"{shard}: {group.key}.{ending}: expected a label from 0 up, or the name of a class; or several, "
+            f"each once. Received: {str(value)[:100]!r}"
         )
-    return value
+    return known
+
+
+def _label(value: Any, is_word: bool) -> Label | None:
+    """Return a number from 0 up, or the name of a class; None for another value."""
+    if isinstance(value, str):
+        text = value.strip()
+        if is_word or not re.fullmatch("-?[0-9]{1,9}", text):
+            return text or None
+        value = int(text)
+    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if is_number else None
 
 
 def resolve_labels(
     members: Sequence[Members], shards: Sequence[str], class_names: Sequence[str] | None
-) -> tuple[np.ndarray | None, list[str] | None]:
-    """Return the labels of all images, int64 [N], None if no image has one, and the classes that words name,
-    None if the labels are numbers.
+) -> tuple[LabelSets | None, list[str] | None]:
+    """Return the labels of all images, None if no image has one, and the classes that words name, None if the
+    labels are numbers.
 
     class_names: the words in the order of the labels; None: the words themselves, sorted. Raises DataError if
     only some images have labels, or if some are numbers and some are words.
     """
     kinds: dict[type, str] = {}
     for shard, part in zip(shards, members, strict=True):
-        for name, label in zip(part.names, part.labels, strict=True):
-            if type(label) not in kinds:
-                kinds[type(label)] = f"{shard}: {name.decode(errors='replace')}"
+        for name, labels in zip(part.names, part.labels, strict=True):
+            for label in labels or (None,):
+                if type(label) not in kinds:
+                    kinds[type(label)] = f"{shard}: {name.decode(errors='replace')}"
     if len(kinds) > 1:
         texts = {type(None): "no label", int: "a number", str: "a word"}
         found = "; ".join(f"{where} has {texts[kind]}" for kind, where in kinds.items())
         raise DataError(f"The labels are of different kinds: {found}. Expected: one kind for all.")
-    labels = [label for part in members for label in part.labels]
     if type(None) in kinds:
         return None, None
+    rows = [labels or () for part in members for labels in part.labels]
     if int in kinds:
-        return np.array(labels, np.int64), None
-    words = {str(label) for label in labels}
+        return _sets_of([sorted(labels) for labels in rows]), None
+    words = {str(label) for labels in rows for label in labels}
     classes = sorted(words) if class_names is None else list(class_names)
     if unknown := words - set(classes):
         raise DataError(f"Labels name the class {min(unknown)!r}, which is not in the list. Add it.")
     number = {word: label for label, word in enumerate(classes)}
-    return np.array([number[str(label)] for label in labels], np.int64), classes
+    return _sets_of([sorted(number[str(label)] for label in labels) for labels in rows]), classes
+
+
+def _sets_of(rows: Sequence[Sequence[Label]]) -> LabelSets:
+    values = np.array([label for row in rows for label in row], np.int64)
+    return LabelSets.of_sizes(values, np.fromiter(map(len, rows), np.int64, len(rows)))

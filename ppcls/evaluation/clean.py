@@ -71,6 +71,13 @@ def join_datasets(datasets: Sequence[Dataset]) -> Images:
     different classes, for fewer than two classes, and for a class of fewer than FOLDS images."""
     first = datasets[0]
     for dataset in datasets:
+        if dataset.label_sets is not None:
+            raise DataError(
+                f"{dataset.name(0)} and the other images beside it have several labels each. The search for "
+                "wrong labels predicts the one label of an image. Give a list of the images of one label; "
+                "copies among images of several are found by their bytes: "
+                f"{command_line('data', 'check', 'LIST')}"
+            )
         if dataset.labels is None:
             raise DataError(
                 f"{dataset.name(0)} and the other images beside it have no labels. Expected: a list file of "

@@ -10,8 +10,9 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch, Unreadable, eval_batch_indices
-from ppcls.errors import DataError, PpclsError, Stopped
+from ppcls.data.loader import Batch, Unreadable, eval_batch_indices, require_within
+from ppcls.errors import ConfigError, DataError, PpclsError, Stopped
+from ppcls.evaluation.label_metrics import average_precision_of_ranks, judge
 from ppcls.evaluation.metrics import (
     MIN_CLASSES_FOR_TOP5,
     batch_sums,
@@ -21,6 +22,7 @@ from ppcls.evaluation.metrics import (
     likeliest_valid,
     sample_type,
 )
+from ppcls.inference.predictions import sigmoid
 from ppcls.inference.predictor import Predictor
 from ppcls.progress import progress_bar
 
@@ -33,7 +35,9 @@ class Evaluation:
 
     top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy.
     class_counts: int64 [3, C], as metrics.count_classes. samples: metrics.sample_type [count] in the
-    dataset's order, if they were requested; not in to_dict.
+    dataset's order, if they were requested; not in to_dict. has_sets: images have several labels; top1 and
+    top5 say how often one of them is the first or among the first five. average_precision: float64 [C], of a
+    network with a sigmoid for each class; NaN for a class without an image.
     """
 
     top1: float
@@ -44,6 +48,13 @@ class Evaluation:
     images_per_second: float
     class_counts: np.ndarray
     samples: np.ndarray | None = None
+    has_sets: bool = False
+    average_precision: np.ndarray | None = None
+
+    @property
+    def top1_name(self) -> str:
+        """The words for top1."""
+        return "top-1 (one of its labels)" if self.has_sets else "top-1"
 
     @cached_property
     def scores(self) -> np.ndarray:
@@ -53,17 +64,30 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics, as JSON has them. balanced_accuracy is the mean recall of the classes that have
         images, macro_f1 the mean F1 of those that have images or predictions. class_recall: in the order of
-        the labels, None for a class without an image."""
+        the labels, None for a class without an image. map: the mean of average_precision over the classes
+        that have images."""
         values = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
         recall, f1 = self.scores[:, 1], self.scores[:, 2]
         return {name: value for name, value in values.items() if value is not None} | {
             "balanced_accuracy": float(np.nanmean(recall)),
             "macro_f1": float(np.nanmean(f1)),
-            "class_recall": [None if np.isnan(value) else value for value in recall.tolist()],
+            "class_recall": _without_nan(recall),
+            **({"correct": "one of its labels"} if self.has_sets else {}),
+            **self._average_precision(),
             "skipped": len(self.unreadable),
             "skipped_files": [{"file": item.where, "reason": item.reason} for item in self.unreadable],
             "images_per_second": round(self.images_per_second, 2),
         }
+
+    def _average_precision(self) -> dict[str, Any]:
+        values = self.average_precision
+        if values is None:
+            return {}
+        return {"map": float(np.nanmean(values)), "average_precision": _without_nan(values)}
+
+
+def _without_nan(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]
 
 
 def evaluate(
@@ -73,41 +97,46 @@ def evaluate(
     on_error: str = "fail",
     classes: np.ndarray | None = None,
     keep_samples: bool = False,
+    max_unreadable: int | None = None,
     signal: Callable[[], int] = lambda: 0,
 ) -> Evaluation:
     """Evaluate a network on labelled images. Each image counts once, whatever the number of processes; all of
     them return the same result.
 
     on_error: "skip" leaves unreadable images out and counts them. classes: int64, sorted; no other class can
-    be predicted, as if the network had only these. keep_samples: save a row for each image, 60 bytes. signal:
-    returns the number of the signal that stops this process, or 0; then all processes raise Stopped. For an
-    image with several valid labels the likeliest one counts, see metrics.likeliest_valid.
-    Raises DataError for an unreadable image (unless on_error is "skip"), for a label that is not among
-    `classes`, and if no image is left; PpclsError for logits that are not finite.
+    be predicted, as if the network had only these. keep_samples: save a row for each image, 60 bytes.
+    max_unreadable: how many images on_error "skip" may leave out; None for any number. signal: returns the
+    number of the signal that stops this process, or 0; then all processes raise Stopped. For an image with
+    several valid labels the likeliest one counts, see metrics.likeliest_valid. If all of them are right, or
+    each class has a sigmoid: see label_metrics.
+    Raises DataError for an unreadable image (unless on_error is "skip"), for more than max_unreadable of
+    them, for a label that is not among `classes`, and if no image is left; PpclsError for logits that are not
+    finite; ConfigError for what does not apply to a network with a sigmoid for each class.
     """
-    labels = dataset.labels
+    labels = dataset.all_labels
     if labels is None:
         raise DataError(
             "These images have no labels. An evaluation needs a list with labels or class folders."
         )
-    if classes is not None:
-        _require_labels_in(classes, dataset, labels)
+    _require_measurable(predictor, dataset, classes)
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_indices = eval_batch_indices(len(dataset), predictor.batch_size, rank, world_size)
-    scorer = _Scorer(labels, predictor, classes, sum(map(len, batch_indices)) if keep_samples else 0)
+    scorer = _Scorer(dataset, predictor, classes, sum(map(len, batch_indices)) if keep_samples else 0)
     # As many steps on each process, so that none waits long: gloo gives up after 30 s.
     steps = len(eval_batch_indices(len(dataset), predictor.batch_size, 0, world_size))
     batches = predictor.run(dataset, batch_indices, on_error=on_error)
-    totals = np.zeros(4)
+    totals = np.zeros(5)
     start = time.perf_counter()
     with progress_bar(len(dataset), "evaluate") as bar:
         for _ in range(steps):
             batch, outputs = next(batches, (None, None))
-            sums = np.zeros(4) if batch is None or outputs is None else scorer.add(batch, outputs[0])
+            sums = np.zeros(5) if batch is None or outputs is None else scorer.add(batch, outputs[0])
             sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
             if sums[-1]:
                 raise Stopped(max(distributed.gather(signal())))
             totals += sums[:-1]
+            if max_unreadable is not None and totals[4] > max_unreadable:
+                require_within(max_unreadable, sum(distributed.gather(scorer.unreadable), []))
             bar.update(int(totals[0]) - bar.n)
             bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
     seconds = time.perf_counter() - start
@@ -124,6 +153,8 @@ def evaluate(
         images_per_second=len(dataset) / seconds,
         class_counts=sum(distributed.gather(scorer.class_counts)),
         samples=_in_dataset_order(distributed.gather(scorer.samples)) if keep_samples else None,
+        has_sets=dataset.label_sets is not None,
+        average_precision=scorer.average_precision(),
     )
 
 
@@ -145,10 +176,13 @@ class _Scorer:
     """
 
     def __init__(
-        self, labels: np.ndarray, predictor: Predictor, classes: np.ndarray | None, capacity: int
+        self, dataset: Dataset, predictor: Predictor, classes: np.ndarray | None, capacity: int
     ) -> None:
         num_classes = predictor.num_classes
-        self.labels, self.to_logits = labels, predictor.to_logits
+        self.labels, self.to_logits = dataset.labels, predictor.to_logits
+        self.is_binary = predictor.activation == "sigmoid"
+        self.sets = dataset.all_labels if self.is_binary else dataset.label_sets
+        self._scores: list[tuple[np.ndarray, np.ndarray]] = []  # logits and indices of batches
         self.excluded = None if classes is None else np.setdiff1d(np.arange(num_classes), classes)
         self.num_classes = num_classes if classes is None else len(classes)
         self.class_counts = np.zeros((3, num_classes), np.int64)
@@ -162,10 +196,11 @@ class _Scorer:
         return self._samples[: self._filled]
 
     def add(self, batch: Batch, outputs: np.ndarray) -> np.ndarray:
-        """Return metrics.batch_sums of a batch. Raises PpclsError for logits that are not finite."""
+        """Return metrics.batch_sums of a batch, and the number of its unreadable images, float64 [5]. Raises
+        PpclsError for logits that are not finite."""
         self.unreadable += batch.unreadable
         if not len(batch.indices):
-            return np.zeros(4)
+            return np.array([0, 0, 0, 0, len(batch.unreadable)], np.float64)
         logits = self.to_logits(outputs)
         if not np.isfinite(logits).all():
             raise PpclsError(
@@ -174,24 +209,63 @@ class _Scorer:
         if self.excluded is not None:
             logits = logits.copy()
             logits[:, self.excluded] = -np.inf
-        truth = self.labels[batch.indices]
-        truth = likeliest_valid(logits, truth) if truth.ndim == 2 else truth
+        truth, losses, counts = self._judge(logits, batch.indices)
         rows = self._samples[self._filled : self._filled + len(batch.indices)]
         if len(rows):
             fill_samples(rows, logits, truth, batch.indices)
+            if losses is not None:
+                rows["loss"] = losses
+            if self.is_binary:
+                rows["probability"] = sigmoid(np.take_along_axis(logits, rows["best"].astype(np.int64), 1))
             self._filled += len(rows)
-        self.class_counts += count_classes(logits, truth)
-        return batch_sums(logits, truth)
+        self.class_counts += counts
+        return np.array([*batch_sums(logits, truth, losses), len(batch.unreadable)])
+
+    def _judge(
+        self, logits: np.ndarray, indices: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Return the true class of each image, its loss, None for the cross-entropy with this class, and the
+        counts of classes."""
+        if self.sets is not None:
+            if self.is_binary:
+                self._scores.append((logits.astype(np.float32), indices))
+            return judge(logits, *self.sets.targets(indices), is_binary=self.is_binary)
+        if self.labels is None:
+            raise ValueError("images without labels cannot be evaluated")
+        truth = self.labels[indices]
+        truth = likeliest_valid(logits, truth) if truth.ndim == 2 else truth
+        return truth, None, count_classes(logits, truth)
+
+    def average_precision(self) -> np.ndarray | None:
+        """Return the average precision of each class over all processes; None with a softmax."""
+        if not self.is_binary or self.sets is None:
+            return None
+        scores = [np.empty((0, self.class_counts.shape[1]), np.float32), *(s for s, _ in self._scores)]
+        indices = [np.empty(0, np.int64), *(i for _, i in self._scores)]
+        return average_precision_of_ranks(np.concatenate(scores), np.concatenate(indices), self.sets)
 
 
-def _require_labels_in(classes: np.ndarray, dataset: Dataset, labels: np.ndarray) -> None:
-    outside = np.flatnonzero(~np.isin(labels, classes).reshape(len(labels), -1).all(axis=1))
+def _require_measurable(predictor: Predictor, dataset: Dataset, classes: np.ndarray | None) -> None:
+    """Raise an error for labels or classes that this network cannot be measured with."""
+    is_any = dataset.labels is not None and dataset.labels.ndim == 2
+    if predictor.activation == "sigmoid" and (classes is not None or is_any):
+        option = "--labels" if is_any else "--classes"
+        raise ConfigError(
+            f"{option} is for networks that choose one class. This one, trained with train.loss=binary, says "
+            f"yes or no to each class, and average_precision has each of them. Leave {option} out."
+        )
+    labels = dataset.all_labels
+    if classes is None or labels is None:
+        return
+    is_outside = np.logical_or.reduceat(~np.isin(labels.values, classes), labels.starts[:-1])
+    outside = np.flatnonzero(is_outside)
     if len(outside):
         first = int(outside[0])
+        received = ",".join(map(str, labels[first]))
         raise DataError(
             f"{len(outside)} of {len(labels)} images have a label outside the {len(classes)} classes that "
-            f"are evaluated; the first: {dataset.where(first)}. Received: {labels[first]}. Leave them out of "
-            "the data, or give --classes a file with their classes too."
+            f"are evaluated; the first: {dataset.where(first)}. Received: {received}. Leave them out of the "
+            "data, or give --classes a file with their classes too."
         )
 
 

@@ -2,7 +2,12 @@
 
 import numpy as np
 
-MEASURES = {"top1": "top-1", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
+MEASURES = {
+    "top1": "top-1",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "map": "mean average precision",
+}
 MIN_CLASSES_FOR_TOP5 = 5
 BINS = 15  # of confidence, as in Guo et al., https://arxiv.org/abs/1706.04599
 
@@ -27,12 +32,12 @@ def label_ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return ((logits > own) | ((logits == own) & is_lower_class)).sum(axis=1)
 
 
-def batch_sums(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return float64 [4]: samples, correct at top-1, correct within top-5, summed loss."""
+def batch_sums(logits: np.ndarray, labels: np.ndarray, losses: np.ndarray | None = None) -> np.ndarray:
+    """Return float64 [4]: samples, correct at top-1, correct within top-5, summed loss. losses: float64 [N];
+    None: the cross-entropy."""
     ranks = label_ranks(logits, labels)
-    return np.array(
-        [len(labels), (ranks < 1).sum(), (ranks < 5).sum(), sample_losses(logits, labels).sum()], np.float64
-    )
+    losses = sample_losses(logits, labels) if losses is None else losses
+    return np.array([len(labels), (ranks < 1).sum(), (ranks < 5).sum(), losses.sum()], np.float64)
 
 
 def count_classes(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -10,13 +10,14 @@ import yaml
 
 from ppcls.architectures import MODELS
 from ppcls.commands import command_line
+from ppcls.config import Activation
 from ppcls.config_files import DESCRIPTION
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
 from ppcls.inference.formats import FORMATS
 from ppcls.preprocessing import Preprocessing
 
-VERSION = 1
+VERSION = 2  # of exports with a sigmoid; others stay readable for versions that know 1 only
 SIZES = ("embeddings", "opset", "batch_size", "image_size")  # keys of the exports that have them
 END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
@@ -39,7 +40,7 @@ class Artifact:
     format's files with their sizes in bytes. parity: for each format the relative difference ||a - b|| /
     ||b|| to the eager network, by the size of the images; "64x64 embeddings" is that of the embeddings.
     embeddings: how many values one has, the second output float32 [N, embeddings]; None for an export without
-    it. fp16, opset, batch_size, image_size: see ExportOptions.
+    it. fp16, opset, batch_size, image_size: see ExportOptions. activation: makes probabilities of logits.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Artifact:
     opset: int | None = None
     batch_size: int | None = None
     image_size: int | None = None
+    activation: Activation = "softmax"
 
     @property
     def crop_size(self) -> int:
@@ -75,11 +77,12 @@ class Artifact:
         """Write inference.yml. The key of the license is "licence", as in all files of this project."""
         names = self.class_names
         values = {
-            "format_version": VERSION,
+            "format_version": 1 if self.activation == "softmax" else VERSION,
             "model": self.model,
             "num_classes": self.num_classes,
             "input": f"x: float32 {shape_text(self.input_shape)}, red first, as preprocessing says",
             "output": self.output,
+            **({} if self.activation == "softmax" else {"activation": self.activation}),
             **{key: getattr(self, key) for key in ("fp16", *SIZES) if getattr(self, key)},
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
             "steps": self.preprocessing and steps_of(self.preprocessing),
@@ -192,6 +195,8 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
             raise ValueError(f"{len(names)} names for {values['num_classes']} classes")
     if values["output"] not in get_args(Output):
         raise ValueError(f"output {values['output']!r}")
+    if values.get("activation", "softmax") not in get_args(Activation):
+        raise ValueError(f"activation {values['activation']!r}")
     files = {
         kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
         for kind, sizes in values["files"].items()
@@ -214,6 +219,7 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
         fp16=bool(values.get("fp16")),
+        activation=values.get("activation", "softmax"),
         **{key: int(values[key]) for key in SIZES if key in values},
     )
 

@@ -19,7 +19,7 @@ from ppcls.inference.engines import open_engine
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.formats import FORMATS, write_formats
 from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
-from ppcls.inference.predictions import softmax as to_probabilities
+from ppcls.inference.predictions import probabilities_of
 from ppcls.inference.versions import versions
 from ppcls.weights import hash_parameters
 
@@ -60,6 +60,7 @@ def export_model(
     computes other outputs than the network; ConfigError for options that contradict the description.
     """
     require_free(folder, overwrite)
+    options = replace(options, activation=description.activation)
     require_writable(model, description, formats, options)
     model.eval()
     artifact = replace(
@@ -192,7 +193,7 @@ def _reference(
         noise = 1 + ROUNDING * random.standard_normal(images.shape)
         runs = [eager.run_all(x) for x in (images, (images * noise).astype(np.float32))]
         if options.softmax:
-            runs = [(to_probabilities(logits), *others) for logits, *others in runs]
+            runs = [(probabilities_of(logits, options.activation), *others) for logits, *others in runs]
         expected, moved = (_by_name(size, outputs, options.embeddings) for outputs in runs)
         for name, outputs in expected.items():
             if not np.isfinite(outputs).all():

@@ -183,6 +183,7 @@ def over_network(config: Config, network: Network, topk: int = 5, threads: int |
         num_workers=data.num_workers or threads,
         batch_size=data.batch_size,
         kernels=config.kernels,
+        activation=network.weights.activation if network.weights else "softmax",
     )
 
 

@@ -5,10 +5,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ppcls.config import Activation
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, the likeliest first; or the reason why it has none.
+    """The likeliest classes of one image, the likeliest first; or the reason why it has none. Of a network
+    with a sigmoid for each class: all classes that it takes the image for, perhaps none.
 
     file: None for an array. labels: the classes' names, or their numbers as text if they have none.
     embedding: float32 [D], if it was requested.
@@ -23,10 +26,16 @@ class Prediction:
 
 
 def best_classes(
-    file: str | None, probabilities: np.ndarray, names: Sequence[str] | None, topk: int
+    file: str | None,
+    probabilities: np.ndarray,
+    names: Sequence[str] | None,
+    topk: int | None,
+    threshold: float = 0.0,
 ) -> Prediction:
-    """Return the likeliest of one image's [C] probabilities; of equal ones the lower class comes first."""
-    best = np.argsort(-probabilities, kind="stable")[:topk].tolist()
+    """Return the likeliest of one image's [C] probabilities, of those that are at least `threshold`; of equal
+    ones the lower class comes first. topk: None for all."""
+    order = np.argsort(-probabilities, kind="stable")[:topk]
+    best = order[probabilities[order] >= threshold].tolist()
     return Prediction(
         file,
         class_ids=tuple(best),
@@ -41,6 +50,21 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def log_of(probabilities: np.ndarray) -> np.ndarray:
-    """Return logits whose softmax gives the probabilities again. Those below float32's smallest become it."""
-    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the sigmoid of each logit, float64."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
+def probabilities_of(logits: np.ndarray, activation: Activation) -> np.ndarray:
+    """Return probabilities float64 [N, C] of logits [N, C]."""
+    return softmax(logits) if activation == "softmax" else sigmoid(logits)
+
+
+def logits_of(probabilities: np.ndarray, activation: Activation) -> np.ndarray:
+    """Return logits that give the probabilities again. Those below float32's smallest become it, and of a
+    sigmoid those above its largest below 1."""
+    limits = np.finfo(np.float32)
+    logs = np.log(np.maximum(probabilities, limits.tiny))
+    if activation == "softmax":
+        return logs
+    return logs - np.log1p(-np.minimum(probabilities, 1 - limits.epsneg))

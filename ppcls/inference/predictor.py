@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ppcls.commands import command_line
+from ppcls.config import Activation
 from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
 from ppcls.data.files import find_images
@@ -31,7 +32,7 @@ from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
-from ppcls.inference.predictions import Prediction, best_classes, log_of, softmax
+from ppcls.inference.predictions import Prediction, best_classes, logits_of, probabilities_of
 from ppcls.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ FORMS = "a file, its bytes, a PIL image, or an array uint8 [H, W, 3] (red first)
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of PIL images that PNG holds as they are
 BULK = 16  # files; from this number on an engine of several streams, which run batches side by side, pays
 BATCH_SIZE = 32
+THRESHOLD = 0.5  # probability from which on a network with a sigmoid takes an image for one of a class
 
 
 class Predictor:
@@ -53,8 +55,10 @@ class Predictor:
     description: of the network, with its resolved preprocessing. open_engine: opens an engine of at least one
     stream; streams: how many it may have for many files. num_workers: threads that load images. bulk: many
     images will come, so the engine of several streams is opened at once, and no other. model: the eager
-    network, None for an export. Raises ExportError if the engine cannot be opened, ConfigError for a topk,
-    num_workers or batch_size below 1.
+    network, None for an export. The attribute `activation` is "sigmoid" for a network that was trained with
+    train.loss=binary. Then a Prediction has all classes whose probability is at least the attribute
+    `threshold`, which may be set, and topk does not matter. Raises ExportError if the engine cannot be
+    opened, ConfigError for a topk, num_workers or batch_size below 1.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Predictor:
         self.description, self.topk, self.model = description, topk, model
         self.num_workers = num_workers or cores()
         self.num_classes, self.class_names = description.num_classes, description.class_names
+        self.activation, self.threshold = description.activation, THRESHOLD
         self._open_engine, self._streams, self._batch_size = open_engine, streams, batch_size
         self._set_preprocessing(description.preprocessing)
         self._first_streams = streams if bulk else 1
@@ -152,11 +157,13 @@ class Predictor:
 
     def to_logits(self, outputs: np.ndarray) -> np.ndarray:
         """Return the logits of the engine's outputs, which are probabilities if it has the softmax inside."""
-        return log_of(outputs) if self.description.output == "probabilities" else outputs
+        return logits_of(outputs, self.activation) if self.description.output == "probabilities" else outputs
 
     def to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of the engine's outputs."""
-        return outputs if self.description.output == "probabilities" else softmax(outputs)
+        if self.description.output == "probabilities":
+            return outputs
+        return probabilities_of(outputs, self.activation)
 
     def __call__(self, images: Images) -> Prediction | list[Prediction]:
         """Return a Prediction for a file's path or its bytes, a PIL image, or an array, uint8 [H, W, 3] (red
@@ -302,7 +309,8 @@ class Predictor:
         self, file: str | None, probabilities: np.ndarray, embedding: np.ndarray | None = None
     ) -> Prediction:
         names = self.class_names.names if self.class_names else None
-        return replace(best_classes(file, probabilities, names, self.topk), embedding=embedding)
+        limits = (None, self.threshold) if self.activation == "sigmoid" else (self.topk,)
+        return replace(best_classes(file, probabilities, names, *limits), embedding=embedding)
 
 
 def _listed(images: Images) -> tuple[list[OneImage], bool]:
@@ -361,8 +369,10 @@ def describe(
     preprocessing: Preprocessing | None,
     class_names: ClassNames | None = None,
     weights: "WeightsInfo | None" = None,
+    activation: Activation | None = None,
 ) -> Artifact:
-    """Return the description of an eager network, which returns logits and embeddings."""
+    """Return the description of an eager network, which returns logits and embeddings. activation: None for
+    that of the weights."""
     return Artifact(
         model=model.model_name,
         num_classes=model.num_classes,
@@ -376,6 +386,7 @@ def describe(
         notes=weights.notes if weights else (),
         assumed=weights.assumed if weights else None,
         embeddings=model.fc.weight.shape[0],
+        activation=activation or (weights.activation if weights else "softmax"),
     )
 
 
@@ -388,12 +399,13 @@ def eager_predictor(
     num_workers: int | None = None,
     batch_size: int = BATCH_SIZE,
     kernels: str = "auto",
+    activation: Activation = "softmax",
 ) -> Predictor:
     """Return a Predictor over a network of `build_model`, which is put into evaluation mode. kernels: see
     Config."""
     engine = EagerEngine(model, kernels)
     return Predictor(
-        describe(model, preprocessing, class_names),
+        describe(model, preprocessing, class_names, activation=activation),
         lambda streams: engine,
         topk=topk,
         num_workers=num_workers,

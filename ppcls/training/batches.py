@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ppcls import distributed
 from ppcls.config import Config
 from ppcls.data.augment import Mixing
@@ -77,7 +79,7 @@ def train_batches(
     steps = count_steps(config, len(dataset))
     first, end = (step * config.train.accumulate for step in (first_step, end_step or steps))
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
-    labels = dataset.labels
+    labels = dataset.all_labels
     batch_indices = train_batch_indices(
         dataset.source,
         config.data.batch_size,
@@ -97,8 +99,17 @@ def train_batches(
         on_error=config.data.on_error,
         finish=transform.finish,
     )
+    if config.train.loss == "binary":
+        batches = map(count_each_label, batches)
     mixing = Mixing(config.augment.mixup, config.augment.cutmix)
     if not (mixing.mixup or mixing.cutmix):
         return batches
-    classes = config.model.num_classes
-    return mix_batches(batches, mixing, classes, seed=config.seed, epoch=epoch, rank=rank, first=first)
+    return mix_batches(batches, mixing, seed=config.seed, epoch=epoch, rank=rank, first=first)
+
+
+def count_each_label(batch: Batch) -> Batch:
+    """Return the batch with a share of 1 for each label of an image, where softmax divides 1 among them."""
+    batch = batch.with_shares()
+    if batch.shares is None:
+        return batch
+    return batch._replace(shares=(batch.shares > 0).astype(np.float32))

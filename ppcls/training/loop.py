@@ -70,7 +70,7 @@ class Trainer:
 
     def _resolve_class_weights(self) -> np.ndarray | None:
         """Return the values of train.class_weights, float64 [C]; None for null. Raises DataError."""
-        source, labels = self.config.train.class_weights, self.train_set.labels
+        source, labels = self.config.train.class_weights, self.train_set.all_labels
         if source is None or labels is None:
             return None
         factors = repeat_factors(labels, self.config.data.sampling)
@@ -120,9 +120,15 @@ class Trainer:
             num_workers=self.num_workers,
             batch_size=data.batch_size,
             kernels=self.config.kernels,
+            activation=self.config.train.activation,
         )
-        on_error = data.on_error
-        return evaluate(predictor, self.eval_set, on_error=on_error, signal=lambda: self.signals.number)
+        return evaluate(
+            predictor,
+            self.eval_set,
+            on_error=data.on_error,
+            max_unreadable=data.max_unreadable,
+            signal=lambda: self.signals.number,
+        )
 
     def train(self, record: RunRecord | None, log: Log) -> dict[str, Any]:
         """Train the remaining epochs, or fewer by train.patience. record: rank 0's.
@@ -171,27 +177,27 @@ class Trainer:
         line |= {f"eval_{name}": value for name, value in result.to_dict().items()}
         if raw is not None:
             own = raw.to_dict()
-            line |= {f"eval_raw_{name}": own[name] for name in ("top1", "top5", "loss") if name in own}
+            line |= {f"eval_raw_{name}": own[name] for name in ("top1", "top5", "map", "loss") if name in own}
         best = progress.best
         if self.config.model.num_classes > FEW_CLASSES:
-            del line["eval_class_recall"]
+            line = {k: v for k, v in line.items() if k not in ("eval_class_recall", "eval_average_precision")}
         is_best = best is None or self._rank(line) > self._rank(best)
         progress.history.append(line)
         progress.best = line if is_best else best
         progress.epoch, progress.step = number, 0
         more = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
-        best_by = self.config.train.best_by
+        best_by = self.config.train.measure
         more += "" if best_by == "top1" else f", {MEASURES[best_by]} {line[f'eval_{best_by}']:.4f}"
         log(
             f"epoch {number}/{epochs}: train loss {trained['train_loss']:.4f}, "
-            f"eval loss {result.loss:.4f}, top-1 {result.top1:.4f}{more}; "
+            f"eval loss {result.loss:.4f}, {result.top1_name} {result.top1:.4f}{more}; "
             f"{trained['images_per_second']:.1f} images/s, {trained['data_wait']:.0%} of the time "
             f"waiting for data{', best so far' if is_best else ''}"
         )
 
     def _rank(self, line: dict[str, Any]) -> tuple[float, float]:
         """Return what of an epoch's line is compared to find the best one."""
-        return line[f"eval_{self.config.train.best_by}"], -line["eval_loss"]
+        return line[f"eval_{self.config.train.measure}"], -line["eval_loss"]
 
     def train_one_epoch(self, record: RunRecord | None) -> dict[str, float]:
         """Make the remaining steps of the running epoch. Returns its line of metrics.jsonl without the

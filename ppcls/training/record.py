@@ -76,6 +76,7 @@ class RunRecord:
             preprocessing=network.preprocessing,
             class_names=names.to_pairs() if names else None,
             license=start.license if start else None,  # tuned weights stay under it
+            activation=config.train.activation,
         )
 
     def add_scalars(self, values: dict[str, float], step: int) -> None:

@@ -25,7 +25,8 @@ from ppcls.weights.load import WeightsInfo
 # end. The data's places and the file of weights are among them because their content is compared, the start
 # because the state has it.
 MAY_CHANGE = {
-    *("output_dir", "device", "kernels", "data.num_workers", "data.on_error", "data.allow_overlap"),
+    *("output_dir", "device", "kernels", "data.num_workers", "data.on_error"),
+    *("data.max_unreadable", "data.allow_overlap"),
     *("data.train_root", "data.train_list", "data.eval_root", "data.eval_list", "data.class_names"),
     *("train.start_from", "train.start_variant", "train.start_averaged"),
     *(
@@ -161,6 +162,7 @@ def _fields(config: Config, fingerprint: dict[str, Any]) -> dict[str, Any]:
     }
     resolved = {f"{PREPROCESSING}{name}": value for name, value in fingerprint["preprocessing"].items()}
     rest = {name: value for name, value in fingerprint.items() if name != "preprocessing"}
+    found["train.best_by"] = config.train.measure
     return found | resolved | rest
 
 

@@ -111,10 +111,14 @@ def add_gradients(
     with state.precision.autocast():
         # Transfer the images and the labels to the device
         images, labels = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
+        shares = None if batch.shares is None else paddle.to_tensor(batch.shares)
         # Forward pass
         logits = state.network(images)
         # Loss
-        loss = cross_entropy(logits, labels, train.label_smoothing, state.class_weights)
+        if train.loss == "binary":
+            loss = binary_cross_entropy(logits, labels, train.label_smoothing, shares)
+        else:
+            loss = cross_entropy(logits, labels, train.label_smoothing, state.class_weights, shares)
     # Backward pass
     enter("backward")
     state.precision.backward(loss / train.accumulate)
@@ -122,31 +126,70 @@ def add_gradients(
 
 
 def cross_entropy(
-    logits: "Tensor", labels: "Tensor", smoothing: float, class_weights: "Tensor | None" = None
+    logits: "Tensor",
+    labels: "Tensor",
+    smoothing: float = 0.0,
+    class_weights: "Tensor | None" = None,
+    shares: "Tensor | None" = None,
 ) -> "Tensor":
-    """Return the mean cross-entropy of logits [N, C] with labels int64 [N], or with the classes' shares
-    float32 [N, C]. `smoothing` is spread over all classes.
+    """Return the mean cross-entropy of the softmax of logits [N, C] with labels int64 [N]; or with labels
+    int64 [N, M], of which each has its share of the target, float32 [N, M], as in a Batch. `smoothing` is
+    spread over all classes. Of the targets, no array [N, C] is made.
 
-    class_weights: float32 [C], factors of an image's loss by its class. A mixed image has the weighted sum of
-    its classes' losses. Smoothing does not change an image's weight. The sum is divided by N, not by the sum
-    of the weights, so that it adds up over batches and ranks.
+    class_weights: float32 [C], factors of an image's loss by its class. An image of several classes has the
+    weighted sum of its classes' losses. Smoothing does not change an image's weight. The sum is divided by
+    N, not by the sum of the weights, so that it adds up over batches and ranks.
     """
+    import paddle
     import paddle.nn.functional as F
 
-    if labels.ndim == 1:
-        if not smoothing and class_weights is None:
-            return F.cross_entropy(logits, labels)
-        labels = F.one_hot(labels, logits.shape[1])
-    weights = None
+    if shares is None and not smoothing and class_weights is None:
+        return F.cross_entropy(logits, labels)
+    labels, shares = _with_shares(labels, shares)
     if class_weights is not None:
-        labels = labels * class_weights
-        weights = labels.sum(axis=1, keepdim=True)
-        labels = labels / weights  # Paddle's gradient is right for rows of sum 1 only
+        shares = shares * paddle.gather(class_weights, labels.flatten()).reshape(labels.shape)
+    with paddle.amp.auto_cast(False):
+        return -_mean_at(F.log_softmax(logits.astype("float32")), labels, shares, smoothing)
+
+
+def binary_cross_entropy(
+    logits: "Tensor", labels: "Tensor", smoothing: float = 0.0, shares: "Tensor | None" = None
+) -> "Tensor":
+    """Return the cross-entropy of the sigmoid of each logit, [N, C], with a target of 1 for an image's labels
+    and 0 for the other classes: the mean over images and classes.
+
+    labels: int64 [N]; or int64 [N, M], each with its target, float32 [N, M], which is less than 1 if images
+    are mixed. `smoothing` is the part of an image's targets that all classes divide among them.
+    """
+    import paddle
+    import paddle.nn.functional as F
+
+    labels, shares = _with_shares(labels, shares)
+    with paddle.amp.auto_cast(False):
+        logits = logits.astype("float32")
+        # -t log(s) - (1 - t) log(1 - s) = softplus(x) - t x, for the sigmoid s of x
+        at_targets = _mean_at(logits, labels, shares, smoothing) / logits.shape[1]
+        return F.softplus(logits).mean() - at_targets
+
+
+def _with_shares(labels: "Tensor", shares: "Tensor | None") -> "tuple[Tensor, Tensor]":
+    """Return labels and shares [N, M]; without shares, one label of share 1 for each image."""
+    if shares is not None:
+        return labels, shares
+    import paddle
+
+    labels = labels.unsqueeze(1)
+    return labels, paddle.ones(labels.shape, "float32")
+
+
+def _mean_at(values: "Tensor", labels: "Tensor", shares: "Tensor", smoothing: float) -> "Tensor":
+    """Return the mean over images of the sum of values [N, C] times smoothed targets, which are gathered."""
+    import paddle
+
+    sums = (shares * paddle.take_along_axis(values, labels, 1)).sum(axis=1)
     if smoothing:
-        labels = F.label_smooth(labels, epsilon=smoothing)
-    if weights is None:
-        return F.cross_entropy(logits, labels, soft_label=True)
-    return (weights * F.cross_entropy(logits, labels, soft_label=True, reduction="none")).mean()
+        sums = (1 - smoothing) * sums + smoothing * shares.sum(axis=1) * values.mean(axis=1)
+    return sums.mean()
 
 
 def average_gradients(parameters: "list[Tensor]") -> None:

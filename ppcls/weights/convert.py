@@ -83,6 +83,7 @@ def _write_native(path: Path, arrays: dict[str, np.ndarray], model: "nn.Layer", 
         preprocessing=identity.preprocessing,
         class_names=identity.class_names,
         license=identity.license,
+        activation=identity.activation,
     )
     write_weights(path, arrays, metadata | {"bn_epsilon": identity.bn_epsilon, "padding": identity.padding})
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls.architectures import MODELS, ResNeXtVariant, are_same_network
+from ppcls.config import Activation
 from ppcls.errors import WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights.keymaps import TORCH_SOURCES
@@ -44,7 +45,7 @@ class Identity:
     """The origin of weights, and the network and preprocessing that they need.
 
     license, preprocessing, class_names (pairs of the class folder's name and the shown name): None if nothing
-    states them. notes: lines for the user.
+    states them. notes: lines for the user. activation: "sigmoid" for weights of train.loss=binary.
     """
 
     source: str
@@ -54,6 +55,7 @@ class Identity:
     padding: str
     class_names: tuple[tuple[str, str], ...] | None = None
     notes: tuple[str, ...] = ()
+    activation: Activation = "softmax"
 
     def with_note(self, note: str) -> "Identity":
         return replace(self, notes=(*self.notes, note))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ppcls.config import Activation
 from ppcls.errors import WeightsError, first_few, suggest
 from ppcls.files import sha256_of
 from ppcls.preprocessing import Preprocessing
@@ -43,7 +44,8 @@ class WeightsInfo:
     path: the file that was read. source: its format and, if known, the published file. bn_epsilon, padding:
     of the network. license, preprocessing, class_names (pairs of the class folder's name and the shown name,
     in the order of the labels): None if nothing states them. notes: lines for the user. assumed: if nothing
-    states the preprocessing, that of the published weights of the same kind.
+    states the preprocessing, that of the published weights of the same kind. activation: "sigmoid" for
+    weights of train.loss=binary.
     """
 
     path: str
@@ -56,6 +58,7 @@ class WeightsInfo:
     class_names: tuple[tuple[str, str], ...] | None
     notes: tuple[str, ...] = ()
     assumed: Preprocessing | None = None
+    activation: Activation = "softmax"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON. The key of the license is "licence", as in all files of this
@@ -137,6 +140,7 @@ def load_weights(
         class_names=names if names and len(names) == model.num_classes and not reset_head else None,
         notes=(*identity.notes, *found.notes),
         assumed=None if is_known else usual_preprocessing(name, found.source, conventions),
+        activation=identity.activation,
     )
 
 

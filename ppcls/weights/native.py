@@ -41,8 +41,10 @@ def metadata_of(
     preprocessing: Preprocessing | None = None,
     class_names: Sequence[tuple[str, str]] | None = None,
     license: str | None = None,
+    activation: str = "softmax",
 ) -> dict[str, Any]:
-    """Return the metadata for a file of this model's weights. class_names: pairs of folder and shown name."""
+    """Return the metadata for a file of this model's weights. class_names: pairs of folder and shown name.
+    activation: "sigmoid" for weights of train.loss=binary."""
     return {
         "model": model.model_name,
         "num_classes": model.num_classes,
@@ -51,6 +53,7 @@ def metadata_of(
         "preprocessing": preprocessing and preprocessing.to_dict(),
         "class_names": class_names,
         "licence": license,
+        **({} if activation == "softmax" else {"activation": activation}),
     }
 
 
@@ -128,6 +131,7 @@ def identity_of(
             bn_epsilon=float(metadata.get("bn_epsilon", model.bn_epsilon)),
             padding=str(metadata.get("padding", model.padding)),
             class_names=class_names,
+            activation="sigmoid" if metadata.get("activation") == "sigmoid" else "softmax",
         )
     except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(f"{path} has damaged metadata ({error}). Copy or download it again.") from error

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ppcls.config import Activation
 from ppcls.errors import ConfigError
 from ppcls.streams import open_missing_streams
 
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 class ExportOptions:
     """Options of an export. Raises ConfigError for sizes below 1.
 
-    softmax: it returns probabilities instead of logits. embeddings: it returns these too, as a second output.
+    softmax: it returns probabilities instead of logits, by the network's activation; of one with a sigmoid
+    these are the sigmoids. embeddings: it returns these too, as a second output.
     fp16: the weights are stored in half precision. opset: of ONNX, None for the usual one. batch_size,
-    image_size: the only ones that it takes, None for any.
+    image_size: the only ones that it takes, None for any. activation: of the network.
     """
 
     softmax: bool = False
@@ -31,6 +33,7 @@ class ExportOptions:
     opset: int | None = None
     batch_size: int | None = None
     image_size: int | None = None
+    activation: Activation = "softmax"
 
     def __post_init__(self) -> None:
         for option, value in (("--batch-size", self.batch_size), ("--image-size", self.image_size)):

@@ -22,11 +22,13 @@ def _exported(model: "nn.Layer", options: ExportOptions) -> "nn.Layer":
     given."""
     from paddle import nn
 
+    activation = nn.Sigmoid if options.activation == "sigmoid" else nn.Softmax
+
     class WithEmbeddings(nn.Layer):
         def __init__(self) -> None:
             super().__init__()
             self.network = model
-            self.finish = nn.Sequential(model.fc, nn.Softmax()) if options.softmax else model.fc
+            self.finish = nn.Sequential(model.fc, activation()) if options.softmax else model.fc
 
         def forward(self, x: "Tensor") -> "tuple[Tensor, Tensor]":
             embeddings = self.network.embed(x)
@@ -34,7 +36,7 @@ def _exported(model: "nn.Layer", options: ExportOptions) -> "nn.Layer":
 
     if options.embeddings:
         return WithEmbeddings()
-    return nn.Sequential(model, nn.Softmax()) if options.softmax else nn.Sequential(model)
+    return nn.Sequential(model, activation()) if options.softmax else nn.Sequential(model)
 
 
 def _write(model: "nn.Layer", folder: Path, options: ExportOptions) -> None:
