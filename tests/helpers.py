@@ -188,10 +188,12 @@ def predictor_of(
 ) -> Predictor:
     """Return a Predictor over functions in place of a network, one for each stream.
 
-    options: `output` is "logits" or "probabilities"; all others are the Predictor's.
+    options: `output` is "logits" or "probabilities", `activation` "softmax" or "sigmoid"; all others are the
+    Predictor's.
     """
     own = {"preprocessing": preprocessing, "num_classes": num_classes, "class_names": None}
-    description = replace(ARTIFACT, **own, output=options.pop("output", "logits"))
+    own |= {name: options.pop(name) for name in ("output", "activation") if name in options}
+    description = replace(ARTIFACT, **own)
     engine = LoadedEngine("test", functions)
     options = {"batch_size": 5, "num_workers": 2} | options
     return Predictor(description, lambda streams: engine, streams=len(functions), **options)

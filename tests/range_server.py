@@ -2,13 +2,16 @@
 
 python tests/range_server.py FOLDER [LATENCY_SECONDS] [BYTES_PER_SECOND]
 
-It prints its port. FOLDER/faults.json may say how it fails: {"cut": N} cuts off the next N answers,
-"busy": N answers 503, "whole": true ignores ranges, "shifted": true answers with other bytes, "forbidden":
-true refuses, "log": true writes each request's range into FOLDER/requests.txt.
+It prints its port and, when it is ended by SIGTERM, the processor time that it took. FOLDER/faults.json may
+say how it fails: {"cut": N} cuts off the next N answers, "busy": N answers 503, "whole": true ignores ranges,
+"shifted": true answers with other bytes, "forbidden": true refuses, "log": true writes each request's range
+into FOLDER/requests.txt.
 """
 
 import hashlib
 import json
+import os
+import signal
 import sys
 import threading
 import time
@@ -17,8 +20,9 @@ from pathlib import Path
 
 FOLDER = Path(sys.argv[1]).resolve()
 LATENCY, RATE = (float(sys.argv[i]) if len(sys.argv) > i else 0.0 for i in (2, 3))
-LOCK, LINE = threading.Lock(), threading.Lock()
-CHUNK = 1 << 16
+LOCK = threading.Lock()
+CHUNK = 1 << 20
+line_is_free = 0.0  # since when: all connections share one line
 
 
 def take(name: str) -> bool:
@@ -30,6 +34,17 @@ def take(name: str) -> bool:
         if value and value is not True:
             path.write_text(json.dumps(faults | {name: value - 1}))
     return bool(value)
+
+
+def wait_for_line(size: int) -> None:
+    """Wait as long as the line takes for these bytes, after those of other connections."""
+    global line_is_free
+    if not RATE:
+        return
+    with LOCK:
+        line_is_free = max(line_is_free, time.perf_counter()) + size / RATE
+        pause = line_is_free - time.perf_counter()
+    time.sleep(max(pause, 0))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -74,16 +89,19 @@ class Handler(BaseHTTPRequestHandler):
             self.send_file(path, first, last - first + 1)
 
     def send_file(self, path: Path, first: int, size: int) -> None:
+        """Send a part of a file from the page cache: the cores are for the clients."""
         is_cut = take("cut")
+        start, end = first, first + (size // 2 if is_cut else size)
         with path.open("rb") as file:
-            file.seek(first + (7 if take("shifted") else 0))
-            data = file.read(size).ljust(size, b"\0")
-        for start in range(0, size // 2 if is_cut else size, CHUNK):
-            part = data[start : start + CHUNK]
-            if RATE:
-                with LINE:  # one line for all connections
-                    time.sleep(len(part) / RATE)
-            self.wfile.write(part)
+            if take("shifted"):
+                self.wfile.write(b"shifted")
+                end -= 7
+            while start < end:
+                part = min(CHUNK, end - start)
+                wait_for_line(part)
+                stop = start + part
+                while start < stop:
+                    start += os.sendfile(self.connection.fileno(), file.fileno(), start, stop - start)
         if is_cut:
             self.close_connection = True
             self.connection.close()
@@ -100,4 +118,9 @@ class Handler(BaseHTTPRequestHandler):
 if __name__ == "__main__":
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_port, flush=True)
-    server.serve_forever()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit())
+    try:
+        server.serve_forever()
+    finally:
+        times = os.times()
+        print(f"processor: {times.user + times.system:.1f} s, {os.cpu_count()} cores", flush=True)

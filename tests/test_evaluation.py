@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, recall_
 
 from ppcls.data.dataset import Dataset
 from ppcls.errors import DataError, PpclsError
-from ppcls.evaluation.evaluate import describe_recall, evaluate
+from ppcls.evaluation.evaluate import describe_each, evaluate
 from ppcls.evaluation.metrics import batch_sums, label_ranks, sample_losses
 from ppcls.inference.predictions import softmax
 from ppcls.preprocessing import Preprocessing
@@ -90,8 +90,10 @@ def test_measures_of_classes_leave_out_what_cannot_be_predicted_or_read(brightne
 
 
 def test_the_recall_of_each_class_in_a_line():
-    assert describe_recall([0.5, None, 1.0], ["cat", "dog", "bird"]).endswith(": cat 0.5000, bird 1.0000")
-    assert describe_recall([0.5, None, 1.0], None).endswith(": 0 0.5000, 2 1.0000")
+    assert describe_each("recall", [0.5, None, 1.0], ["cat", "dog", "bird"]).endswith(
+        ": cat 0.5000, bird 1.0000"
+    )
+    assert describe_each("recall", [0.5, None, 1.0], None).endswith(": 0 0.5000, 2 1.0000")
 
 
 @pytest.mark.parametrize("streams", [1, 3])

@@ -15,7 +15,7 @@ from PIL import Image
 from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
 from ppcls.data.dataset import open_path, open_split
-from ppcls.data.loader import eval_batch_indices, load_batches
+from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices
 from ppcls.data.shard_index import INDEX_FILE
 from ppcls.data.transforms import EvalTransform
 from ppcls.errors import ConfigError, DataError, PpclsError
@@ -239,6 +239,16 @@ def batches(dataset, on_error):
     options = {"num_workers": 2, "on_error": on_error}
     indices = eval_batch_indices(len(dataset), 4)
     return load_batches(dataset, indices, EvalTransform(PREPROCESSING), PREPROCESSING, **options)
+
+
+def test_images_are_used_again_as_in_training(photos, tmp_path):
+    """A small set fills more batches than it has images: further uses have larger numbers."""
+    whole = packed(photos, tmp_path / "out")
+    for dataset in (whole, whole.select(range(0, 23, 2))):
+        order = train_batch_indices(dataset.source, 8, seed=0, epoch=0, min_batches=9)
+        loaded = load_batches(dataset, order, EvalTransform(PREPROCESSING), PREPROCESSING, num_workers=2)
+        used = np.concatenate([batch.indices for batch in loaded])
+        assert len(used) == 72 and set(used.tolist()) == set(range(len(dataset)))
 
 
 def test_a_damaged_picture_is_named_by_shard_and_key(tmp_path):

@@ -11,22 +11,28 @@ from pathlib import Path
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-from helpers import draw_classes
+from helpers import draw_classes, predictor_of
 from paddle import nn
 
 from ppcls import build_model, distributed
 from ppcls.architectures.blocks import ConvBN, global_average
+from ppcls.build import Network
 from ppcls.commands import run
 from ppcls.config import AugmentConfig
 from ppcls.config_files import parse_config
 from ppcls.data.dataset import Dataset
+from ppcls.data.files import Files
+from ppcls.data.label_sets import LabelSets
 from ppcls.data.loader import Batch, load_batches, train_batch_indices
 from ppcls.data.sampling import repeat_factors
-from ppcls.data.transforms import TrainTransform
-from ppcls.errors import PpclsError
+from ppcls.data.transforms import EvalTransform, TrainTransform
+from ppcls.errors import DataError, PpclsError
+from ppcls.evaluation.evaluate import evaluate
+from ppcls.evaluation.label_metrics import average_precision
 from ppcls.preprocessing import Preprocessing
 from ppcls.training.batches import count_steps, train_batches
 from ppcls.training.checkpoint import read_state, write_state
+from ppcls.training.loop import Trainer
 from ppcls.training.state import TrainState
 from ppcls.training.step import Requests, train_step
 
@@ -162,7 +168,54 @@ def checks_of_a_rank(folder):
         "a run resumes from a state within an epoch": are_equal(*resumed_or_not(folder)),
         "so they do with sync_bn": are_equal(*recomputed_or_not("train.sync_bn=true")),
         "their batches are those of one process": are_equal(*shared_or_whole(Path(folder) / "pictures")),
+        "their average precision is that of all images": are_equal(*precision_of(Path(folder) / "pictures")),
+        "their unreadable images are counted together": list(count_unreadable(Path(folder) / "pictures"))
+        == [[1, 5, 9], "3 images", "3 images"],
     }
+
+
+SPEC = Preprocessing(32, 32, "bilinear", False, (0.5,) * 3, (0.5,) * 3)
+
+
+def pictures_in(folder):
+    """A dataset of 11 pictures with a few labels each, by `shared_or_whole`."""
+    paths = [str(folder / "abc"[index % 3] / f"{index}.png") for index in range(11)]
+    labels = [label for index in range(11) for label in range(index % 3, 3)]
+    return Dataset.of_sets(Files(paths), LabelSets.of_sizes(labels, [3 - index % 3 for index in range(11)]))
+
+
+def precision_of(folder):
+    """Average precision of the classes by an evaluation on both ranks, and by arithmetic on all images."""
+
+    def run(images):
+        return np.round(images.mean(axis=(2, 3)) * 20)  # with equal values
+
+    data = pictures_in(folder)
+    predictor = predictor_of(run, preprocessing=SPEC, num_classes=3, activation="sigmoid", batch_size=2)
+    yield {"precision": evaluate(predictor, data).average_precision}
+    (batch,) = load_batches(data, [np.arange(11)], EvalTransform(SPEC), SPEC, num_workers=1)
+    is_positive = np.arange(3) >= np.arange(11)[:, None] % 3
+    yield {"precision": average_precision(run(batch.images), is_positive)}
+
+
+def count_unreadable(folder):
+    """The unreadable images that each rank knows after an epoch; then the beginning of the error, if fewer
+    are allowed, of training and of evaluation."""
+    data = pictures_in(folder)
+    for index in (1, 5, 9):
+        data.source.paths[index] = str(folder / "missing.png")
+    for limit in (3, 2):
+        options = ["data.on_error=skip", f"data.max_unreadable={limit}", "data.batch_size=2", "device=cpu"]
+        config = parse_config({"model": {"name": "EfficientNetB0_small", "num_classes": 3}}, options)
+        trainer = Trainer(config, Network(Normed(), None, SPEC, None), data, data, 1)
+        steps = (trainer.train_one_epoch, (None,)), (trainer.evaluate, ())
+        for call, arguments in steps:
+            try:
+                call(*arguments)
+            except DataError as error:
+                yield str(error).partition(" cannot")[0]
+        if limit == 3:
+            yield [item.index for item in trainer.state.progress.unreadable]
 
 
 def shared_or_whole(folder):

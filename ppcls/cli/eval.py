@@ -125,8 +125,14 @@ def run(config: Config, subject: Subject, keep_samples: bool = False) -> "Evalua
     from ppcls.evaluation.evaluate import evaluate
 
     predictor, dataset, classes, _ = subject
-    on_error = config.data.on_error
-    return evaluate(predictor, dataset, on_error=on_error, classes=classes, keep_samples=keep_samples)
+    return evaluate(
+        predictor,
+        dataset,
+        on_error=config.data.on_error,
+        classes=classes,
+        keep_samples=keep_samples,
+        max_unreadable=config.data.max_unreadable,
+    )
 
 
 def check(config: Config, subject: Subject) -> None:
@@ -139,16 +145,20 @@ def check(config: Config, subject: Subject) -> None:
 
 
 def print_result(result: "Evaluation", subject: Subject) -> None:
-    from ppcls.evaluation.evaluate import FEW_CLASSES, describe_recall
+    from ppcls.evaluation.evaluate import FEW_CLASSES, describe_each
 
     names, values = subject.dataset.class_names, result.to_dict()
+    mean = f"mean average precision {values['map']:.4f}, " if "map" in values else ""
     top5 = "" if result.top5 is None else f"top-5 {result.top5:.4f}, "
     log(
-        f"top-1 {result.top1:.4f}, {top5}loss {result.loss:.4f} on {result.count} images, "
+        f"{mean}{result.top1_name} {result.top1:.4f}, {top5}loss {result.loss:.4f} on {result.count} images, "
         f"{result.images_per_second:.1f} images/s"
     )
     if len(values["class_recall"]) <= FEW_CLASSES:
-        log(describe_recall(values["class_recall"], names.names if names else None))
+        shown = names.names if names else None
+        log(describe_each("recall", values["class_recall"], shown))
+        if "map" in values:
+            log(describe_each("average precision", values["average_precision"], shown))
     if result.unreadable:
         log(f"left out, unreadable: {len(result.unreadable)} of {len(subject.dataset)}")
         for item in result.unreadable[:10]:

@@ -71,7 +71,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FORMAT",
         help=f"some of {', '.join(FORMATS)} (default: all whose converters are installed)",
     )
-    parser.add_argument("--softmax", action="store_true", help="return probabilities instead of logits")
+    parser.add_argument(
+        "--softmax",
+        action="store_true",
+        help="return probabilities instead of logits (of a network trained with train.loss=binary: the "
+        "sigmoids)",
+    )
     parser.add_argument(
         "--embeddings",
         action="store_true",

@@ -1,5 +1,5 @@
 """Classify image files: print the likeliest classes of each with their probabilities, or write them to a
-file."""
+file. Of a network trained with train.loss=binary: all classes above a threshold."""
 
 import argparse
 import sys
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ppcls.inference.predictions import Prediction
     from ppcls.inference.predictor import Predictor
 
+TOPK = 5
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
@@ -46,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if outputs and not args.resume:
         require_no_parts(outputs[0])
     dataset = open_images(args.input)
-    predictor = open_model(resolved, args.engine, default="eager", topk=args.topk, bulk=len(dataset) >= BULK)
+    topk, bulk = args.topk or TOPK, len(dataset) >= BULK
+    predictor = open_model(resolved, args.engine, default="eager", topk=topk, bulk=bulk)
+    set_threshold(predictor, args)
     if args.embeddings is not None:
         predictor.require_embeddings()
     if args.check:
@@ -79,7 +83,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         help="an image, a folder (with all below it), a glob pattern, or shards",
     )
-    parser.add_argument("--topk", type=int, default=5, help="classes shown for each image (default 5)")
+    parser.add_argument("--topk", type=int, help=f"classes shown for each image (default {TOPK})")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="of a network trained with train.loss=binary: show each class of at least this probability "
+        "(default 0.5)",
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -106,8 +117,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="with --output or --embeddings: resume a run that was interrupted",
     )
     args = parser.parse_args(argv)
-    if args.topk < 1:
+    if args.topk is not None and args.topk < 1:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
+        raise ConfigError(f"--threshold must be from 0 to 1. Received: {args.threshold:g}")
     if args.output is not None and args.output.suffix.lower() not in (".csv", ".json"):
         raise ConfigError(f"--output must end in .csv or .json. Received: {args.output}")
     if args.embeddings is not None:
@@ -124,6 +137,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--explain runs the network itself. Received: --engine {args.engine}. Leave it out."
         )
     return args
+
+
+def set_threshold(predictor: "Predictor", args: argparse.Namespace) -> None:
+    """Give the predictor the threshold. Raises ConfigError for an option that its network does not have."""
+    if predictor.activation == "softmax" and args.threshold is not None:
+        raise ConfigError(
+            "--threshold is for networks trained with train.loss=binary; this one divides a probability of 1 "
+            f"among its classes. Received: {args.threshold:g}. Give --topk in its place."
+        )
+    if predictor.activation == "sigmoid" and args.topk is not None:
+        raise ConfigError(
+            "This network was trained with train.loss=binary: it decides on each class by itself. Received: "
+            f"--topk {args.topk}. Give --threshold P in its place."
+        )
+    predictor.threshold = predictor.threshold if args.threshold is None else args.threshold
 
 
 def to_screen(predictor: "Predictor", dataset: "Dataset") -> int:
@@ -186,4 +214,5 @@ def format_line(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"{prediction.file}: unreadable"
     best = zip(prediction.labels, prediction.probabilities, strict=True)
-    return f"{prediction.file}: " + "; ".join(f"{label} {p:.4f}" for label, p in best)
+    shown = "; ".join(f"{label} {p:.4f}" for label, p in best)
+    return f"{prediction.file}: {shown or 'no class above the threshold'}"

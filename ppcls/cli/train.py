@@ -125,12 +125,13 @@ FEW_IMAGES = 50  # of an evaluation, below which its result is hardly more than 
 
 def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     """Print the measures of the best epoch, from its line of metrics.jsonl; of few classes their recalls."""
-    from ppcls.evaluation.evaluate import describe_recall
+    from ppcls.evaluation.evaluate import describe_each
     from ppcls.evaluation.metrics import MEASURES
 
     config, names = trainer.config, trainer.network.class_names
-    if "eval_class_recall" in best:  # not in those of earlier versions either
-        log(f"{describe_recall(best['eval_class_recall'], names.names if names else None)}")
+    for key, measure in (("class_recall", "recall"), ("average_precision", "average precision")):
+        if f"eval_{key}" in best:  # not in those of earlier versions either
+            log(describe_each(measure, best[f"eval_{key}"], names.names if names else None))
     shown = {config.train.measure: None, "top1": None}  # the one that decides first
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
     count, epoch = best["eval_count"], best["epoch"]

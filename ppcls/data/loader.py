@@ -182,7 +182,7 @@ def _announced(batch_indices: Iterable[np.ndarray], dataset: Dataset) -> Iterato
     ahead: deque[np.ndarray] = deque()
     images = 0
     for indices in batch_indices:
-        dataset.prefetch(indices.tolist())
+        dataset.prefetch((indices % len(dataset)).tolist())
         ahead.append(indices)
         images += len(indices)
         while images > IMAGES_AHEAD:

@@ -107,16 +107,18 @@ def write_index(
 
     Raises DataError for a key that two images have.
     """
-    from safetensors.numpy import save
+    from safetensors.numpy import save_file
 
-    names = [name for part in members for name in part.names]
-    _refuse_doubles(names, shards, members)
+    starts = np.cumsum([0, *(len(part.names) for part in members)], dtype=np.int64)
+    _refuse_doubles(starts, shards, members)
+    texts = np.cumsum([0, *(len(part.names.text) for part in members)], dtype=np.int64)
+    ends = [np.asarray(part.names.ends) + text for part, text in zip(members, texts[:-1], strict=True)]
     columns = {
         "offset": np.concatenate([np.asarray(part.offsets, np.int64) for part in members]),
         "size": np.concatenate([np.asarray(part.sizes, np.int64) for part in members]),
-        "name_ends": np.cumsum(np.fromiter(map(len, names), np.int64, len(names)), dtype=np.int64),
-        "names": np.frombuffer(b"".join(names), np.uint8),
-        "starts": np.cumsum([0, *(len(part.names) for part in members)], dtype=np.int64),
+        "name_ends": np.concatenate(ends),
+        "names": np.concatenate([np.frombuffer(part.names.text, np.uint8) for part in members]),
+        "starts": starts,
         **({} if labels is None else {"labels": labels.values}),
         **({} if labels is None or labels.is_single else {"label_starts": labels.starts}),
     }
@@ -126,19 +128,25 @@ def write_index(
         "class_names": json.dumps(class_names.to_pairs() if class_names else None),
     }
     with write_aside(path) as aside:
-        aside.write_bytes(save(columns, metadata))
+        save_file(columns, aside, metadata)
 
 
-def _refuse_doubles(names: list[bytes], shards: Sequence[Shard], members: Sequence[Members]) -> None:
-    """Raise DataError if two images have one key: the same name, or one that differs in its ending alone."""
-    hashes = np.fromiter((hash(_key_of(name)) for name in names), np.int64, len(names))
+def _refuse_doubles(starts: np.ndarray, shards: Sequence[Shard], members: Sequence[Members]) -> None:
+    """Raise DataError if two images have one key: the same name, or one that differs in its ending alone.
+
+    starts: int64 [S + 1], number of the first image of each shard. Hashes are compared, not keys: a set of a
+    million texts would take 150 MB.
+    """
+    keys = (_key_of(name) for part in members for name in part.names)
+    hashes = np.fromiter(map(hash, keys), np.int64, int(starts[-1]))
     order = np.argsort(hashes, kind="stable")
-    ends = np.cumsum([len(part.names) for part in members])
     for place in np.flatnonzero(hashes[order][1:] == hashes[order][:-1]):
-        first, second = int(order[place]), int(order[place + 1])
-        key = _key_of(names[first])
-        if key == _key_of(names[second]):
-            one, other = (shards[int(np.searchsorted(ends, i, "right"))].name for i in (first, second))
+        numbers = order[place : place + 2]
+        homes = np.searchsorted(starts, numbers, "right") - 1
+        one, other = (shards[home].name for home in homes)
+        found = [members[home].names[n - starts[home]] for home, n in zip(homes, numbers, strict=True)]
+        key = _key_of(found[0])
+        if key == _key_of(found[1]):
             raise DataError(
                 f"Two samples have the key {key.decode(errors='replace')}: one in {one}, one in {other}. "
                 "Each sample of a set needs a key of its own: rename one of them, or leave a shard out."

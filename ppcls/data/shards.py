@@ -3,7 +3,7 @@
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from ppcls.files import sha256_of
 from ppcls.progress import note
 
 _HEADER = 512  # bytes of a tar that stand before a file's own
+_SPANS = 1 << 14  # blocks of a remote set whose places are remembered
 _OFFSET_BITS = 44  # a shard has fewer bytes than 2 ** 44
 _OPEN = 256  # shards that are open at the same time
 WINDOW = 16  # blocks of a remote set that are mixed with one another
@@ -158,18 +159,26 @@ class Shards:
     def _span(self, shard: int, number: int) -> tuple[int, int]:
         """Return the first byte and the size of the block that holds an image: all images that begin in the
         same BLOCK_BYTES of the shard, with the headers before them."""
-        columns = self.index.columns
-        start, end = (int(columns["starts"][place]) for place in (shard, shard + 1))
-        offsets = columns["offset"][start:end]
-        base = int(columns["offset"][number]) // BLOCK_BYTES * BLOCK_BYTES
-        first, last = np.searchsorted(offsets, [base, base + BLOCK_BYTES])
-        stop = int(offsets[last - 1]) + int(columns["size"][start + last - 1])
+        return self._spans(shard, self.index.columns["offset"].item(number) // BLOCK_BYTES)
+
+    @cached_property
+    def _spans(self) -> Callable[[int, int], tuple[int, int]]:
+        return lru_cache(_SPANS)(self._find_span)
+
+    def _find_span(self, shard: int, block: int) -> tuple[int, int]:
+        start, end = self._starts[shard : shard + 2]
+        offsets = self.index.columns["offset"][start:end]
+        first, last = np.searchsorted(offsets, [block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES])
+        stop = int(offsets[last - 1]) + int(self.index.columns["size"][start + last - 1])
         begin = int(offsets[first]) - _HEADER
         return begin, stop - begin
 
     def _block(self, shard: int, number: int) -> tuple[int, bytes]:
         first, size = self._span(shard, number)
         return first, self.shelf.block(shard, first, size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in ("index", "shelf", "chosen")}
 
 
 def _stated_size(data: bytes) -> int:

@@ -30,21 +30,42 @@ Label = int | str
 Labels = tuple[Label, ...]  # of one image: numbers or words, each once
 
 
+class Names:
+    """Names one behind another, as the index has them: bytes objects of a million would take 60 MB."""
+
+    def __init__(self) -> None:
+        self.text, self.ends = bytearray(), array("q")
+
+    def append(self, name: bytes) -> None:
+        self.text += name
+        self.ends.append(len(self.text))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> bytes:
+        return bytes(self.text[self.ends[index - 1] if index else 0 : self.ends[index]])
+
+    def __iter__(self) -> Iterator[bytes]:
+        return map(self.__getitem__, range(len(self)))
+
+
 @dataclass
 class Members:
     """The images of one shard, in the order of the tar: their names, offsets and sizes in bytes, and their
     labels, None for an image without one."""
 
-    names: list[bytes] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
     offsets: "array[int]" = field(default_factory=lambda: array("q"))
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
     labels: list[Labels | None] = field(default_factory=list)
+    _seen: dict[Labels | None, Labels | None] = field(default_factory=dict)
 
     def add(self, name: str, offset: int, size: int, labels: Labels | None) -> None:
         self.names.append(name.encode(errors="surrogateescape"))
         self.offsets.append(offset)
         self.sizes.append(size)
-        self.labels.append(labels)
+        self.labels.append(self._seen.setdefault(labels, labels))  # images of a class share the object
 
 
 @dataclass

@@ -158,14 +158,14 @@ def evaluate(
     )
 
 
-def describe_recall(recall: Sequence[float | None], names: Sequence[str] | None) -> str:
-    """Return a line with the recall of each class that has images. names: None shows the labels."""
+def describe_each(measure: str, values: Sequence[float | None], names: Sequence[str] | None) -> str:
+    """Return a line with the value of each class that has images. names: None shows the labels."""
     shown = [
         f"{names[label] if names else label} {value:.4f}"
-        for label, value in enumerate(recall)
+        for label, value in enumerate(values)
         if value is not None
     ]
-    return f"recall of each class: {', '.join(shown)}"
+    return f"{measure} of each class: {', '.join(shown)}"
 
 
 class _Scorer:

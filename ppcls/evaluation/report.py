@@ -39,6 +39,11 @@ COLUMNS = [
     html.Column("most often taken for", is_number=False),
 ]
 F1_COLUMN = 4
+AVERAGE_PRECISION = html.Column("average precision", is_number=True)  # of a network with a sigmoid
+SEVERAL = (
+    "an image may have several. In the confusion, the calibration and the errors the likeliest of them "
+    "counts as the true one"
+)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Tables:
 
     classes: int64 [C], those evaluated. names: of all the network's classes. confusion, calibration, scores:
     as metrics.confusion, metrics.calibration and, for these classes, metrics.class_scores return them.
+    average_precision: float64 [C], for these classes, or None.
     """
 
     classes: np.ndarray
@@ -54,6 +60,13 @@ class Tables:
     confusion: np.ndarray
     calibration: np.ndarray
     scores: np.ndarray
+    average_precision: np.ndarray | None = None
+
+    @property
+    def columns(self) -> list[html.Column]:
+        """The columns of `class_rows`."""
+        own = [] if self.average_precision is None else [AVERAGE_PRECISION]
+        return [*COLUMNS[:-1], *own, COLUMNS[-1]]
 
 
 def write_report(
@@ -78,7 +91,10 @@ def write_report(
     names = dataset.class_names.names if dataset.class_names else [str(n) for n in range(num_classes)]
     classes = np.arange(num_classes) if classes is None else classes
     samples = result.samples
-    tables = Tables(classes, names, confusion(samples), calibration(samples), result.scores[classes])
+    precision = None if result.average_precision is None else result.average_precision[classes]
+    tables = Tables(
+        classes, names, confusion(samples), calibration(samples), result.scores[classes], precision
+    )
     metrics = result.to_dict() | {
         "nll": result.loss,
         "ece": expected_calibration_error(tables.calibration),
@@ -87,33 +103,45 @@ def write_report(
     write_json(folder / "metrics.json", metrics)
     write_csv(
         folder / "per_class.csv",
-        ["class_id", "name", "precision", "recall", "f1", "support"],
+        ["class_id", "name", "precision", "recall", "f1", "support", "average_precision"][
+            : len(tables.columns) - 1
+        ],
         (row[:-1] for row in class_rows(tables)),
     )
     write_csv(folder / "confusion.csv", ["true", "predicted", "count"], tables.confusion.tolist())
     write_csv(folder / "predictions.csv", *prediction_rows(result.samples, dataset))
     mistakes = _mistakes(result.samples, dataset, preprocessing, names)
     sizes = f"short side {preprocessing.resize_short}, crop {preprocessing.crop_size} pixels"
-    page = _page(title, {**about, "images": sizes}, metrics, tables, mistakes)
+    labels = {"labels of images": SEVERAL} if result.has_sets else {}
+    page = _page(title, {**about, "images": sizes, **labels}, metrics, tables, mistakes)
     write_text(folder / "index.html", page, errors="replace")
     return metrics
 
 
 def class_rows(tables: Tables) -> list[list[str]]:
-    """Return one row of COLUMNS for each class; undefined scores are empty."""
+    """Return one row of the tables' columns for each class; undefined scores are empty."""
     names, taken_for = tables.names, dict[int, str]()
     for true, predicted, count in main_confusions(tables.confusion).tolist():
         taken_for.setdefault(true, f"{names[predicted]} ({count})")
+    count, precision = len(tables.classes), tables.average_precision
+    own = np.empty((count, 0)) if precision is None else precision[:, None]
     return [
         [
             str(label),
             names[label],
-            *("" if np.isnan(score) else f"{score:.4f}" for score in row[:3]),
+            *map(_score, row[:3]),
             str(int(row[3])),
+            *map(_score, more),
             taken_for.get(label, ""),
         ]
-        for label, row in zip(tables.classes.tolist(), tables.scores.tolist(), strict=True)
+        for label, row, more in zip(
+            tables.classes.tolist(), tables.scores.tolist(), own.tolist(), strict=True
+        )
     ]
+
+
+def _score(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.4f}"
 
 
 def prediction_rows(samples: np.ndarray, dataset: Dataset) -> tuple[list[str], Iterator[list]]:
@@ -221,7 +249,7 @@ def _page(
         (
             "Classes",
             html.paragraph("Click a header to sort by its column; click again to reverse the order.")
-            + html.table(COLUMNS, rows, "Scores of each class", F1_COLUMN),
+            + html.table(tables.columns, rows, "Scores of each class", F1_COLUMN),
         ),
     ]
     shown = {name: str(value) for name, value in about.items()}
@@ -236,6 +264,7 @@ def _figures(metrics: Mapping[str, Any], num_classes: int) -> dict[str, str]:
         "ECE": "ece",
         "macro F1": "macro_f1",
         "balanced accuracy": "balanced_accuracy",
+        "mean average precision": "map",
     }
     scores = {title: f"{metrics[name]:.4f}" for title, name in shown.items() if name in metrics}
     counts = {"images": metrics["count"], "unreadable, left out": metrics["skipped"], "classes": num_classes}

@@ -37,6 +37,7 @@ def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool =
         "parameters_sha256": predictor.fingerprint,
         "topk": predictor.topk,
         "preprocessing": predictor.preprocessing.to_dict(),
+        **({"threshold": predictor.threshold} if predictor.activation == "sigmoid" else {}),
         "files": len(files),
         "files_sha256": digest,
         **({"embeddings": predictor.require_embeddings()} if embeddings else {}),
@@ -231,6 +232,8 @@ def _write_csv(file: TextIO, predictions: Iterable[Prediction]) -> None:
     for prediction in predictions:
         if prediction.error is not None:
             writer.writerow([prediction.file, "", "", "", "", prediction.error])
+        elif not prediction.class_ids:  # no class above the threshold
+            writer.writerow([prediction.file, "", "", "", "", ""])
         best = zip(prediction.class_ids, prediction.labels, prediction.probabilities, strict=True)
         for rank, (class_id, label, probability) in enumerate(best, 1):
             writer.writerow([prediction.file, rank, class_id, label, f"{probability:.6f}", ""])

@@ -13,7 +13,7 @@ from ppcls.build import Network
 from ppcls.config import Config
 from ppcls.data.class_weights import resolve_class_weights
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch
+from ppcls.data.loader import Batch, Unreadable, require_within
 from ppcls.data.sampling import repeat_factors
 from ppcls.errors import ConfigError, Stopped
 from ppcls.evaluation.evaluate import FEW_CLASSES, Evaluation, evaluate
@@ -32,16 +32,18 @@ Log = Callable[[str], None]
 
 
 class Timed(Iterator[Batch]):
-    """Batches, and the seconds that were spent waiting for them."""
+    """Batches, the seconds that were spent waiting for them, and their unreadable images."""
 
     def __init__(self, batches: Iterator[Batch]) -> None:
         self.batches = batches
         self.seconds = 0.0
+        self.unreadable: list[Unreadable] = []
 
     def __next__(self) -> Batch:
         start = time.perf_counter()
         batch = next(self.batches)
         self.seconds += time.perf_counter() - start
+        self.unreadable += batch.unreadable
         return batch
 
 
@@ -67,6 +69,7 @@ class Trainer:
         self.signals = StopSignals()
         self.saved_at = time.monotonic()
         self.is_resumed = False
+        self.loaded = Timed(iter(()))  # batches of the running epoch
 
     def _resolve_class_weights(self) -> np.ndarray | None:
         """Return the values of train.class_weights, float64 [C]; None for null. Raises DataError."""
@@ -207,7 +210,7 @@ class Trainer:
         if first_step == 0:
             state.sums = Sums()
         waited, start = state.sums.waited, time.perf_counter() - state.sums.seconds
-        batches = Timed(self.batches(epoch, first_step))
+        batches = self.loaded = Timed(self.batches(epoch, first_step))
         title, steps = f"epoch {epoch + 1}/{self.length.epochs}", self.length.steps_of(epoch)
         total, done = (count * self.global_batch for count in (steps, first_step))
         with progress_bar(total, title, self.config.train.log_seconds, initial=done) as bar:
@@ -216,6 +219,8 @@ class Trainer:
                 rate = state.learning_rate(step)
                 update = self.train_step(batches, rate, step)
                 self._count(update)
+                if update.requests.exchange:
+                    self._exchange_unreadable()
                 state.sums.seconds, state.sums.waited = time.perf_counter() - start, waited + batches.seconds
                 wait = state.sums.waited / state.sums.seconds
                 bar.set_postfix_str(
@@ -235,11 +240,31 @@ class Trainer:
         return train_step(self.state, batches, rate, step, requests=self._requests)
 
     def _requests(self) -> Requests:
-        """Return this rank's requests: to stop after a signal; to save, on rank 0, after so many minutes."""
+        """Return this rank's requests: to stop after a signal; to save, on rank 0, after so many minutes; to
+        exchange unreadable images."""
         minutes = self.config.train.checkpoint_minutes
         is_first = self.state.rank == 0
         is_late = is_first and minutes is not None and time.monotonic() - self.saved_at > 60 * minutes
-        return Requests(self.signals.number > 0, is_late)
+        return Requests(self.signals.number > 0, is_late, bool(self._new_unreadable()))
+
+    def _new_unreadable(self) -> list[Unreadable]:
+        """Return this rank's unreadable images that the ranks have not exchanged, if data.max_unreadable asks
+        for their number."""
+        if self.config.data.max_unreadable is None:
+            return []
+        known = {item.index for item in self.state.progress.unreadable}
+        return [item for item in self.loaded.unreadable if item.index not in known]
+
+    def _exchange_unreadable(self) -> None:
+        """Add the new unreadable images of all ranks to those of the run. Raises DataError if they are more
+        than data.max_unreadable."""
+        limit, progress = self.config.data.max_unreadable, self.state.progress
+        shares = distributed.gather(self._new_unreadable())
+        found = {item.index: item for share in shares for item in share}
+        progress.unreadable += [found[index] for index in sorted(found)]
+        self.loaded.unreadable.clear()
+        if limit is not None:
+            require_within(limit, progress.unreadable)
 
     def _stop_or_save(self, requests: Requests, record: RunRecord | None) -> None:
         """Do what any rank requests after a step, and what train.checkpoint_steps requests."""

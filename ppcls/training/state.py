@@ -12,6 +12,7 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.config import Config
+from ppcls.data.loader import Unreadable
 from ppcls.errors import ConfigError, PpclsError
 from ppcls.onednn import resolve_kernels
 from ppcls.processor import keep_freed_memory
@@ -44,7 +45,8 @@ class Progress:
 
     epoch: epochs that are trained, evaluated and in `history`. step: updates of the running epoch, skipped
     ones too; after the last one only the evaluation is missing. history: the lines of metrics.jsonl.
-    best: the best epoch's line.
+    best: the best epoch's line. unreadable: with data.max_unreadable, the training images that no process
+    could read, each once.
     """
 
     epoch: int = 0
@@ -52,6 +54,13 @@ class Progress:
     skipped_in_a_row: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     best: dict[str, Any] | None = None
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Progress":
+        """Return the position that `asdict` made plain, also if it has been through JSON."""
+        unreadable = [Unreadable(**item) for item in values.get("unreadable", ())]
+        return Progress(**values | {"unreadable": unreadable})
 
 
 class SavedState(NamedTuple):
@@ -224,7 +233,7 @@ class TrainState:
             )
         for name, tensor in own.items():
             tensor.set_value(groups["weights"][name])
-        self.progress = Progress(**saved.header["progress"])
+        self.progress = Progress.from_dict(saved.header["progress"])
         last_updated = self.progress.epoch if self.progress.step else max(self.progress.epoch - 1, 0)
         self._begin_epoch(last_updated)
         if self.ema:

@@ -20,10 +20,12 @@ MAX_SKIPS = 10  # skipped updates in a row that end a run: it will not recover
 
 
 class Requests(NamedTuple):
-    """Requests of one process, or of any: to stop the run, to save its state."""
+    """Requests of one process, or of any: to stop the run, to save its state, to exchange the unreadable
+    images that are new."""
 
     stop: bool = False
     save: bool = False
+    exchange: bool = False
 
 
 class Update(NamedTuple):
@@ -149,7 +151,7 @@ def cross_entropy(
     if class_weights is not None:
         shares = shares * paddle.gather(class_weights, labels.flatten()).reshape(labels.shape)
     with paddle.amp.auto_cast(False):
-        return -_mean_at(F.log_softmax(logits.astype("float32")), labels, shares, smoothing)
+        return -_mean_at(F.log_softmax(_at_least_float32(logits)), labels, shares, smoothing)
 
 
 def binary_cross_entropy(
@@ -166,7 +168,7 @@ def binary_cross_entropy(
 
     labels, shares = _with_shares(labels, shares)
     with paddle.amp.auto_cast(False):
-        logits = logits.astype("float32")
+        logits = _at_least_float32(logits)
         # -t log(s) - (1 - t) log(1 - s) = softplus(x) - t x, for the sigmoid s of x
         at_targets = _mean_at(logits, labels, shares, smoothing) / logits.shape[1]
         return F.softplus(logits).mean() - at_targets
@@ -182,10 +184,18 @@ def _with_shares(labels: "Tensor", shares: "Tensor | None") -> "tuple[Tensor, Te
     return labels, paddle.ones(labels.shape, "float32")
 
 
+def _at_least_float32(logits: "Tensor") -> "Tensor":
+    """Return logits of half precision as float32."""
+    import paddle
+
+    return logits.astype("float32") if logits.dtype in (paddle.float16, paddle.bfloat16) else logits
+
+
 def _mean_at(values: "Tensor", labels: "Tensor", shares: "Tensor", smoothing: float) -> "Tensor":
     """Return the mean over images of the sum of values [N, C] times smoothed targets, which are gathered."""
     import paddle
 
+    shares = shares.astype(values.dtype)
     sums = (shares * paddle.take_along_axis(values, labels, 1)).sum(axis=1)
     if smoothing:
         sums = (1 - smoothing) * sums + smoothing * shares.sum(axis=1) * values.mean(axis=1)
@@ -201,10 +211,10 @@ def average_gradients(parameters: "list[Tensor]") -> None:
 
 
 def agree(loss: float, own: Requests) -> tuple[float, Requests]:
-    """Return the mean loss of all ranks. The same all-reduce tells every rank whether to stop or to save."""
+    """Return the mean loss of all ranks. The same all-reduce tells every rank what any of them requests."""
     sums = distributed.sum_over_ranks(np.array([loss, *own], np.float64))
-    total, stop, save = sums.tolist()
-    return total / distributed.world_size(), Requests(stop > 0, save > 0)
+    total, *requests = sums.tolist()
+    return total / distributed.world_size(), Requests(*(count > 0 for count in requests))
 
 
 def find_problem(state: TrainState, loss: float, norm: float) -> str | None:
