@@ -54,5 +54,5 @@ def test_a_command_without_a_tool_is_named_by_the_module(monkeypatch):
 
 
 def test_each_tool_and_command_exists():
-    assert set(TOOLS) | {"data", "options"} == set(command.COMMANDS)
+    assert set(TOOLS) | {"compare", "data", "options"} == set(command.COMMANDS)
     assert all((ROOT / "tools" / f"{name}.py").is_file() for name in TOOLS.values())

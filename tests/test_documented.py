@@ -241,6 +241,7 @@ HOW: dict[str, Run | str] = {
     "ppcls options WORD": Run(words={"WORD": "freeze"}),
     "python tools/options_page.py": Run(quick=True),
     "ppcls --version": Run(quick=True),
+    "ppcls compare RUN report": Run(after=("python tools/eval.py -c RUN --report report",)),
     "ppcls eval RUN": Run(after=(TRAIN,)),
     "ppcls infer RUN -i FOLDER": Run(after=(TRAIN,)),
     "ppcls infer EXPORT -i FOLDER": Run(after=(EXPORT,)),

@@ -14,7 +14,7 @@ from helpers import ROOT, value_from
 HEAVY = ("paddle", "numpy", "cv2", "visualdl", "matplotlib", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
-    ("errors", "format1", "preprocessing", "processor"),
+    ("errors", "format1", "intervals", "preprocessing", "processor"),
     ("files", "streams", "typed"),
     ("architectures",),
     ("complexity", "onednn"),

@@ -142,7 +142,8 @@ def test_the_tables_hold_every_image_class_and_pair(drawn, tmp_path):
 
     rows = read_csv(tmp_path / "per_class.csv")
     assert [row["name"] for row in rows] == names
-    assert rows[10]["precision"] == "" and rows[11]["recall"] == ""
+    assert rows[10]["precision"] == "" and rows[11]["recall"] == rows[11]["recall_high"] == ""
+    assert float(rows[4]["recall_low"]) < float(rows[4]["recall"]) < float(rows[4]["recall_high"])
     assert [int(row["support"]) for row in rows] == np.bincount(labels, minlength=12).tolist()
     assert float(rows[4]["recall"]) == pytest.approx((logits.argmax(1) == 4)[labels == 4].mean(), abs=5e-5)
 

@@ -36,11 +36,12 @@ def main() -> None:
     step("tools/benchmark.py", "engines", run, "--rounds", "3", "--json", str(SPEED))
     metrics = json.loads((ROOT / OUTPUT / "metrics.json").read_text(encoding="utf-8"))
     rows = json.loads((ROOT / SPEED).read_text(encoding="utf-8"))["rows"]
+    low, high = metrics["top1_interval"]
     speeds = ", ".join(f"{name} {row['milliseconds']['median']:.1f}" for name, row in rows.items())
     worst = max(row["difference"] for row in rows.values() if row["difference"] is not None)
     print(f"""
 Done in {time.monotonic() - start:.0f} s: an EfficientNetB0 was trained on 1,437 handwritten digits.
-Top-1 on the {metrics["count"]} held-out digits: {metrics["top1"]:.4f}
+Top-1 on the {metrics["count"]} held-out digits: {metrics["top1"]:.4f} (95%: {low:.4f} to {high:.4f})
 Milliseconds an image: {speeds}
 Largest difference of an engine from the eager network: {worst:.1e}
 Run: {OUTPUT}; exported: {EXPORTED}; figures: {OUTPUT}/metrics.json, {OUTPUT}/metrics.jsonl, {SPEED}

@@ -1,5 +1,5 @@
 """Evaluate a network on labelled images: top-1, top-5 and loss, written to metrics.json in output_dir; with
---report, also its errors by image and class."""
+--report, also its errors by image and class; with --calibrate, how sure it is and may be."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,9 +16,11 @@ from ppcls.cli.common import (
     save_config,
     write_json,
 )
+from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.errors import ConfigError
 from ppcls.files import write_aside
+from ppcls.inference.calibration import CALIBRATION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,12 +33,16 @@ if TYPE_CHECKING:
 
 class Subject(NamedTuple):
     """The predictor and the dataset of an evaluation. classes: the only ones that can be predicted, None for
-    all. about: further entries for the results."""
+    all. about: further entries for the results. others: images of none of the classes, of --ood."""
 
     predictor: "Predictor"
     dataset: "Dataset"
     classes: "np.ndarray | None"
     about: dict[str, Any]
+    others: "Dataset | None" = None
+
+
+MAX_ERROR = 0.01
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.sizes:
         evaluate_sizes(config, subject, sorted({*args.sizes}))
         return 0
-    result = run(config, subject, keep_samples=args.report is not None)
+    result = run(config, subject, keep_samples=True, keep_logits=args.calibrate)
     print_result(result, subject)
+    if args.calibrate:
+        result = calibrate(args, config, subject, result)
+    write_predictions(config.output_path, result, subject)
     write_json(config.output_path / "metrics.json", result.to_dict() | subject.about)
     if args.report is not None:
         report(Path(args.report), config, subject, result, str(resolved.export or config.model.weights))
@@ -80,7 +89,24 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--sizes", type=int, nargs="+", metavar="S", help="evaluate with crops of S pixels, one after another"
     )
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="fit a temperature and a threshold to these images, and write calibration.json for `export`",
+    )
+    parser.add_argument(
+        "--max-error",
+        type=float,
+        metavar="RATE",
+        help=f"with --calibrate: the error rate that is allowed above the threshold (default {MAX_ERROR})",
+    )
+    parser.add_argument(
+        "--ood",
+        metavar="FOLDER|LIST|SHARDS",
+        help="with --calibrate: images of none of the classes; how well scores tell them apart",
+    )
     args = parser.parse_args(argv)
+    require_calibrate(args)
     if args.labels is not None and args.classes is not None:
         raise ConfigError("--labels apply to all classes of the network. Leave --classes out.")
     if args.sizes and args.report is not None:
@@ -91,6 +117,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.sizes and min(args.sizes) < 1:
         raise ConfigError(f"--sizes must be at least 1. Received: {min(args.sizes)}")
     return args
+
+
+def require_calibrate(args: argparse.Namespace) -> None:
+    """Raise ConfigError for options that --calibrate excludes, or that need it."""
+    for name in ("max_error", "ood"):
+        if getattr(args, name) is not None and not args.calibrate:
+            raise ConfigError(f"--{name.replace('_', '-')} is a part of --calibrate. Give that too.")
+    if args.max_error is not None and not 0 < args.max_error < 0.5:
+        raise ConfigError(f"--max-error must be above 0 and below 0.5. Received: {args.max_error}")
+    for name in ("labels", "classes", "sizes"):
+        if getattr(args, name) is not None and args.calibrate:
+            raise ConfigError(
+                f"--calibrate is for the network as it is used, with one true class for each image. Leave "
+                f"--{name} out."
+            )
 
 
 def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
@@ -118,19 +159,27 @@ def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
 
         classes = read_classes(args.classes, num_classes, dataset.class_names)
         return Subject(predictor, dataset, classes, {"classes": args.classes})
+    if args.calibrate:
+        from ppcls.evaluation.sureness import open_others, require_one_label
+
+        require_one_label(dataset)
+        others = None if args.ood is None else open_others(args.ood)
+        return Subject(predictor, dataset, None, {}, others)
     return Subject(predictor, dataset, None, {})
 
 
-def run(config: Config, subject: Subject, keep_samples: bool = False) -> "Evaluation":
+def run(
+    config: Config, subject: Subject, keep_samples: bool = False, keep_logits: bool = False
+) -> "Evaluation":
     from ppcls.evaluation.evaluate import evaluate
 
-    predictor, dataset, classes, _ = subject
     return evaluate(
-        predictor,
-        dataset,
+        subject.predictor,
+        subject.dataset,
         on_error=config.data.on_error,
-        classes=classes,
+        classes=subject.classes,
         keep_samples=keep_samples,
+        keep_logits=keep_logits,
         max_unreadable=config.data.max_unreadable,
     )
 
@@ -146,23 +195,55 @@ def check(config: Config, subject: Subject) -> None:
 
 def print_result(result: "Evaluation", subject: Subject) -> None:
     from ppcls.evaluation.evaluate import FEW_CLASSES, describe_each
+    from ppcls.intervals import with_interval
 
     names, values = subject.dataset.class_names, result.to_dict()
     mean = f"mean average precision {values['map']:.4f}, " if "map" in values else ""
-    top5 = "" if result.top5 is None else f"top-5 {result.top5:.4f}, "
+    top5 = "" if result.top5 is None else f"top-5 {with_interval(result.top5, result.count)}, "
     log(
-        f"{mean}{result.top1_name} {result.top1:.4f}, {top5}loss {result.loss:.4f} on {result.count} images, "
-        f"{result.images_per_second:.1f} images/s"
+        f"{mean}{result.top1_name} {with_interval(result.top1, result.count, '95%: ')}, {top5}"
+        f"loss {result.loss:.4f} on {result.count} images, {result.images_per_second:.1f} images/s"
     )
     if len(values["class_recall"]) <= FEW_CLASSES:
         shown = names.names if names else None
-        log(describe_each("recall", values["class_recall"], shown))
+        log(describe_each("recall", values["class_recall"], shown, result.class_counts))
         if "map" in values:
             log(describe_each("average precision", values["average_precision"], shown))
     if result.unreadable:
         log(f"left out, unreadable: {len(result.unreadable)} of {len(subject.dataset)}")
         for item in result.unreadable[:10]:
             log(f"  {item.where}: {item.reason}")
+
+
+def calibrate(
+    args: argparse.Namespace, config: Config, subject: Subject, result: "Evaluation"
+) -> "Evaluation":
+    """Return the result with its sureness; print it, and write it to output_dir by the first process."""
+    from ppcls.evaluation.sureness import calibrate_evaluation, describe_sureness, write_sureness
+
+    predictor, folder = subject.predictor, config.output_path
+    result = calibrate_evaluation(
+        predictor,
+        result,
+        max_error=args.max_error or MAX_ERROR,
+        others=subject.others,
+        on_error=config.data.on_error,
+    )
+    if distributed.rank() == 0 and result.sureness is not None:
+        log(describe_sureness(result.sureness))
+        for path in write_sureness(folder, predictor, result):
+            log(f"written: {path}")
+    model = args.model or args.config or "MODEL"
+    log(f"next: {command_line('export', model, '--calibration', folder / CALIBRATION)}")
+    return result
+
+
+def write_predictions(folder: Path, result: "Evaluation", subject: Subject) -> None:
+    """Write a row for each image, by the first process; `ppcls compare` reads them."""
+    from ppcls.evaluation.tables import PREDICTIONS, prediction_rows, write_csv
+
+    if distributed.rank() == 0 and result.samples is not None:
+        write_csv(folder / PREDICTIONS, *prediction_rows(result.samples, subject.dataset))
 
 
 def report(folder: Path, config: Config, subject: Subject, result: "Evaluation", weights: str | None) -> None:
@@ -192,6 +273,7 @@ def report(folder: Path, config: Config, subject: Subject, result: "Evaluation",
 def evaluate_sizes(config: Config, subject: Subject, sizes: Sequence[int]) -> None:
     """Write the accuracy for each test resolution as sizes.json and sizes.png in output_dir."""
     from ppcls.evaluation.plots import draw_sizes
+    from ppcls.intervals import with_interval
     from ppcls.preprocessing import at_size
 
     own = subject.predictor.preprocessing
@@ -200,7 +282,8 @@ def evaluate_sizes(config: Config, subject: Subject, sizes: Sequence[int]) -> No
         preprocessing = at_size(own, size)
         resized = subject._replace(predictor=subject.predictor.with_preprocessing(preprocessing))
         result, short = run(config, resized), preprocessing.resize_short
-        log(f"crop {size}, short side {short}: top-1 {result.top1:.4f}, loss {result.loss:.4f}")
+        top1 = with_interval(result.top1, result.count, "95%: ")
+        log(f"crop {size}, short side {short}: top-1 {top1}, loss {result.loss:.4f}")
         rows.append({"crop_size": size, "resize_short": short} | result.to_dict() | subject.about)
     write_json(config.output_path / "sizes.json", rows)
     if distributed.rank() == 0:

@@ -1,16 +1,23 @@
 """Export a trained network for Paddle Inference, ONNX Runtime and OpenVINO, to run without this project."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppcls import distributed
 from ppcls.cli.common import config_parser, log, read_config
 from ppcls.commands import command_line
+from ppcls.config import Config
+from ppcls.config_files import run_of_checkpoint
 from ppcls.errors import ConfigError
 from ppcls.inference.formats import FORMATS
 from ppcls.inference.formats.format import ExportOptions
 from ppcls.inference.formats.onnx import OPSET
+
+if TYPE_CHECKING:
+    from ppcls.inference.calibration import Calibration, Subject
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,9 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.world_size() > 1:
         raise ConfigError("The export runs as one process. Start it without paddle.distributed.launch.")
     from ppcls.build import build_to_run
+    from ppcls.inference.calibration import Subject
     from ppcls.inference.export import export_model, require_free, require_writable
     from ppcls.inference.formats import writable_formats
     from ppcls.inference.predictor import describe
+    from ppcls.weights import hash_parameters
 
     output = config.output_path / "exported" if args.output is None else Path(args.output)
     options = ExportOptions(
@@ -41,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             log(f"note: without {name}: {reason}")
     description = describe(model, preprocessing, class_names, weights)
     require_writable(model, description, formats, options)
+    precision = replace(description, fp16=args.fp16).precision
+    calibration = choose_calibration(
+        args.calibration, config, lambda: Subject(hash_parameters(model), precision, preprocessing)
+    )
     if args.check:
         log(f"check passed: {', '.join(formats)} can be written to {output}; nothing was written")
         return 0
     artifact = export_model(
         model,
         output,
-        description,
+        replace(description, calibration=calibration),
         formats=formats,
         threads=distributed.cores(),
         options=options,
@@ -57,6 +70,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     log(f"written: {output}; it returns {artifact.output}; license: {artifact.license or 'not stated'}")
     log(f"next: {command_line('infer', output, '-i', 'IMAGE_OR_FOLDER')}")
     return 0
+
+
+def choose_calibration(
+    given: str | None, config: Config, subject: "Callable[[], Subject]"
+) -> "Calibration | None":
+    """Return the calibration that --calibration names, or that lies in the folder of the run that is exported
+    and fits; None without one. Raises ConfigError for one that was named and does not fit."""
+    from ppcls.inference.calibration import CALIBRATION, read_calibration
+
+    if given == "none":
+        return None
+    path = Path(given) if given is not None else config.output_path / CALIBRATION
+    is_runs = run_of_checkpoint(Path(config.model.weights or "")) is not None
+    if given is None and not (is_runs and path.is_file()):
+        return None
+    try:
+        found = read_calibration(path, subject())
+    except ConfigError as error:
+        if given is not None:
+            raise
+        log(f"note: without a calibration: {error}")
+        return None
+    sure = "no answer is marked" if found.threshold is None else f"below {found.threshold:.4f} it is unsure"
+    log(f"calibration: {path}; temperature {found.temperature:.4f}, {sure} (--calibration none: without)")
+    return found
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,6 +135,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         metavar="S",
         help="take images of S x S pixels only, as preprocessing crops them (default: of any size)",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="say how sure each answer is, by the calibration.json that `eval --calibrate` wrote; none: do "
+        "not (default: that in the folder of the run that is exported, if it is of these weights)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
     return parser.parse_args(argv)

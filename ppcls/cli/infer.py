@@ -193,7 +193,10 @@ def to_files(predictor: "Predictor", dataset: "Dataset", output: Path, embedding
     distributed.gather(None)  # no process writes before all have read
     distributed.run_together(lambda: write_part(part, header, predictor, dataset.select(share)))
     size = header.get("embeddings", 0)
-    result = distributed.run_together(lambda: merge(output, files, embeddings, size) if rank == 0 else None)
+    sure = predictor.calibration is not None and predictor.calibration.threshold is not None
+    result = distributed.run_together(
+        lambda: merge(output, files, embeddings, size, sure=sure) if rank == 0 else None
+    )
     classified, failed = distributed.gather(result)[0]
     log(f"written: {output}, {classified} files classified, {failed} unreadable")
     if embeddings is not None:
@@ -214,5 +217,6 @@ def format_line(prediction: "Prediction") -> str:
     if prediction.error is not None:
         return f"{prediction.file}: unreadable"
     best = zip(prediction.labels, prediction.probabilities, strict=True)
+    mark = "unsure; " if prediction.is_sure is False else ""
     shown = "; ".join(f"{label} {p:.4f}" for label, p in best)
-    return f"{prediction.file}: {shown or 'no class above the threshold'}"
+    return f"{prediction.file}: {mark}{shown or 'no class above the threshold'}"

@@ -10,6 +10,7 @@ from ppcls.errors import ConfigError, suggest
 COMMANDS = {
     "train": ("ppcls.cli.train", "train or fine-tune a network"),
     "eval": ("ppcls.cli.eval", "measure the accuracy on labelled images"),
+    "compare": ("ppcls.cli.compare", "say whether two evaluations differ by more than chance"),
     "infer": ("ppcls.cli.infer", "classify image files"),
     "export": ("ppcls.cli.export", "write a network to run without this project"),
     "convert": ("ppcls.cli.convert", "convert weights between the formats of projects"),

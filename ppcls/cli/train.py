@@ -127,14 +127,16 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     """Print the measures of the best epoch, from its line of metrics.jsonl; of few classes their recalls."""
     from ppcls.evaluation.evaluate import describe_each
     from ppcls.evaluation.metrics import MEASURES
+    from ppcls.intervals import interval_of
 
     config, names = trainer.config, trainer.network.class_names
     for key, measure in (("class_recall", "recall"), ("average_precision", "average precision")):
         if f"eval_{key}" in best:  # not in those of earlier versions either
             log(describe_each(measure, best[f"eval_{key}"], names.names if names else None))
     shown = {config.train.measure: None, "top1": None}  # the one that decides first
-    values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
     count, epoch = best["eval_count"], best["epoch"]
+    values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
+    values += " (95%: {:.4f} to {:.4f})".format(*interval_of(best["eval_top1"], count))
     log(f"best {values}, of epoch {epoch}, on {count} images; weights in {best_weights(config.output_path)}")
     if count < FEW_IMAGES:
         more = command_line("data", "split", "FOLDER", "--eval-share", "0.3", "--force")

@@ -10,7 +10,8 @@ from ppcls.data.files import Files
 from ppcls.evaluation import html
 from ppcls.evaluation.clean import Doubtful, Images
 from ppcls.evaluation.plots import short_names
-from ppcls.evaluation.report import thumbnail, write_csv
+from ppcls.evaluation.report import thumbnail
+from ppcls.evaluation.tables import write_csv
 from ppcls.files import write_text
 from ppcls.preprocessing import Preprocessing
 

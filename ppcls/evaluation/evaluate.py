@@ -12,6 +12,7 @@ from ppcls import distributed
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, Unreadable, eval_batch_indices, require_within
 from ppcls.errors import ConfigError, DataError, PpclsError, Stopped
+from ppcls.evaluation.calibrate import Sureness
 from ppcls.evaluation.label_metrics import average_precision_of_ranks, judge
 from ppcls.evaluation.metrics import (
     MIN_CLASSES_FOR_TOP5,
@@ -24,8 +25,10 @@ from ppcls.evaluation.metrics import (
 )
 from ppcls.inference.predictions import sigmoid
 from ppcls.inference.predictor import Predictor
+from ppcls.intervals import interval_of, wilson
 from ppcls.progress import progress_bar
 
+GATHERED_BYTES = 32 << 20  # of logits, from each process at a time
 FEW_CLASSES = 20  # of which the recalls are printed
 
 
@@ -35,7 +38,8 @@ class Evaluation:
 
     top1, top5: fractions of `count`; top5 is None below five classes. loss: mean cross-entropy.
     class_counts: int64 [3, C], as metrics.count_classes. samples: metrics.sample_type [count] in the
-    dataset's order, if they were requested; not in to_dict. has_sets: images have several labels; top1 and
+    dataset's order, if they were requested; logits: float32 [count, C] in this order, likewise; sureness: if
+    the logits were calibrated. These three are not in to_dict. has_sets: images have several labels; top1 and
     top5 say how often one of them is the first or among the first five. average_precision: float64 [C], of a
     network with a sigmoid for each class; NaN for a class without an image.
     """
@@ -48,6 +52,8 @@ class Evaluation:
     images_per_second: float
     class_counts: np.ndarray
     samples: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    sureness: Sureness | None = None
     has_sets: bool = False
     average_precision: np.ndarray | None = None
 
@@ -62,13 +68,14 @@ class Evaluation:
         return class_scores(self.class_counts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics, as JSON has them. balanced_accuracy is the mean recall of the classes that have
-        images, macro_f1 the mean F1 of those that have images or predictions. class_recall: in the order of
-        the labels, None for a class without an image. map: the mean of average_precision over the classes
-        that have images."""
-        values = {"top1": self.top1, "top5": self.top5, "loss": self.loss, "count": self.count}
+        """Return the metrics, as JSON has them. top1_interval, top5_interval: see intervals.wilson.
+        balanced_accuracy is the mean recall of the classes that have images, macro_f1 the mean F1 of those
+        that have images or predictions. class_recall: in the order of the labels, None for a class without an
+        image. map: the mean of average_precision over the classes that have images."""
+        shares = {"top1": self.top1} | ({} if self.top5 is None else {"top5": self.top5})
+        intervals = {f"{name}_interval": list(interval_of(x, self.count)) for name, x in shares.items()}
         recall, f1 = self.scores[:, 1], self.scores[:, 2]
-        return {name: value for name, value in values.items() if value is not None} | {
+        return {**shares, "loss": self.loss, "count": self.count, **intervals} | {
             "balanced_accuracy": float(np.nanmean(recall)),
             "macro_f1": float(np.nanmean(f1)),
             "class_recall": _without_nan(recall),
@@ -97,6 +104,7 @@ def evaluate(
     on_error: str = "fail",
     classes: np.ndarray | None = None,
     keep_samples: bool = False,
+    keep_logits: bool = False,
     max_unreadable: int | None = None,
     signal: Callable[[], int] = lambda: 0,
 ) -> Evaluation:
@@ -105,10 +113,11 @@ def evaluate(
 
     on_error: "skip" leaves unreadable images out and counts them. classes: int64, sorted; no other class can
     be predicted, as if the network had only these. keep_samples: save a row for each image, 60 bytes.
-    max_unreadable: how many images on_error "skip" may leave out; None for any number. signal: returns the
-    number of the signal that stops this process, or 0; then all processes raise Stopped. For an image with
-    several valid labels the likeliest one counts, see metrics.likeliest_valid. If all of them are right, or
-    each class has a sigmoid: see label_metrics.
+    keep_logits: save the samples and the logits, before any temperature. max_unreadable: how many images
+    on_error "skip" may leave out; None for any number. signal: returns the number of the signal that stops
+    this process, or 0; then all processes raise Stopped. For an image with several valid labels the likeliest
+    one counts, see metrics.likeliest_valid. If all of them are right, or each class has a sigmoid: see
+    label_metrics.
     Raises DataError for an unreadable image (unless on_error is "skip"), for more than max_unreadable of
     them, for a label that is not among `classes`, and if no image is left; PpclsError for logits that are not
     finite; ConfigError for what does not apply to a network with a sigmoid for each class.
@@ -121,7 +130,10 @@ def evaluate(
     _require_measurable(predictor, dataset, classes)
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_indices = eval_batch_indices(len(dataset), predictor.batch_size, rank, world_size)
-    scorer = _Scorer(dataset, predictor, classes, sum(map(len, batch_indices)) if keep_samples else 0)
+    kept = sum(map(len, batch_indices)) if keep_samples or keep_logits else 0
+    scorer = _Scorer(dataset, predictor, classes, kept)
+    if keep_logits:
+        scorer.logits = np.empty((kept, predictor.num_classes), np.float32)
     # As many steps on each process, so that none waits long: gloo gives up after 30 s.
     steps = len(eval_batch_indices(len(dataset), predictor.batch_size, 0, world_size))
     batches = predictor.run(dataset, batch_indices, on_error=on_error)
@@ -144,6 +156,8 @@ def evaluate(
     count = int(totals[0])
     if count == 0:
         raise DataError(f"None of the {len(dataset)} images can be read; the first: {unreadable[0].where}.")
+    samples = np.concatenate(distributed.gather(scorer.samples)) if keep_samples or keep_logits else None
+    order = None if samples is None else np.argsort(samples["index"], kind="stable")
     return Evaluation(
         top1=totals[1] / count,
         top5=totals[2] / count if scorer.num_classes >= MIN_CLASSES_FOR_TOP5 else None,
@@ -152,19 +166,29 @@ def evaluate(
         unreadable=unreadable,
         images_per_second=len(dataset) / seconds,
         class_counts=sum(distributed.gather(scorer.class_counts)),
-        samples=_in_dataset_order(distributed.gather(scorer.samples)) if keep_samples else None,
+        samples=None if samples is None else samples[order],
+        logits=gather_rows(scorer.logits[: len(scorer.samples)])[order] if keep_logits else None,
         has_sets=dataset.label_sets is not None,
         average_precision=scorer.average_precision(),
     )
 
 
-def describe_each(measure: str, values: Sequence[float | None], names: Sequence[str] | None) -> str:
-    """Return a line with the value of each class that has images. names: None shows the labels."""
-    shown = [
-        f"{names[label] if names else label} {value:.4f}"
-        for label, value in enumerate(values)
-        if value is not None
-    ]
+def describe_each(
+    measure: str,
+    values: Sequence[float | None],
+    names: Sequence[str] | None,
+    counts: np.ndarray | None = None,
+) -> str:
+    """Return a line with the value of each class that has images. names: None shows the labels. counts: see
+    Evaluation.class_counts; with them, each value is a recall and has its interval."""
+    shown = []
+    for label, value in enumerate(values):
+        if value is not None:
+            text = f"{names[label] if names else label} {value:.4f}"
+            if counts is not None:
+                low, high = wilson(int(counts[2, label]), int(counts[0, label]))
+                text += f" ({low:.2f} to {high:.2f})"
+            shown.append(text)
     return f"{measure} of each class: {', '.join(shown)}"
 
 
@@ -173,13 +197,15 @@ class _Scorer:
     unreadable images and samples.
 
     capacity: the number of samples to save. num_classes: the number of classes that can be predicted.
+    logits: where those of the samples are saved, if they have room.
     """
 
     def __init__(
         self, dataset: Dataset, predictor: Predictor, classes: np.ndarray | None, capacity: int
     ) -> None:
         num_classes = predictor.num_classes
-        self.labels, self.to_logits = dataset.labels, predictor.to_logits
+        self.labels, self.temperature = dataset.labels, predictor.temperature
+        self.to_logits = predictor.to_logits
         self.is_binary = predictor.activation == "sigmoid"
         self.sets = dataset.all_labels if self.is_binary else dataset.label_sets
         self._scores: list[tuple[np.ndarray, np.ndarray]] = []  # logits and indices of batches
@@ -188,6 +214,7 @@ class _Scorer:
         self.class_counts = np.zeros((3, num_classes), np.int64)
         self.unreadable: list[Unreadable] = []
         self._samples = np.empty(capacity, sample_type(self.num_classes))
+        self.logits = np.empty((0, num_classes), np.float32)
         self._filled = 0
 
     @property
@@ -206,11 +233,16 @@ class _Scorer:
             raise PpclsError(
                 "The network returned values that are not finite: its weights are damaged or diverged."
             )
+        span = slice(self._filled, self._filled + len(batch.indices))
+        if len(self.logits):
+            self.logits[span] = logits
+        if self.temperature is not None:
+            logits = logits / np.float32(self.temperature)
         if self.excluded is not None:
             logits = logits.copy()
             logits[:, self.excluded] = -np.inf
         truth, losses, counts = self._judge(logits, batch.indices)
-        rows = self._samples[self._filled : self._filled + len(batch.indices)]
+        rows = self._samples[span]
         if len(rows):
             fill_samples(rows, logits, truth, batch.indices)
             if losses is not None:
@@ -269,7 +301,12 @@ def _require_measurable(predictor: Predictor, dataset: Dataset, classes: np.ndar
         )
 
 
-def _in_dataset_order(shares: list[np.ndarray]) -> np.ndarray:
-    """Return the rows of all processes in the dataset's order."""
-    rows = np.concatenate(shares)
-    return rows[np.argsort(rows["index"], kind="stable")]
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """Return the rows of all processes, in the order of the ranks. They travel in parts, because gloo ends an
+    exchange that takes long."""
+    if distributed.world_size() == 1:
+        return rows
+    longest = max(distributed.gather(len(rows)))
+    step = max(1, GATHERED_BYTES // (rows.itemsize * rows.shape[1]))
+    parts = [distributed.gather(rows[start : start + step]) for start in range(0, longest, step)]
+    return np.concatenate([part[rank] for rank in range(distributed.world_size()) for part in parts])

@@ -17,6 +17,7 @@ body { margin: 0 auto; padding: 1rem 1.25rem 4rem; max-width: 80rem; color: var(
 h1 { font-size: 1.5rem; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
 p { max-width: 46rem; }
+.lead { font-size: 1.15rem; }
 .about { color: var(--dim); overflow-wrap: anywhere; }
 nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; }
 a { color: var(--link); }
@@ -45,6 +46,12 @@ th button:hover { background: var(--soft); }
 th button::after { content: "\\2195"; opacity: .35; padding-left: .3rem; }
 th[aria-sort=ascending] button::after { content: "\\2191"; opacity: 1; }
 th[aria-sort=descending] button::after { content: "\\2193"; opacity: 1; }
+table.plain { width: auto; max-width: 100%; margin: 1rem 0; }
+table.plain thead th { position: static; padding: .3rem .6rem; }
+table.plain td { font-variant-numeric: tabular-nums; }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0; }
+.figures figure { margin: 0; flex: 0 1 30rem; }
+figcaption { color: var(--dim); font-size: .9rem; }
 .scroll { overflow-x: auto; }
 @media (min-width: 60rem) { .scroll { overflow: visible; } }
 """
@@ -136,6 +143,11 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def lead(text: str) -> str:
+    """Return the sentence that says most, larger than the others."""
+    return f'<p class="lead">{escape(text)}</p>'
+
+
 def picture(light: bytes, dark: bytes, words: str) -> str:
     """Return an image in two PNGs, of which the browser shows the one for the page's colours. words: its
     content."""
@@ -143,6 +155,26 @@ def picture(light: bytes, dark: bytes, words: str) -> str:
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{_data("png", dark)}">'
         f'<img src="{_data("png", light)}" alt="{escape(words)}"></picture>'
     )
+
+
+def figures(items: Iterable[tuple[str, str]]) -> str:
+    """Return pictures beside one another where there is room. items: a picture's HTML and its caption."""
+    shown = "\n".join(
+        f"<figure>{item}<figcaption>{escape(words)}</figcaption></figure>" for item, words in items
+    )
+    return f'<div class="figures">\n{shown}\n</div>'
+
+
+def plain_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a small table; its first column names the rows."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="plain">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>'
 
 
 def gallery(items: Iterable[Figure]) -> str:

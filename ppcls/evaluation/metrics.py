@@ -114,10 +114,14 @@ def main_confusions(triples: np.ndarray) -> np.ndarray:
 
 
 def calibration(samples: np.ndarray) -> np.ndarray:
+    """Return the `calibration_table` of the likeliest classes."""
+    confidence = samples["probability"][:, 0].astype(np.float64)
+    return calibration_table(confidence, samples["best"][:, 0] == samples["label"])
+
+
+def calibration_table(confidence: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """Return float64 [BINS, 3]: the number of images, their mean confidence and their accuracy in equal bins
     of the top-1 confidence. Each bin includes its upper edge; an empty one has NaN."""
-    confidence = samples["probability"][:, 0].astype(np.float64)
-    correct = samples["best"][:, 0] == samples["label"]
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
     counts = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
@@ -127,6 +131,6 @@ def calibration(samples: np.ndarray) -> np.ndarray:
 
 def expected_calibration_error(table: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy, weighted by the images of each bin. table: from
-    `calibration`."""
+    `calibration_table`."""
     counts, confidence, accuracy = table[table[:, 0] > 0].T
     return float((counts * np.abs(confidence - accuracy)).sum() / counts.sum())

@@ -92,9 +92,9 @@ def _draw_pairs(pairs: np.ndarray, names: Sequence[str], dark: bool) -> bytes:
     return _png(figure)
 
 
-def draw_reliability(table: np.ndarray, *, dark: bool) -> bytes:
+def draw_reliability(table: np.ndarray, *, dark: bool, is_transparent: bool = True) -> bytes:
     """Draw each bin's accuracy, the gap to its confidence, and its share of the images. table: from
-    metrics.calibration."""
+    metrics.calibration_table."""
     figure, ink = _figure(5.4, 5.6, dark)
     above, below = figure.subplots(2, sharex=True, height_ratios=[4, 1])
     counts, confidence, accuracy = np.nan_to_num(table).T
@@ -110,7 +110,36 @@ def draw_reliability(table: np.ndarray, *, dark: bool) -> bytes:
     below.set(xlabel="confidence: the first class's probability", ylabel="share of\nimages")
     _style(above, ink)
     _style(below, ink)
-    return _png(figure)
+    return _png(figure, is_transparent)
+
+
+def draw_risk_coverage(
+    coverage: np.ndarray,
+    risk: np.ndarray,
+    answered: float | None,
+    max_error: float,
+    *,
+    dark: bool,
+    is_transparent: bool = True,
+) -> bytes:
+    """Draw the share of errors over the share of answered images. answered: the share above the threshold,
+    None without one; max_error: the error rate that it keeps."""
+    figure, ink = _figure(5.4, 3.6, dark)
+    axes = figure.subplots()
+    axes.plot(100 * coverage, 100 * risk, color=RIGHT, linewidth=2)
+    axes.fill_between(100 * coverage, 100 * risk, color=RIGHT, alpha=0.15)
+    axes.axhline(
+        100 * max_error, color=ink, linestyle="--", linewidth=1, label=f"wanted: {100 * max_error:g}"
+    )
+    if answered is not None:
+        words = f"answered: {100 * answered:.0f}"
+        axes.axvline(100 * answered, color=WRONG, linewidth=2, label=words)
+    top = 1.15 * max(risk[len(risk) // 20 :].max(), max_error)  # the first few images alone jump to and fro
+    axes.set(xlim=(0, 100), ylim=(0, 100 * top))
+    axes.set(xlabel="answered, of 100 pictures", ylabel="wrong, of 100 answers")
+    axes.legend(loc="upper left", frameon=False, labelcolor=ink, fontsize=9)
+    _style(axes, ink)
+    return _png(figure, is_transparent)
 
 
 def draw_sizes(sizes: Sequence[int], top1: Sequence[float], own_size: int) -> bytes:

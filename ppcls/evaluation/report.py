@@ -1,8 +1,7 @@
 """Report of a network's errors: tables, pictures and a page, from one row for each image."""
 
-import csv
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -24,7 +23,10 @@ from ppcls.evaluation.metrics import (
     main_confusions,
 )
 from ppcls.evaluation.plots import MATRIX_CLASSES, draw_confusion, draw_reliability, short_names
-from ppcls.files import write_aside, write_json, write_text
+from ppcls.evaluation.sureness import section
+from ppcls.evaluation.tables import METRICS, PREDICTIONS, prediction_rows, write_csv
+from ppcls.files import write_json, write_text
+from ppcls.intervals import interval_of
 from ppcls.preprocessing import Preprocessing
 
 MOST_MISTAKES = 48
@@ -34,11 +36,12 @@ COLUMNS = [
     html.Column("name", is_number=False),
     html.Column("precision", is_number=True),
     html.Column("recall", is_number=True),
+    html.Column("its 95% interval", is_number=False),
     html.Column("F1", is_number=True),
     html.Column("images", is_number=True),
     html.Column("most often taken for", is_number=False),
 ]
-F1_COLUMN = 4
+F1_COLUMN = 5
 AVERAGE_PRECISION = html.Column("average precision", is_number=True)  # of a network with a sigmoid
 SEVERAL = (
     "an image may have several. In the confusion, the calibration and the errors the likeliest of them "
@@ -100,20 +103,20 @@ def write_report(
         "ece": expected_calibration_error(tables.calibration),
         **about,
     }
-    write_json(folder / "metrics.json", metrics)
+    write_json(folder / METRICS, metrics)
     write_csv(
         folder / "per_class.csv",
-        ["class_id", "name", "precision", "recall", "f1", "support", "average_precision"][
-            : len(tables.columns) - 1
-        ],
-        (row[:-1] for row in class_rows(tables)),
+        ["class_id", "name", "precision", "recall", "f1", "support", "recall_low", "recall_high"]
+        + ["average_precision"] * (precision is not None),
+        ([*row[:4], *row[5:7], *row[4].partition(" to ")[::2], *row[7:-1]] for row in class_rows(tables)),
     )
     write_csv(folder / "confusion.csv", ["true", "predicted", "count"], tables.confusion.tolist())
-    write_csv(folder / "predictions.csv", *prediction_rows(result.samples, dataset))
+    write_csv(folder / PREDICTIONS, *prediction_rows(result.samples, dataset))
     mistakes = _mistakes(result.samples, dataset, preprocessing, names)
     sizes = f"short side {preprocessing.resize_short}, crop {preprocessing.crop_size} pixels"
     labels = {"labels of images": SEVERAL} if result.has_sets else {}
-    page = _page(title, {**about, "images": sizes, **labels}, metrics, tables, mistakes)
+    sure = None if result.sureness is None else section(result.sureness)
+    page = _page(title, {**about, "images": sizes, **labels}, metrics, tables, mistakes, sure)
     write_text(folder / "index.html", page, errors="replace")
     return metrics
 
@@ -129,7 +132,9 @@ def class_rows(tables: Tables) -> list[list[str]]:
         [
             str(label),
             names[label],
-            *map(_score, row[:3]),
+            *map(_score, row[:2]),
+            "{:.4f} to {:.4f}".format(*interval_of(row[1], int(row[3]))) if row[3] else "",
+            _score(row[2]),
             str(int(row[3])),
             *map(_score, more),
             taken_for.get(label, ""),
@@ -142,19 +147,6 @@ def class_rows(tables: Tables) -> list[list[str]]:
 
 def _score(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.4f}"
-
-
-def prediction_rows(samples: np.ndarray, dataset: Dataset) -> tuple[list[str], Iterator[list]]:
-    """Return the header, and a row for each image: file, true class, loss, the likeliest classes and their
-    probabilities."""
-    places = range(1, samples["best"].shape[1] + 1)
-    header = ["file", "label", "loss", *(f"class_{n}" for n in places), *(f"probability_{n}" for n in places)]
-    columns = (samples[name].tolist() for name in ("index", "label", "loss", "best", "probability"))
-    rows = (
-        [dataset.name(index), label, f"{loss:.6g}", *best, *(f"{p:.6g}" for p in probabilities)]
-        for index, label, loss, best, probabilities in zip(*columns, strict=True)
-    )
-    return header, rows
 
 
 def worst_mistakes(samples: np.ndarray) -> np.ndarray:
@@ -174,17 +166,6 @@ def thumbnail(dataset: Dataset, index: int, preprocessing: Preprocessing) -> byt
     buffer = io.BytesIO()
     image.save(buffer, "jpeg", quality=80)
     return buffer.getvalue()
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence]) -> None:
-    """Write a CSV file, whole or not at all."""
-    with (
-        write_aside(path) as aside,
-        aside.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def _mistakes(
@@ -208,6 +189,7 @@ def _page(
     metrics: Mapping[str, Any],
     tables: Tables,
     mistakes: Sequence[html.Figure],
+    sure: str | None,
 ) -> str:
     count, bins = len(tables.classes), len(tables.calibration)
     errors = sum(row[2] for row in main_confusions(tables.confusion).tolist())
@@ -252,6 +234,8 @@ def _page(
             + html.table(tables.columns, rows, "Scores of each class", F1_COLUMN),
         ),
     ]
+    if sure is not None:
+        sections[1] = ("How sure it is", sure)
     shown = {name: str(value) for name, value in about.items()}
     return html.page(title, shown, _figures(metrics, count), sections)
 
@@ -267,5 +251,8 @@ def _figures(metrics: Mapping[str, Any], num_classes: int) -> dict[str, str]:
         "mean average precision": "map",
     }
     scores = {title: f"{metrics[name]:.4f}" for title, name in shown.items() if name in metrics}
+    for title, name in (("top-1", "top1_interval"), ("top-5", "top5_interval")):
+        if name in metrics:
+            scores[title] += " ({:.4f} to {:.4f})".format(*metrics[name])
     counts = {"images": metrics["count"], "unreadable, left out": metrics["skipped"], "classes": num_classes}
     return scores | {title: f"{count:,}" for title, count in counts.items()}

@@ -14,6 +14,7 @@ from ppcls.config import Activation
 from ppcls.config_files import DESCRIPTION
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
+from ppcls.inference.calibration import Calibration
 from ppcls.inference.formats import FORMATS
 from ppcls.preprocessing import Preprocessing
 
@@ -40,7 +41,8 @@ class Artifact:
     format's files with their sizes in bytes. parity: for each format the relative difference ||a - b|| /
     ||b|| to the eager network, by the size of the images; "64x64 embeddings" is that of the embeddings.
     embeddings: how many values one has, the second output float32 [N, embeddings]; None for an export without
-    it. fp16, opset, batch_size, image_size: see ExportOptions. activation: makes probabilities of logits.
+    it. calibration: how sure it is, None if that was not measured. fp16, opset, batch_size, image_size: see
+    ExportOptions. activation: makes probabilities of logits.
     """
 
     model: str
@@ -57,11 +59,17 @@ class Artifact:
     parity: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     assumed: Preprocessing | None = None
     embeddings: int | None = None
+    calibration: Calibration | None = None
     fp16: bool = False
     opset: int | None = None
     batch_size: int | None = None
     image_size: int | None = None
     activation: Activation = "softmax"
+
+    @property
+    def precision(self) -> str:
+        """The precision of the weights, as a calibration states it."""
+        return "float16" if self.fp16 else "float32"
 
     @property
     def crop_size(self) -> int:
@@ -91,6 +99,7 @@ class Artifact:
             "licence": self.license,
             **({"notes": list(self.notes)} if self.notes else {}),
             **({"assumed": self.assumed.to_dict()} if self.assumed and not self.preprocessing else {}),
+            **({"calibration": self.calibration.to_dict()} if self.calibration else {}),
             "versions": dict(self.versions),
             "files": {kind: dict(sizes) for kind, sizes in self.files.items()},
             "parity": {kind: dict(rows) for kind, rows in self.parity.items()},
@@ -218,6 +227,7 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         notes=tuple(map(str, values.get("notes", ()))),
         files=files,
         parity={kind: dict(rows) for kind, rows in values["parity"].items()},
+        calibration=Calibration.from_dict(values["calibration"]) if values.get("calibration") else None,
         fp16=bool(values.get("fp16")),
         activation=values.get("activation", "softmax"),
         **{key: int(values[key]) for key in SIZES if key in values},

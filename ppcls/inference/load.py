@@ -122,6 +122,9 @@ def open_export(
     preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
     if artifact.weights and artifact.preprocessing is None:
         compare_size(preprocessing, artifact.model, log)
+    if artifact.calibration is not None and preprocessing != artifact.preprocessing:
+        log("note: the export's calibration is of images in its own preprocessing, and is not used")
+        artifact = replace(artifact, calibration=None)
     given = given_class_names(config, log) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()

@@ -14,7 +14,8 @@ class Prediction:
     with a sigmoid for each class: all classes that it takes the image for, perhaps none.
 
     file: None for an array. labels: the classes' names, or their numbers as text if they have none.
-    embedding: float32 [D], if it was requested.
+    embedding: float32 [D], if it was requested. is_sure: whether the first probability reaches the threshold
+    of the export's calibration; None without one.
     """
 
     file: str | None
@@ -23,6 +24,7 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     error: str | None = None
     embedding: np.ndarray | None = field(default=None, repr=False, compare=False)
+    is_sure: bool | None = None
 
 
 def best_classes(

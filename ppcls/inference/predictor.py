@@ -32,7 +32,7 @@ from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
-from ppcls.inference.predictions import Prediction, best_classes, logits_of, probabilities_of
+from ppcls.inference.predictions import Prediction, best_classes, logits_of, probabilities_of, softmax
 from ppcls.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -52,13 +52,13 @@ THRESHOLD = 0.5  # probability from which on a network with a sigmoid takes an i
 class Predictor:
     """A network that is ready to run, with its preprocessing and class names. `ppcls.load` makes one.
 
-    description: of the network, with its resolved preprocessing. open_engine: opens an engine of at least one
-    stream; streams: how many it may have for many files. num_workers: threads that load images. bulk: many
-    images will come, so the engine of several streams is opened at once, and no other. model: the eager
-    network, None for an export. The attribute `activation` is "sigmoid" for a network that was trained with
-    train.loss=binary. Then a Prediction has all classes whose probability is at least the attribute
-    `threshold`, which may be set, and topk does not matter. Raises ExportError if the engine cannot be
-    opened, ConfigError for a topk, num_workers or batch_size below 1.
+    description: of the network, with its resolved preprocessing; its calibration scales all probabilities.
+    open_engine: opens an engine of at least one stream; streams: how many it may have for many files.
+    num_workers: threads that load images. bulk: many images will come, so the engine of several streams is
+    opened at once, and no other. model: the eager network, None for an export. The attribute `activation` is
+    "sigmoid" for a network that was trained with train.loss=binary. Then a Prediction has all classes whose
+    probability is at least the attribute `threshold`, which may be set, and topk does not matter. Raises
+    ExportError if the engine cannot be opened, ConfigError for a topk, num_workers or batch_size below 1.
     """
 
     def __init__(
@@ -107,6 +107,9 @@ class Predictor:
                 f"Received: data.preprocessing.crop_size={preprocessing.crop_size}"
             )
         self.preprocessing = preprocessing
+        self.calibration = self.description.calibration
+        if preprocessing != self.description.preprocessing:  # it is of images that are prepared as there
+            self.calibration = None
         self._transform = EvalTransform(preprocessing)
         self._normalize = Normalizer(preprocessing.mean, preprocessing.std)
 
@@ -130,6 +133,11 @@ class Predictor:
         from ppcls.weights import hash_parameters
 
         return hash_parameters(self.model)
+
+    @property
+    def temperature(self) -> float | None:
+        """What the calibration divides the logits by; None without one."""
+        return None if self.calibration is None else self.calibration.temperature
 
     @property
     def batch_size(self) -> int:
@@ -156,11 +164,15 @@ class Predictor:
         return tuple(output[: len(images)] for output in engine.run_all(filled))
 
     def to_logits(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the logits of the engine's outputs, which are probabilities if it has the softmax inside."""
+        """Return the logits of the engine's outputs, which are probabilities if it has the softmax inside; as
+        they are, without the calibration."""
         return logits_of(outputs, self.activation) if self.description.output == "probabilities" else outputs
 
     def to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
-        """Return the probabilities of the engine's outputs."""
+        """Return the probabilities of the engine's outputs, calibrated if the export has a calibration. The
+        order of the classes is the same."""
+        if self.temperature is not None:
+            return softmax(self.to_logits(outputs).astype(np.float64) / self.temperature)
         if self.description.output == "probabilities":
             return outputs
         return probabilities_of(outputs, self.activation)
@@ -309,8 +321,11 @@ class Predictor:
         self, file: str | None, probabilities: np.ndarray, embedding: np.ndarray | None = None
     ) -> Prediction:
         names = self.class_names.names if self.class_names else None
+        threshold = None if self.calibration is None else self.calibration.threshold
+        is_sure = None if threshold is None else bool(probabilities.max() >= threshold)
         limits = (None, self.threshold) if self.activation == "sigmoid" else (self.topk,)
-        return replace(best_classes(file, probabilities, names, *limits), embedding=embedding)
+        best = best_classes(file, probabilities, names, *limits)
+        return replace(best, embedding=embedding, is_sure=is_sure)
 
 
 def _listed(images: Images) -> tuple[list[OneImage], bool]:

@@ -26,7 +26,8 @@ from ppcls.inference.predictions import Prediction
 from ppcls.inference.predictor import Predictor
 from ppcls.progress import progress_bar
 
-CSV_COLUMNS = ("file", "rank", "class_id", "label", "probability", "error")
+CSV_COLUMNS = ["file", "rank", "class_id", "label", "probability", "error"]
+SURE = "sure"  # column or key of the predictions of an export with a threshold
 
 
 def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool = False) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def run_header(predictor: Predictor, files: Sequence[str], *, embeddings: bool =
         "files": len(files),
         "files_sha256": digest,
         **({"embeddings": predictor.require_embeddings()} if embeddings else {}),
+        **({"calibration": predictor.calibration.to_dict()} if predictor.calibration else {}),
     }
 
 
@@ -120,12 +122,13 @@ class PartWriter:
 
 
 def merge(
-    output: Path, files: Sequence[str], embeddings: Path | None = None, size: int = 0
+    output: Path, files: Sequence[str], embeddings: Path | None = None, size: int = 0, *, sure: bool = False
 ) -> tuple[int, int]:
     """Write `output`, .csv or .json, in the order of `files`, and remove the parts. Return how many files
     were classified and how many could not be read.
 
-    embeddings: .npy, written besides, float32 [files, size]; if it is `output`, it alone is written.
+    embeddings: .npy, written besides, float32 [files, size]; if it is `output`, it alone is written. sure:
+    the predictions say whether they are; a .csv then has a column for it.
     Raises DataError if some files are in no part, as when machines do not share the folder.
     """
     parts = find_parts(output)
@@ -143,8 +146,10 @@ def merge(
         deque(predictions, maxlen=0)
     else:
         with _open_aside(output) as file:
-            write = _write_json if output.suffix.lower() == ".json" else _write_csv
-            write(file, predictions)
+            if output.suffix.lower() == ".json":
+                _write_json(file, predictions)
+            else:
+                _write_csv(file, predictions, sure)
     for part in parts:
         part.unlink()
     return counts[0], counts[1]
@@ -226,17 +231,18 @@ def _predictions(part: Path) -> Iterator[Prediction]:
         yield Prediction(**fields)
 
 
-def _write_csv(file: TextIO, predictions: Iterable[Prediction]) -> None:
+def _write_csv(file: TextIO, predictions: Iterable[Prediction], sure: bool) -> None:
     writer = csv.writer(file)
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(CSV_COLUMNS + [SURE] * sure)
     for prediction in predictions:
+        mark = [{None: "", True: "yes", False: "no"}[prediction.is_sure]] * sure
         if prediction.error is not None:
-            writer.writerow([prediction.file, "", "", "", "", prediction.error])
+            writer.writerow([prediction.file, "", "", "", "", prediction.error, *mark])
         elif not prediction.class_ids:  # no class above the threshold
-            writer.writerow([prediction.file, "", "", "", "", ""])
+            writer.writerow([prediction.file, "", "", "", "", "", *mark])
         best = zip(prediction.class_ids, prediction.labels, prediction.probabilities, strict=True)
         for rank, (class_id, label, probability) in enumerate(best, 1):
-            writer.writerow([prediction.file, rank, class_id, label, f"{probability:.6f}", ""])
+            writer.writerow([prediction.file, rank, class_id, label, f"{probability:.6f}", "", *mark])
 
 
 def _write_json(file: TextIO, predictions: Iterable[Prediction]) -> None:
@@ -252,4 +258,5 @@ def _record(prediction: Prediction) -> dict[str, Any]:
         return {"file": prediction.file, "error": prediction.error}
     best = zip(prediction.class_ids, prediction.labels, prediction.probabilities, strict=True)
     classes = [{"class_id": i, "label": label, "probability": p} for i, label, p in best]
-    return {"file": prediction.file, "predictions": classes}
+    mark = {} if prediction.is_sure is None else {SURE: prediction.is_sure}
+    return {"file": prediction.file, **mark, "predictions": classes}

@@ -1,0 +1,400 @@
+"""How sure a network is: numbers against torch-uncertainty and scikit-learn; what travels with an export."""
+
+import csv
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from golden.make_calibration import CLASSES, draw_known, draw_others
+from helpers import ARTIFACT, GOLDEN, draw_labelled, on_two_ranks, predictor_of, run_tool, write_config
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
+
+from ppcls.cli.eval import main as evaluate
+from ppcls.cli.export import main as export
+from ppcls.cli.infer import main as infer
+from ppcls.errors import ConfigError, DataError
+from ppcls.evaluation.calibrate import (
+    COLDEST,
+    SCORES,
+    area,
+    calibrate,
+    find_threshold,
+    fit_temperature,
+    image_scores,
+    least_images,
+    risk_coverage,
+    strange_scores,
+    tell_apart,
+)
+from ppcls.evaluation.metrics import calibration_table, expected_calibration_error
+from ppcls.evaluation.sureness import describe_sureness, section, sentence
+from ppcls.inference.artifact import read_artifact
+from ppcls.inference.calibration import Calibration
+from ppcls.inference.load import open_export
+from ppcls.inference.predictions import softmax
+
+THEIRS = json.loads((GOLDEN / "calibration.json").read_text())
+KNOWN, LABELS = draw_known()
+RIGHT = KNOWN.argmax(axis=1) == LABELS
+
+
+def judge(temperature):
+    """NLL, ECE, Brier score and AURC of the drawn logits at a temperature."""
+    nll, brier, confidence = image_scores(KNOWN, LABELS, np.full(len(LABELS), temperature)).T
+    ece = expected_calibration_error(calibration_table(confidence, RIGHT))
+    aurc = area(*risk_coverage(confidence, RIGHT))
+    return {"nll": nll.mean(), "ece": ece, "brier": brier.mean(), "aurc": aurc}
+
+
+def test_numbers_equal_torch_uncertaintys():
+    temperature = fit_temperature(KNOWN, LABELS)
+    assert temperature == pytest.approx(THEIRS["temperature"], rel=1e-4)
+    for name, at in (("before", 1.0), ("after", THEIRS["temperature"])):
+        assert judge(at) == pytest.approx(THEIRS[name], rel=2e-6)
+    known, others = strange_scores(KNOWN), strange_scores(draw_others())
+    for number, name in enumerate(SCORES):
+        found = tell_apart(known[:, number], others[:, number])
+        assert found._asdict() == pytest.approx(THEIRS[name], rel=2e-6)
+
+
+def test_numbers_equal_scikit_learns():
+    p = softmax(KNOWN / 1.7)
+    found = judge(1.7)
+    assert found["nll"] == pytest.approx(log_loss(LABELS, p, labels=range(CLASSES)), rel=1e-6)
+    assert found["brier"] == pytest.approx(
+        brier_score_loss(LABELS, p, labels=list(range(CLASSES)), scale_by_half=False), rel=1e-6
+    )
+    known, others = strange_scores(KNOWN), strange_scores(draw_others())
+    is_known = np.r_[np.ones(len(known)), np.zeros(len(others))]
+    for number in range(len(SCORES)):
+        score = np.r_[known[:, number], others[:, number]].round(1)  # with ties
+        found = tell_apart(score[: len(known)], score[len(known) :])
+        assert found.auroc == pytest.approx(roc_auc_score(is_known, score), rel=1e-12)
+        passed, recall, _ = roc_curve(is_known, score, drop_intermediate=False)
+        assert found.passed == pytest.approx(passed[np.argmax(recall >= 0.95)], rel=1e-12)
+
+
+def test_the_temperature_has_the_lowest_loss():
+    for scale in (0.3, 1.0, 6.0):
+        logits = KNOWN * np.float32(scale)
+        best = minimize_scalar(
+            lambda t, logits=logits: log_loss(LABELS, softmax(logits.astype(np.float64) / t)),
+            bounds=(0.1, 10),
+            method="bounded",
+            options={"xatol": 1e-9},
+        )
+        assert fit_temperature(logits, LABELS) == pytest.approx(best.x, rel=1e-4)
+
+
+def test_a_network_without_errors_gets_a_finite_temperature():
+    logits = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
+    assert fit_temperature(logits, np.arange(40) % 4) == pytest.approx(COLDEST, rel=1e-6)
+    assert calibrate(logits, np.arange(40) % 4, 0.4).after.nll < 1e-6
+
+
+def test_each_half_is_judged_at_the_others_temperature():
+    found = calibrate(KNOWN, LABELS, 0.1)
+    is_first = np.random.RandomState(0).permutation(len(LABELS)) < len(LABELS) // 2
+    first, second = (fit_temperature(KNOWN[part], LABELS[part]) for part in (is_first, ~is_first))
+    assert found.halves == (first, second) and first != second
+    expected = [
+        log_loss(LABELS[part], softmax(KNOWN[part].astype(np.float64) / t), labels=range(CLASSES))
+        * part.sum()
+        for part, t in ((is_first, second), (~is_first, first))
+    ]
+    assert found.after.nll == pytest.approx(sum(expected) / len(LABELS), rel=1e-9)
+    assert judge(found.calibration.temperature)["nll"] < found.after.nll < found.before.nll
+    energies = np.log(np.exp(KNOWN.astype(np.float64)).sum(axis=1))
+    assert found.calibration.energy["0.05"] == pytest.approx(np.quantile(energies, 0.05))
+
+
+def test_a_threshold_keeps_its_promise_in_nineteen_of_twenty_cases():
+    """Draw images whose true error rate is known at each confidence, and count the broken promises."""
+    broken, found = 0, 0
+    for seed in range(400):
+        random = np.random.RandomState(seed)
+        confidence = random.uniform(0.5, 1, 1500)
+        right = random.uniform(0, 1, 1500) < confidence
+        answers = find_threshold(confidence, right, 0.1)
+        if answers.threshold is not None:
+            found += 1
+            broken += (1 - answers.threshold) / 2 > 0.1  # the mean true error rate above the threshold
+            assert answers.answered == (confidence >= answers.threshold).sum()
+            assert answers.wrong == (~right[confidence >= answers.threshold]).sum()
+    assert found > 200 and broken / 400 <= 0.07
+
+
+def test_one_early_error_does_not_end_the_search():
+    confidence = np.linspace(1, 0.5, 5000)
+    right = np.ones(5000, bool)
+    right[3] = False
+    right[4000:] = np.arange(1000) % 2 == 0
+    answers = find_threshold(confidence, right, 0.01)
+    assert 3900 < answers.answered < 4100 and answers.bound <= 0.01
+
+
+def test_equal_probabilities_are_answered_together():
+    confidence = np.repeat([0.9, 0.8, 0.7], 100)
+    right = np.r_[np.ones(190, bool), np.zeros(110, bool)]
+    answers = find_threshold(confidence, right, 0.05)
+    assert (answers.threshold, answers.answered, answers.wrong) == (0.9, 100, 0)
+
+
+def test_few_images_allow_no_threshold_and_say_how_many_would():
+    assert least_images(0.01) == 299 and least_images(0.05) == 59
+    found = calibrate(KNOWN[:200], LABELS[:200], 0.01)
+    assert found.calibration.threshold is None and found.calibration.answered == 0
+    assert "299" in sentence(found) and f"--max-error {found.possible:g}" in sentence(found)
+    assert calibrate(KNOWN[:200], LABELS[:200], found.possible).calibration.threshold is not None
+    with pytest.raises(DataError, match="at least 10 .*Received: 9"):
+        calibrate(KNOWN[:9], LABELS[:9], 0.01)
+
+
+def test_a_page_and_lines_for_people():
+    found = calibrate(KNOWN, LABELS, 0.1)
+    strange = {"energy": tell_apart(strange_scores(KNOWN)[:, 2], strange_scores(draw_others())[:, 2])}
+    found = replace(found, strange=strange, others=300)
+    answered = round(100 * found.calibration.answered)
+    assert f"answers {answered} of 100" in sentence(found)
+    assert f"{found.answers.wrong} were wrong" in section(found)
+    assert section(found).count("<picture>") == 3
+    assert f"{found.before.ece:.4f}" in section(found) and f"{found.aurc:.4f}" in section(found)
+    assert f"AUROC {strange['energy'].auroc:.4f}" in describe_sureness(found)
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+# A calibration in a description
+
+
+CALIBRATION = Calibration(1.5, 0.7, 0.6, 0.05, 200, {"0.01": 3.5, "0.05": 4.25, "0.5": 9.0})
+
+
+@pytest.mark.parametrize("output", ["logits", "probabilities"])
+def test_a_predictor_divides_by_the_temperature_and_keeps_the_order(output):
+    logits = np.array([[1.0, 3.0, 2.5], [0.1, 0.0, 4.0]], np.float32)
+    outputs = softmax(logits).astype(np.float32) if output == "probabilities" else logits
+    own = {"num_classes": 3, "preprocessing": ARTIFACT.preprocessing, "output": output}
+    plain = predictor_of(lambda images: outputs, **own)
+    sure = predictor_of(lambda images: outputs, **own)
+    sure.calibration = CALIBRATION
+    expected = softmax(logits.astype(np.float64) / 1.5)
+    np.testing.assert_allclose(sure.to_probabilities(outputs), expected, rtol=1e-6)
+    assert (sure.to_probabilities(outputs).argsort() == plain.to_probabilities(outputs).argsort()).all()
+    np.testing.assert_array_equal(sure.to_logits(outputs), plain.to_logits(outputs))
+    marks = [sure._best(None, row).is_sure for row in sure.to_probabilities(outputs)]
+    assert marks == [False, True]
+    assert [plain._best(None, row).is_sure for row in expected] == [None, None]
+
+
+def test_a_description_with_a_calibration_is_read_as_written(tmp_path):
+    for calibration in (None, CALIBRATION, replace(CALIBRATION, threshold=None, energy={})):
+        artifact = replace(ARTIFACT, calibration=calibration)
+        artifact.write(tmp_path)
+        for sizes in ARTIFACT.files.values():
+            for name, size in sizes.items():
+                (tmp_path / name).write_bytes(b"x" * size)
+        assert read_artifact(tmp_path).calibration == calibration
+        assert ("calibration" in (tmp_path / "inference.yml").read_text()) == (calibration is not None)
+
+
+# The tools, on a network with drawn weights
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A config, 23 pictures of six classes, and what an evaluation with --calibrate wrote, to `output`."""
+    folder = tmp_path_factory.mktemp("calibrate")
+    write_config(folder, num_classes=6, short=36, crop=32, gain=20, **draw_labelled(folder, ("png",)))
+    options = ["--calibrate", "--max-error", "0.45", "--ood", folder, "--report", folder / "report"]
+    assert evaluate_here(folder, *options) == 0
+    return folder
+
+
+def evaluate_here(folder, *options):
+    return evaluate(["-c", str(folder / "config.yaml"), "--engine", "eager", *map(str, options)])
+
+
+def read_json(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_csv(path):
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_all_figures_follow_from_the_saved_logits(folder):
+    values = read_json(folder / "output" / "calibration.json")
+    rows = read_csv(folder / "output" / "predictions.csv")
+    labels = np.array([int(row["label"]) for row in rows])
+    logits = np.load(folder / "output" / "logits.npy")
+    assert logits.shape == (23, 6) and logits.dtype == np.float32
+    assert logits.argmax(axis=1).tolist() == [int(row["class_1"]) for row in rows]
+    found = calibrate(logits, labels, 0.45)
+    assert values["calibration"] == json.loads(json.dumps(found.calibration.to_dict()))
+    assert values["before"]["nll"] == pytest.approx(read_json(folder / "output" / "metrics.json")["loss"])
+    assert values["out_of_distribution"]["energy"]["auroc"] == pytest.approx(0.5, abs=0.01)  # the same images
+    page = (folder / "report" / "index.html").read_text()
+    assert "How sure it is" in page and page.count("<picture>") == 4
+    for name in ("reliability_before.png", "reliability_after.png", "risk_coverage.png"):
+        assert (folder / "output" / name).stat().st_size > 5000
+
+
+def test_two_ranks_give_the_same_calibration(folder, tmp_path):
+    options = ["--engine", "eager", "--calibrate", "--max-error", "0.45", "--ood", folder]
+    options += ["-o", f"output_dir={tmp_path / 'two'}"]
+    ended = run_tool("eval", "-c", folder / "config.yaml", *options, launch=on_two_ranks(tmp_path / "log"))
+    assert ended.returncode == 0, ended.stderr + ended.stdout
+    one, two = (read_json(home / "calibration.json") for home in (folder / "output", tmp_path / "two"))
+    assert two["calibration"]["temperature"] == pytest.approx(one["calibration"]["temperature"], rel=1e-4)
+    assert two["before"]["nll"] == pytest.approx(one["before"]["nll"], rel=1e-4)
+    assert two["out_of_distribution"]["images"] == one["out_of_distribution"]["images"] == 23
+    logits = [np.load(home / "logits.npy") for home in (folder / "output", tmp_path / "two")]
+    np.testing.assert_allclose(*logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def exports(folder):
+    """The network exported without a calibration, and with one whose threshold half of the pictures reach."""
+    values = read_json(folder / "output" / "calibration.json")
+    logits = np.load(folder / "output" / "logits.npy").astype(np.float64)
+    confidence = softmax(logits / values["calibration"]["temperature"]).max(axis=1)
+    values["calibration"]["threshold"] = float(np.sort(confidence)[11:13].mean())
+    (folder / "half.json").write_text(json.dumps(values))
+    for name, options in (("plain", []), ("sure", ["--calibration", folder / "half.json"])):
+        assert export_here(folder, *options, "--output", folder / name) == 0
+    return folder / "plain", folder / "sure", confidence >= values["calibration"]["threshold"]
+
+
+def export_here(folder, *options):
+    return export(["-c", str(folder / "config.yaml"), "--formats", "paddle", *map(str, options)])
+
+
+def test_infer_marks_what_is_unsure(exports, folder, tmp_path, capsys):
+    plain, sure, expected = exports
+    assert 0 < expected.sum() < 23
+    files = [Path(row["file"]) for row in read_csv(folder / "output" / "predictions.csv")]
+    (tmp_path / "in").mkdir()
+    for number, file in enumerate(files):
+        shutil.copy(file, tmp_path / "in" / f"{number:02d}.png")
+    (tmp_path / "in" / "99.png").write_text("no image")
+    options = ["-i", str(tmp_path / "in"), "-o", f"output_dir={tmp_path}"]
+    for output in ("sure.csv", "sure.json", "plain.csv", "plain.json"):
+        model = sure if output.startswith("sure") else plain
+        assert infer([str(model), *options, "--output", str(tmp_path / output)]) == 1
+    marks = ["yes" if is_sure else "no" for is_sure in expected]
+    rows = read_csv(tmp_path / "sure.csv")
+    assert [row["sure"] for row in rows if row["rank"] in ("1", "")] == [*marks, ""]
+    assert "sure" not in read_csv(tmp_path / "plain.csv")[0]
+    records = read_json(tmp_path / "sure.json")
+    assert [record.get("sure") for record in records] == [*expected.tolist(), None]
+    others = read_json(tmp_path / "plain.json")
+    assert all("sure" not in record for record in others)
+    for record, other in zip(records[:-1], others[:-1], strict=True):
+        ids = [[c["class_id"] for c in r["predictions"]] for r in (record, other)]
+        assert ids[0] == ids[1]
+        assert record["predictions"][0]["probability"] != other["predictions"][0]["probability"]
+    capsys.readouterr()
+    assert infer([str(sure), *options]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [": unsure; " not in line for line in lines if "class " in line] == expected.tolist()
+
+
+def test_an_export_without_a_calibration_is_what_it_was(exports):
+    plain, sure, _ = exports
+    values = yaml.safe_load((plain / "inference.yml").read_text())
+    assert "calibration" not in values
+    others = yaml.safe_load((sure / "inference.yml").read_text())
+    found = others.pop("calibration")
+    assert found["threshold"] and found["temperature"] and others["format_version"] == 1
+    assert {**values, "parity": None} == {**others, "parity": None}
+    for name in values["files"]["paddle"]:
+        assert (plain / name).read_bytes() == (sure / name).read_bytes()
+
+
+def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_path):
+    data = [f"data.eval_root={folder}", f"data.eval_list={folder / 'val_list.txt'}", "data.batch_size=4"]
+    options = [part for option in (*data, f"output_dir={tmp_path}") for part in ("-o", option)]
+    assert evaluate([str(exports[1]), "--calibrate", "--max-error", "0.45", *options]) == 0
+    own, first = read_json(tmp_path / "calibration.json"), read_json(folder / "output" / "calibration.json")
+    assert own["calibration"]["temperature"] == pytest.approx(first["calibration"]["temperature"], rel=1e-4)
+    logits = np.load(tmp_path / "logits.npy").astype(np.float64) / first["calibration"]["temperature"]
+    labels = [int(row["label"]) for row in read_csv(tmp_path / "predictions.csv")]
+    expected = log_loss(labels, softmax(logits), labels=range(6))
+    assert read_json(tmp_path / "metrics.json")["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_that_are_prepared_otherwise_are_not_judged(exports, tmp_path):
+    said = []
+    predictor = open_export(exports[1], "paddle", log=said.append)
+    assert predictor.calibration is not None and not any("calibration" in line for line in said)
+    other = predictor.with_preprocessing(replace(predictor.preprocessing, mean=(0.0, 0.0, 0.0)))
+    assert other.calibration is None and predictor.calibration is not None
+    from ppcls.inference.resolve import resolve_model
+
+    config = resolve_model(exports[1], ["data.preprocessing.mean=[0,0,0]"]).config
+    assert open_export(exports[1], "paddle", config=config, log=said.append).calibration is None
+    assert any("calibration" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"parameters_sha256": "cd" * 32}, "other weights: cdcdcd.*eval.*--calibrate"),
+        ({"precision": "int8"}, "int8.*float32.*--calibrate"),
+        ({"preprocessing": None}, "prepared otherwise.*data.preprocessing"),
+        ({"format_version": 2}, "newer"),
+        ({"calibration": {"temperature": 0}}, "not a calibration"),
+        (None, "not a calibration"),
+    ],
+)
+def test_the_calibration_of_another_network_is_refused(folder, tmp_path, change, words):
+    values = read_json(folder / "output" / "calibration.json")
+    for key, value in (change or {}).items():
+        place = values["subject"] if key in values["subject"] else values
+        place[key] = place[key] | value if isinstance(value, dict) else value
+    (tmp_path / "x.json").write_text("{" if change is None else json.dumps(values))
+    with pytest.raises(ConfigError, match=rf"x\.json.*{words}"):
+        export_here(folder, "--calibration", tmp_path / "x.json", "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_runs_own_calibration_goes_into_its_export(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    best = run / "checkpoints" / "best"
+    best.mkdir(parents=True)
+    shutil.copy(folder / "weights.safetensors", best / "model.safetensors")
+    shutil.copy(folder / "config.yaml", run / "train.yaml")
+
+    def calibration_of(*options):
+        assert export([str(run), "--formats", "paddle", "--overwrite", *options]) == 0
+        return read_artifact(run / "exported").calibration, capsys.readouterr().out
+
+    assert calibration_of() == (None, calibration_of()[1])
+    shutil.copy(folder / "output" / "calibration.json", run)
+    found, said = calibration_of()
+    assert found is not None and str(run / "calibration.json") in said
+    assert calibration_of("--calibration", "none")[0] is None
+    found, said = calibration_of("-o", "data.preprocessing.mean=[0,0,0]")
+    assert found is None and "without a calibration" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--max-error", "0.1"], "--max-error.*--calibrate"),
+        (["--ood", "x"], "--ood.*--calibrate"),
+        (["--calibrate", "--max-error", "0"], "--max-error.*Received: 0"),
+        (["--calibrate", "--max-error", "0.5"], "--max-error.*Received: 0.5"),
+        (["--calibrate", "--sizes", "32"], "--sizes"),
+        (["--calibrate", "--classes", "x"], "--classes"),
+    ],
+)
+def test_options_that_exclude_each_other(folder, options, words):
+    with pytest.raises(ConfigError, match=words):
+        evaluate_here(folder, *options)
