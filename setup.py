@@ -49,7 +49,11 @@ setup(
     # Exactly this makes an editable install one plain line in a .pth file. Any other, or none, makes it a
     # finder, which a clone named ppcls hides from those who import from the folder above.
     package_dir={"": "."},
-    package_data={"ppcls": ["py.typed"], "ppcls.data": ["imagenet1k_labels.txt"]},
+    package_data={
+        "ppcls": ["py.typed"],
+        "ppcls.data": ["imagenet1k_labels.txt"],
+        "ppcls.serving": ["page.html"],
+    },
     cmdclass={"build_py": BuildWithConfigs},
     install_requires=[
         "filelock>=3.12",
@@ -79,10 +83,13 @@ setup(
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
         "remote": ["fsspec[http]>=2024.2"],  # shards at a URL; s3 and gs besides with s3fs, gcsfs
+        "serve": ["prometheus_client>=0.20", "python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"],
         "test": [
             *("pytest>=8.0", "pytest-xdist>=3.5", "setuptools", "wheel"),
             *("cleanlab>=2.7", "imagehash>=4.3", "scikit-learn>=1.3", "scipy>=1.10", "threadpoolctl>=3.1"),
             *("fsspec[http]>=2024.2", "moto[server]>=5.0", "s3fs>=2024.2", "webdataset>=0.2.100"),
+            *("prometheus_client>=0.20", "python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"),
+            "tritonclient[http]>=2.56",
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },

@@ -15,7 +15,7 @@ WRONG_INPUT = 2
 
 # The tools of a clone, by the command of the same work.
 TOOLS = {"train": "train", "eval": "eval", "infer": "infer", "export": "export_model"}
-TOOLS |= {"convert": "convert_weights", "benchmark": "benchmark"}
+TOOLS |= {"convert": "convert_weights", "benchmark": "benchmark", "serve": "serve"}
 
 
 def program() -> list[str]:

@@ -51,7 +51,7 @@ def find_options(words: Sequence[str]) -> list[Option]:
 
 
 def _options_of(section: type, prefix: str) -> Iterator[Option]:
-    hints, meanings = get_type_hints(section, include_extras=True), _comments(section)
+    hints, meanings = get_type_hints(section, include_extras=True), comments_of(section)
     for item in fields(section):
         hint, name = hints[item.name], prefix + item.name
         if is_dataclass(hint) and isinstance(hint, type):
@@ -67,8 +67,8 @@ def _default(item: Any) -> str:
     return config.as_yaml(item.default_factory() if item.default is MISSING else item.default)
 
 
-def _comments(section: type) -> dict[str, str]:
-    """Return the comments on the lines of each field."""
+def comments_of(section: type) -> dict[str, str]:
+    """Return the comments on the lines of each field of a dataclass."""
     found: defaultdict[str, str] = defaultdict(str)
     name = ""
     for line in inspect.getsource(section).splitlines():

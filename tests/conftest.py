@@ -120,3 +120,14 @@ def exported(network, preprocessing, tmp_path_factory) -> Path:
         log=lambda line: None,
     )
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    from chromium import BROWSER, Chromium
+
+    if BROWSER is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    chromium = Chromium(tmp_path_factory.mktemp("profile"))
+    yield chromium
+    chromium.close()

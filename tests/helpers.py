@@ -1,11 +1,15 @@
 """Helpers that several test modules share. Importing this module imports no Paddle."""
 
 import ast
+import http.client
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -228,3 +232,79 @@ def damage(exported: Path, tmp_path: Path, engine: str) -> Path:
         pytest.skip(f"no {file.name} here")
     file.write_bytes(np.random.RandomState(0).bytes(file.stat().st_size))
     return folder
+
+
+# Servers
+
+
+class Served:
+    """A server in a process of its own, as a context. `port` and `errors` are there when it says "ready"."""
+
+    def __init__(self, command: list, ready: str = "ready", **variables: str) -> None:
+        self._command, self._ready = [sys.executable, *map(str, command)], ready
+        self._environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        self.errors: list[str] = []  # lines of its error stream
+        self.log: list[dict] = []  # its access log
+
+    def __enter__(self) -> "Served":
+        options = {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            "env": self._environment,
+        }
+        self.process = subprocess.Popen(self._command, **options)
+        self._threads = [threading.Thread(target=self._read_errors), threading.Thread(target=self._read_log)]
+        for thread in self._threads:
+            thread.start()
+        self.wait_for(self._ready)
+        line = next(line for line in self.errors if line.startswith("listening on"))
+        self.port = int(line.rsplit(":", 1)[1])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.end()
+
+    def end(self, signal_number: int | None = None) -> int:
+        """Send a signal, wait for the end, and return the exit code."""
+        if signal_number is not None:
+            self.process.send_signal(signal_number)
+        code = self.process.wait(30)
+        for thread in self._threads:
+            thread.join(30)
+        return code
+
+    def wait_for(self, start: str) -> None:
+        """Wait for a line of the error stream that begins so."""
+        until = time.monotonic() + 120
+        while not any(line.startswith(start) for line in self.errors):
+            assert self.process.poll() is None and time.monotonic() < until, self.errors
+            time.sleep(0.01)
+
+    def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
+        """Send a request on a connection of its own: status, headers in small letters, body. In the headers'
+        names, _ stands for -."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request("GET" if body is None else "POST", path, body, named)
+            response = connection.getresponse()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return response.status, names, response.read()
+        finally:
+            connection.close()
+
+    def memory(self) -> int:
+        """Bytes that the process uses."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf(
+            "SC_PAGE_SIZE"
+        )
+
+    def _read_errors(self) -> None:
+        for line in self.process.stderr:
+            self.errors.append(line.rstrip("\n"))
+
+    def _read_log(self) -> None:
+        for line in self.process.stdout:
+            self.log.append(json.loads(line))

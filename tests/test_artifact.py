@@ -113,6 +113,8 @@ def test_a_newer_format_is_told_from_a_damaged_one(folder):
         read_artifact(folder)
 
 
-def test_names_of_files_stay_inside_the_folder(folder):
-    edit(folder, files={"onnx": {"../../model.onnx": 5}})
-    assert read_artifact(folder).files == {"onnx": {"model.onnx": 5}}
+@pytest.mark.parametrize("name", ["../../model.onnx", "a/../../model.onnx", "/model.onnx", r"..\model.onnx"])
+def test_names_of_files_stay_inside_the_folder(folder, name):
+    edit(folder, files={"onnx": {name: 5}})
+    with pytest.raises(ExportError, match="is damaged .*model.onnx"):
+        read_artifact(folder)

@@ -1,6 +1,9 @@
 """What the benchmarks count and write. How fast anything is, no test can say."""
 
 import json
+import socket
+import threading
+import time
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import pytest
 
 from ppcls import build_model
 from ppcls.benchmarks import engines as module
+from ppcls.benchmarks.load import LOST, Load, request_of
+from ppcls.benchmarks.serve import ServerProcess
 from ppcls.cli import benchmark
 from ppcls.complexity import multiply_adds
 from ppcls.errors import ConfigError, ExportError
@@ -128,6 +133,86 @@ def test_end2end_measures_and_writes_json(options, exported, pictures, tmp_path,
     faster = rates["end to end"]["median"] / rates["eager network, end to end"]["median"]
     assert figures["times_the_eager_network"] == pytest.approx(faster)
     assert f"{share:.2f}" in capsys.readouterr().out
+
+
+class Answers:
+    """A server of one request at a time, with a list of answers: a status and whether the connection stays;
+    None: the connection breaks. It keeps the bodies."""
+
+    def __init__(self, answers: list[tuple[int, bool] | None]) -> None:
+        self.answers, self.bodies = list(answers), []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = self.listener.getsockname()
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while self.answers:
+            connection, _ = self.listener.accept()
+            with connection, connection.makefile("rb") as file:
+                while self.answers and file.readline():
+                    while (line := file.readline()) not in (b"\r\n", b""):
+                        if line.startswith(b"Content-Length: "):
+                            length = int(line.split()[1])
+                    self.bodies.append(file.read(length))
+                    answer = self.answers.pop(0)
+                    if answer is None:
+                        break
+                    status, stays = answer
+                    more = "" if stays else "Connection: close\r\n"
+                    head = f"HTTP/1.1 {status} X\r\n{more}content-length: 3\r\n\r\n"
+                    connection.sendall(head.encode())
+                    time.sleep(0.01)  # in two parts
+                    connection.sendall(b"abc")
+                    if not stays:
+                        break
+
+
+def test_the_load_generator_follows_its_plan():
+    """Each request at its time, by connections that stay, end and break; the bodies in turn."""
+    server = Answers([(200, True), (429, False), None, (200, True)])
+    load = Load(server.address, [request_of("/x", body) for body in (b"first" * 100_000, b"second")])
+    start = time.perf_counter()
+    load.open([0.0, 0.2, 0.4, 0.6])
+    load.close()
+    planned, sent, answered, statuses = zip(*sorted(load.rows), strict=True)
+    assert statuses == (200, 429, LOST, 200)
+    assert [round(moment - start, 1) for moment in planned] == [0.0, 0.2, 0.4, 0.6]
+    assert all(p <= s < a for p, s, a in zip(planned, sent, answered, strict=True))
+    assert server.bodies == [b"first" * 100_000, b"second"] * 2
+
+
+def test_each_client_of_the_load_waits_for_its_answer():
+    server = Answers([(200, True)] * 1000)
+    load = Load(server.address, [request_of("/x", b"body")])
+    load.closed(1, 0.2)
+    load.close()
+    rows = sorted(load.rows)
+    assert 5 < len(rows) <= 20  # of 10 ms each
+    assert all(first[2] <= second[1] for first, second in zip(rows, rows[1:], strict=False))
+
+
+def test_serve_measures_a_server_and_writes_json(exported, pictures, tmp_path, capsys):
+    pytest.importorskip("starlette")
+    pytest.importorskip("onnxruntime")
+    arguments = ["serve", str(exported), "-i", str(pictures), "--engine", "onnxruntime", "--rounds", "1"]
+    arguments += ["--seconds", "0.4", "--requests", "200", "--queue", "8", "--json", str(tmp_path / "x.json")]
+    assert benchmark.main(arguments) == 0
+    figures = json.loads((tmp_path / "x.json").read_text())
+    rates, over = figures["images_per_second"], figures["overload"]
+    share = rates["server"]["median"] / rates["stream"]["median"]
+    assert figures["share_of_stream"]["median"] == pytest.approx(share) and share > 0.1
+    assert over["planned_rate"] == pytest.approx(4 * rates["server"]["median"])
+    assert set(over["statuses"]) == {"200", "429"} and sum(over["statuses"].values()) == 200
+    assert over["accepted"]["p99"] > over["rejected"]["p50"] > 0
+    assert over["memory"]["peak"] >= over["memory"]["start"] > 20
+    assert over["generator"]["lag"]["p50"] >= 0 and figures["exit_code"] == 0
+    assert f"{share:8.2f}" in capsys.readouterr().out
+
+
+def test_a_server_that_does_not_start(tmp_path):
+    pytest.importorskip("starlette")
+    with pytest.raises(ExportError, match="did not start.*none"):
+        ServerProcess([str(tmp_path / "none")], tmp_path / "log")
 
 
 def test_an_export_is_refused(exported):

@@ -8,8 +8,11 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,18 +28,21 @@ DOCUMENTS = [
     *sorted((ROOT / "docs").glob("*.md")),
     ROOT / "docs/models/EfficientNet_and_ResNeXt101_wsl.md",
 ]
-PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl) \S|ppcls (?:--)?[a-z])"
+PROGRAMS = r"(?:\w+=\S+ )*(?:(?:python3?|make|pip|visualdl|curl) \S|ppcls (?:--)?[a-z])"
+SERVER = r"ppcls serve (?!--help)"
 
 
 class Run(NamedTuple):
     """append: more options. after: commands to run before it. words: replace parts of it, before WORDS does.
-    quick: run without --slow too. code: the exit code."""
+    quick: run without --slow too. code: the exit code. beside: the command of the server that it asks, which is
+    then at a free port in place of 8000."""
 
     append: str = ""
     after: tuple[str, ...] = ()
     words: dict[str, str] = {}
     quick: bool = False
     code: int = 0
+    beside: str = ""
 
 
 CHECK = Run("--check")
@@ -57,6 +63,7 @@ IMAGENET_ARCHIVES = "tests/test_prepare_imagenet.py runs it on small archives"
 DIGITS = "python dataset/prepare_digits.py"
 LITE0 = "configs/EfficientNetLite0.yaml"
 EXPORT = "ppcls export EfficientNetLite0 --output lite0"
+SERVE = "ppcls serve lite0"
 LAUNCH = "python -m paddle.distributed.launch"
 LAUNCH_2 = f"{LAUNCH} --nproc_per_node 2"
 TRAIN = "python tools/train.py -c CONFIG --resume auto"
@@ -114,9 +121,10 @@ HOW: dict[str, Run | str] = {
     f"python tools/infer.py -c {LITE0} -i photos --output x.csv": Run(),
     EXPORT: Run(),
     "ppcls infer lite0 -i photos --output x.csv": Run(after=(EXPORT,)),
+    SERVE: Run(after=(EXPORT,)),
     **{
         f"ppcls {name}": HELP._replace(quick=name == "data")
-        for name in ("train", "eval", "infer", "export", "convert", "benchmark", "data")
+        for name in ("train", "eval", "infer", "export", "serve", "convert", "benchmark", "data")
     },
     "import ppcls\n\n"
     "predictor = ppcls.load(\"EfficientNetLite0\")  # or a YAML file, a run's folder, an export's folder\n"
@@ -165,6 +173,30 @@ HOW: dict[str, Run | str] = {
     f"python tools/infer.py -c {LITE0} -i FOLDER --embeddings rows.npy --output classes.csv": Run(),
     f"{LAUNCH_2} tools/infer.py --exported lite0 -i FOLDER --output classes.csv": Run(after=(EXPORT,)),
     STEPS: Run(after=(EXPORT,)),
+    "pip install 'ppcls[serve]'": PIP,
+    "pip install 'tritonclient[http]'": PIP,
+    "ppcls serve --help": Run(quick=True),
+    **{
+        f"curl {rest}": Run("--fail", (EXPORT,), beside=SERVE)
+        for rest in (
+            "--data-binary @cat.jpg http://127.0.0.1:8000/predict",
+            "http://127.0.0.1:8000/v2/models/lite0",
+            "http://127.0.0.1:8000/metrics",
+        )
+    },
+    "import numpy as np\nfrom tritonclient import http\n\n"
+    'client = http.InferenceServerClient("127.0.0.1:8000")\n'
+    'image = http.InferInput("image", [1], "BYTES")\n'
+    'image.set_data_from_numpy(np.array([open("cat.jpg", "rb").read()], dtype=object))\n'
+    'output = http.InferRequestedOutput("probabilities", class_count=3)\n'
+    'print(client.infer("lite0", [image], outputs=[output]).as_numpy("probabilities"))  # value:class:name': (
+        Run(after=(EXPORT,), beside=SERVE)
+    ),
+    "ppcls serve EfficientNetLite0 animals=output/photos --port 8080": Run(after=(TRAIN,), words=PHOTOS),
+    f"{EXPORT}_triton --formats triton": Run("--check"),
+    "python tools/benchmark.py serve lite0 -i FOLDER": Run(
+        "--rounds 1 --seconds 1 --requests 100", (EXPORT,), {"-i FOLDER": "-i photos"}
+    ),
     ENGINES: Run(FEW_ROUNDS),
     "python tools/benchmark.py end2end -c configs/EfficientNetB0.yaml -i FOLDER": Run(FEW_ROUNDS),
     # docs/migration.md
@@ -413,6 +445,43 @@ def publish(sandbox):
         convert(own, sandbox / "home" / f"{name}_pretrained.pdparams", name, "paddleclas")
 
 
+def shell_line(command):
+    """The line for bash that runs a command, with what its words stand for."""
+    how = HOW[command]
+    line = f"{command} {how.append}"
+    for word, stands_for in how.words.items():
+        line = line.replace(word, stands_for)
+    line = re.sub(rf"\b(?:{'|'.join(WORDS)})\b", lambda found: WORDS[found[0]], line)
+    if line.startswith(("import ", "from ")):
+        line = f"python -c {shlex.quote(line)}"
+    line = re.sub(r"^ppcls ", "python -m ppcls ", line)
+    return re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", line)
+
+
+def run_line(line, code, options):
+    ended = subprocess.run(["bash", "-c", line], capture_output=True, timeout=500, check=False, **options)
+    assert ended.returncode == code, f"{line}\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}"
+
+
+@contextmanager
+def server(line, options):
+    """Run the command of a server at a free port, which is yielded when it is ready, and end it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = options["cwd"] / "server.log"
+    with log.open("w") as file:
+        arguments = shlex.split(f"{line} --port {port}")
+        process = subprocess.Popen(arguments, stdout=file, stderr=file, **options)
+    end = time.monotonic() + 300
+    while "\nready\n" not in log.read_text():
+        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        time.sleep(0.1)
+    yield port
+    process.terminate()
+    assert process.wait(60) == 0, log.read_text()
+
+
 @pytest.fixture(scope="module")
 def call(sandbox):
     """A function that runs a command, after the commands that it needs; each runs once."""
@@ -424,29 +493,23 @@ def call(sandbox):
         how = HOW[command]
         for before in how.after:
             run(before)
-        line = f"{command} {how.append}"
-        for word, stands_for in how.words.items():
-            line = line.replace(word, stands_for)
-        line = re.sub(rf"\b(?:{'|'.join(WORDS)})\b", lambda found: WORDS[found[0]], line)
-        if line.startswith(("import ", "from ")):
-            line = f"python -c {shlex.quote(line)}"
-        line = re.sub(r"^ppcls ", "python -m ppcls ", line)
-        line = re.sub(r"^python ", lambda _: f"{shlex.quote(sys.executable)} ", line)
+        if "tritonclient" in command:
+            pytest.importorskip("tritonclient.http")
+        line = shell_line(command)
         has_weights = any((sandbox / "home").glob("*.pdparams"))
         if re.search("EfficientNetB|finetune", line) and not how.code and not has_weights:
             publish(sandbox)
         environment = {"PYTHONPATH": str(sandbox), "PPCLS_HOME": str(sandbox / "home")}
         environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        ended = subprocess.run(
-            ["bash", "-c", line],
-            cwd=sandbox,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=500,
-            check=False,
-        )
-        assert ended.returncode == how.code, f"{line}\n{ended.stdout[-3000:]}{ended.stderr[-3000:]}"
+        options = {"cwd": sandbox, "env": os.environ | environment, "text": True}
+        if re.match(SERVER, command):
+            with server(line, options):
+                pass
+        elif how.beside:
+            with server(shell_line(how.beside), options) as port:
+                run_line(line.replace(":8000", f":{port}"), how.code, options)
+        else:
+            run_line(line, how.code, options)
         done.add(command)
 
     return run

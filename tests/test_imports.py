@@ -25,6 +25,7 @@ ORDER = [
     ("build",),
     ("inference",),
     ("evaluation",),
+    ("serving",),
     ("training",),
     ("benchmarks",),
     ("cli",),
@@ -33,11 +34,13 @@ HOMES = {"MODELS": "architectures", "build_model": "architectures", "load_weight
 HOMES |= {"load": "inference", "Predictor": "inference"}
 # The package of setup.py that brings a module, where their names differ.
 DISTRIBUTIONS = {"cv2": "opencv-python", "PIL": "pillow", "yaml": "pyyaml", "google": "protobuf"}
-DISTRIBUTIONS |= {"paddle": "paddlepaddle", "sklearn": "scikit-learn"}
+DISTRIBUTIONS |= {"paddle": "paddlepaddle", "sklearn": "scikit-learn", "python_multipart": "python-multipart"}
 # Modules that only some users need, and the extras that bring them. All others are in install_requires.
 EXTRAS = {
+    "anyio": ["serve"],
     "cleanlab": ["clean"],
     "fsspec": ["remote"],
+    "h11": ["serve"],
     "imagehash": ["clean"],
     "onnx": ["onnx"],
     "onnxoptimizer": ["onnx"],
@@ -45,8 +48,12 @@ EXTRAS = {
     "openvino": ["openvino"],
     "paddle": ["cpu"],
     "paddle2onnx": ["onnx", "onnx-paddle2"],
+    "prometheus_client": ["serve"],
+    "python_multipart": ["serve"],
     "sklearn": ["clean"],
+    "starlette": ["serve"],
     "threadpoolctl": ["clean"],
+    "uvicorn": ["serve"],
 }
 # Modules of another environment, in which a script of ppcls is run as a file.
 ELSEWHERE = {"torch", "timm"}

@@ -51,7 +51,7 @@ def check(wheel: Path) -> None:
     assert {f"ppcls/configs/{name}" for name in CONFIGS} == {n for n in names if n.endswith(".yaml")}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ppcls").rglob("*.py")}
     assert sources == {name for name in names if name.endswith(".py")}
-    assert {"ppcls/py.typed", "ppcls/data/imagenet1k_labels.txt"} <= names
+    assert {"ppcls/py.typed", "ppcls/data/imagenet1k_labels.txt", "ppcls/serving/page.html"} <= names
 
 
 def test_an_editable_clone_is_imported_from_the_folder_above(clone, tmp_path):

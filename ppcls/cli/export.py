@@ -107,7 +107,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=tuple(FORMATS),
         metavar="FORMAT",
-        help=f"some of {', '.join(FORMATS)} (default: all whose converters are installed)",
+        help=f"some of {', '.join(FORMATS)} (default: all whose converters are installed, but triton)",
     )
     parser.add_argument(
         "--softmax",

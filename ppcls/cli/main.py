@@ -12,6 +12,7 @@ COMMANDS = {
     "eval": ("ppcls.cli.eval", "measure the accuracy on labelled images"),
     "compare": ("ppcls.cli.compare", "say whether two evaluations differ by more than chance"),
     "infer": ("ppcls.cli.infer", "classify image files"),
+    "serve": ("ppcls.cli.serve", "classify pictures that come by HTTP"),
     "export": ("ppcls.cli.export", "write a network to run without this project"),
     "convert": ("ppcls.cli.convert", "convert weights between the formats of projects"),
     "benchmark": ("ppcls.cli.benchmark", "measure speed on this machine"),

@@ -7,6 +7,7 @@ allocate 2 GB or crash, and the missing part of a BMP is filled in.
 """
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,10 +19,12 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from ppcls.data import formats, side_data
-from ppcls.data.opencv import IS_LIMITED, cv2
+from ppcls.data.opencv import IS_LIMITED, MAX_PIXELS, cv2
 from ppcls.errors import DataError
 
 _JPEG_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers of the segments that state the size
+_JPEG_FRAME = re.compile(b"\xff[" + bytes(_JPEG_FRAMES) + b"]", re.DOTALL)
 _BAND = 1 << 22  # pixels that are copied out of Pillow's memory at a time
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE = 258, 262, 339  # tags
 _NO_RANGE = {2: "signed ", 3: "floating-point "}  # kinds of a TIFF's samples
@@ -63,6 +66,23 @@ def find_jpeg_damage(data: bytes) -> str | None:
         except DataError as error:
             return str(error)
     return None
+
+
+def count_pixels(data: bytes) -> int | None:
+    """Return how many pixels an image file states in its header; None for a header that cannot be read."""
+    if data.startswith(side_data.JPEG):
+        frames = [start for marker, start, _ in side_data.jpeg_segments(data) if marker in _JPEG_FRAMES]
+        frames = frames or [
+            found.start() for found in _JPEG_FRAME.finditer(data)
+        ]  # as decoders search for it
+        sizes = [(data[at + 5 : at + 7], data[at + 7 : at + 9]) for at in frames]
+        return max((int.from_bytes(h, "big") * int.from_bytes(w, "big") for h, w in sizes), default=None)
+    try:
+        with _open_pillow(data) as image:
+            return image.width * image.height
+    except DataError as error:
+        is_too_large = isinstance(error.__cause__, Image.DecompressionBombError)
+        return MAX_PIXELS + 1 if is_too_large else None
 
 
 def _decode_opencv(jpeg: bytes) -> np.ndarray | None:

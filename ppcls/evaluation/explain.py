@@ -5,6 +5,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from threading import get_ident
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,8 +21,10 @@ from ppcls.data.show import denormalize
 from ppcls.data.transforms import EvalTransform
 from ppcls.errors import ConfigError, DataError
 from ppcls.inference.predictor import Predictor
+from ppcls.preprocessing import Preprocessing
 
 BATCH = 4  # images; unlike a plain run, this stores all activations
+QUALITY = 92  # of the JPEG files
 STRENGTH = 0.6  # opacity of the colour at the highest heat
 
 
@@ -36,7 +40,13 @@ def grad_cam(model: nn.Layer, images: np.ndarray) -> tuple[np.ndarray, np.ndarra
     heat = ReLU(sum over channels of weight x activation); weight = spatial mean of d(logit) / d(activation).
     """
     features: list[Tensor] = []
-    hook = last_features(model).register_forward_post_hook(lambda _, __, output: features.append(output))
+    thread = get_ident()  # others may run the same network
+
+    def keep(_: nn.Layer, __: Any, output: Tensor) -> None:
+        if get_ident() == thread:
+            features.append(output)
+
+    hook = last_features(model).register_forward_post_hook(keep)
     try:
         logits = model(paddle.to_tensor(images))
     finally:
@@ -57,6 +67,13 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
     share = STRENGTH * heat[..., None]
     return np.rint((1 - share) * image + share * colours).astype(np.uint8)
+
+
+def draw_heat(model: nn.Layer, images: np.ndarray, preprocessing: Preprocessing) -> list[np.ndarray]:
+    """Return for normalised images float32 [N, 3, S, S] what the network sees, uint8 [S, S, 3], with the heat
+    of its likeliest class over it."""
+    _, heat = grad_cam(model, images)
+    return [overlay(denormalize(image, preprocessing), own) for image, own in zip(images, heat, strict=True)]
 
 
 def picture_names(files: Sequence[str]) -> list[str]:
@@ -96,12 +113,12 @@ def explain(predictor: Predictor, dataset: Dataset, folder: Path) -> int:
     for batch in batches:
         if not len(batch.indices):
             continue
-        _, heat = grad_cam(model, batch.images)
-        for index, image, own in zip(batch.indices, batch.images, heat, strict=True):
+        drawn = draw_heat(model, batch.images, preprocessing)
+        for index, picture in zip(batch.indices, drawn, strict=True):
             path = folder / names[index]
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                Image.fromarray(overlay(denormalize(image, preprocessing), own)).save(path, quality=92)
+                Image.fromarray(picture).save(path, quality=QUALITY)
             except OSError as error:
                 raise DataError(f"{path} cannot be written: {error}.") from error
             written += 1

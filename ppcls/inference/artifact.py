@@ -3,7 +3,7 @@ needed to run it. Imports no Paddle."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import yaml
@@ -207,7 +207,7 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
     if values.get("activation", "softmax") not in get_args(Activation):
         raise ValueError(f"activation {values['activation']!r}")
     files = {
-        kind: {str(Path(name).name): int(size) for name, size in sizes.items()}
+        kind: {_inside(str(name)): int(size) for name, size in sizes.items()}
         for kind, sizes in values["files"].items()
     }
     if not files or not all(_has_network(name, sizes) for name, sizes in files.items()):
@@ -232,6 +232,14 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         activation=values.get("activation", "softmax"),
         **{key: int(values[key]) for key in SIZES if key in values},
     )
+
+
+def _inside(name: str) -> str:
+    """Return the path of a file of the export. Raises ValueError for one that leads out of its folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name:
+        raise ValueError(f"files {name!r}")
+    return name
 
 
 def _has_network(name: str, files: Mapping[str, int]) -> bool:

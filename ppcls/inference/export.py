@@ -17,7 +17,7 @@ from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.artifact import DESCRIPTION, Artifact
 from ppcls.inference.engines import open_engine
 from ppcls.inference.engines.eager import EagerEngine
-from ppcls.inference.formats import FORMATS, write_formats
+from ppcls.inference.formats import FORMATS, files_in, write_formats
 from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
 from ppcls.inference.predictions import probabilities_of
 from ppcls.inference.versions import versions
@@ -74,6 +74,8 @@ def export_model(
         parameters_sha256=hash_parameters(model),
         versions=versions(),
     )
+    if artifact.class_names is not None:
+        options = replace(options, labels=artifact.class_names.names)
     batches = parity_batches(artifact)
     with _aside(folder, overwrite) as aside:
         artifact = replace(artifact, files=write_formats(model, aside, formats, options, log))
@@ -153,7 +155,7 @@ def _aside(folder: Path, overwrite: bool) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         yield aside
-        for path in aside.iterdir():
+        for path in files_in(aside):
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         aside.chmod(0o755)

@@ -82,7 +82,7 @@ class Predictor:
         self.num_workers = num_workers or cores()
         self.num_classes, self.class_names = description.num_classes, description.class_names
         self.activation, self.threshold = description.activation, THRESHOLD
-        self._open_engine, self._streams, self._batch_size = open_engine, streams, batch_size
+        self.open_engine, self.streams, self._batch_size = open_engine, streams, batch_size
         self._set_preprocessing(description.preprocessing)
         self._first_streams = streams if bulk else 1
         self.engine = open_engine(self._first_streams)
@@ -98,7 +98,7 @@ class Predictor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self.engine = self._open_engine(self._first_streams)
+        self.engine = self.open_engine(self._first_streams)
 
     def _set_preprocessing(self, preprocessing: Preprocessing) -> None:
         if self.description.image_size not in (None, preprocessing.crop_size):
@@ -123,7 +123,7 @@ class Predictor:
     @cached_property
     def bulk_engine(self) -> Engine:
         """The engine for many files: it runs several batches side by side if the network is small."""
-        return self.engine if self.engine.streams == self._streams else self._open_engine(self._streams)
+        return self.engine if self.engine.streams == self.streams else self.open_engine(self.streams)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,14 +149,15 @@ class Predictor:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 [N, C] of normalised images float32 [N, 3, H, W]."""
-        return self.to_logits(self._run_filled(self.engine, images)[0])
+        return self.to_logits(self.run_on(self.engine, images)[0])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities [N, C] of normalised images float32 [N, 3, H, W]."""
-        return self.to_probabilities(self._run_filled(self.engine, images)[0])
+        return self.to_probabilities(self.run_on(self.engine, images)[0])
 
-    def _run_filled(self, engine: Engine, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Run a batch. If an export of a fixed batch size needs more images, black ones fill it."""
+    def run_on(self, engine: Engine, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Run a batch on one of this predictor's engines. If an export of a fixed batch size needs more
+        images, black ones fill it."""
         missing = (self.description.batch_size or 0) - len(images)
         if missing <= 0:
             return engine.run_all(images)
@@ -240,7 +241,7 @@ class Predictor:
                 probabilities = self.to_probabilities(outputs[0])
                 rows = outputs[1] if embeddings else [None] * len(probabilities)
                 for index, *result in zip(batch.indices.tolist(), probabilities, rows, strict=True):
-                    found[index] = self._best(dataset.name(index), *result)
+                    found[index] = self.to_prediction(dataset.name(index), *result)
             yield from (found[int(index)] for index in indices)
 
     def run(
@@ -294,11 +295,15 @@ class Predictor:
     def _run_batch(self, engine: Engine, batch: Batch) -> tuple[np.ndarray, ...]:
         if not len(batch.indices):
             return (np.empty((0, 0), np.float32),)
-        return self._run_filled(engine, batch.images)
+        return self.run_on(engine, batch.images)
+
+    def fill(self, data: bytes, out: np.ndarray) -> None:
+        """Decode and prepare an image file's bytes into `out`, float32 [3, S, S]. Raises DataError."""
+        fill_slot(data, 0, self._transform, self._normalize, out)
 
     def _predict(self, image: OneImage) -> Prediction:
         file = image if isinstance(image, str) else None
-        return self._best(file, self.to_probabilities(self._run_one(image)[0])[0])
+        return self.to_prediction(file, self.to_probabilities(self._run_one(image)[0])[0])
 
     def _run_one(self, image: OneImage) -> tuple[np.ndarray, ...]:
         """Return what the engine returns for a batch of this image."""
@@ -308,22 +313,26 @@ class Predictor:
             self._normalize(self._transform(_as_rgb(image), 0), slot[0])
         else:
             try:
-                data = _bytes_of(image)
-                fill_slot(data, 0, self._transform, self._normalize, slot[0])
+                self.fill(_bytes_of(image), slot[0])
             except OSError as error:
                 name = file or "the PIL image"
                 raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
             except DataError as error:
                 raise DataError(f"unreadable image{f' {file}' if file else ''}: {error}") from error
-        return self._run_filled(self.engine, slot)
+        return self.run_on(self.engine, slot)
 
-    def _best(
-        self, file: str | None, probabilities: np.ndarray, embedding: np.ndarray | None = None
+    def to_prediction(
+        self,
+        file: str | None,
+        probabilities: np.ndarray,
+        embedding: np.ndarray | None = None,
+        topk: int | None = None,
     ) -> Prediction:
+        """Return an image's Prediction, of its probabilities [C]. topk: in place of the predictor's own."""
         names = self.class_names.names if self.class_names else None
         threshold = None if self.calibration is None else self.calibration.threshold
         is_sure = None if threshold is None else bool(probabilities.max() >= threshold)
-        limits = (None, self.threshold) if self.activation == "sigmoid" else (self.topk,)
+        limits = (None, self.threshold) if self.activation == "sigmoid" else (topk or self.topk,)
         best = best_classes(file, probabilities, names, *limits)
         return replace(best, embedding=embedding, is_sure=is_sure)
 

@@ -24,6 +24,11 @@ class FallbackEngine:
         self._engine = self._open_first(names, None)
 
     @property
+    def current(self) -> Engine:
+        """The engine that works now. It is not replaced if it fails outside of this one's `run_all`."""
+        return self._engine
+
+    @property
     def name(self) -> str:
         return self._engine.name
 

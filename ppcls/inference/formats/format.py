@@ -24,7 +24,8 @@ class ExportOptions:
     softmax: it returns probabilities instead of logits, by the network's activation; of one with a sigmoid
     these are the sigmoids. embeddings: it returns these too, as a second output.
     fp16: the weights are stored in half precision. opset: of ONNX, None for the usual one. batch_size,
-    image_size: the only ones that it takes, None for any. activation: of the network.
+    image_size: the only ones that it takes, None for any. activation: of the network. labels: the classes'
+    names, for formats that list them; `export_model` sets both.
     """
 
     softmax: bool = False
@@ -34,6 +35,7 @@ class ExportOptions:
     batch_size: int | None = None
     image_size: int | None = None
     activation: Activation = "softmax"
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for option, value in (("--batch-size", self.batch_size), ("--image-size", self.image_size)):
@@ -52,7 +54,7 @@ class Format:
     network. packages: whose versions an export records. made_from: the format that the converter reads on
     this machine's Paddle, None for the network itself. why_not: returns the reason why the format cannot be
     written here with these options, and the cure, or None. write: writes the network into a folder that
-    already holds `made_from`.
+    already holds `made_from`. on_request: written only if it is named.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Format:
     made_from: Callable[[], str | None]
     why_not: "Callable[[nn.Layer, ExportOptions], str | None]"
     write: "Callable[[nn.Layer, Path, ExportOptions], None]"
+    on_request: bool = False
 
 
 def is_paddle2() -> bool:

@@ -1,0 +1,87 @@
+"""One connection of HTTP/1.1: uvicorn's, with limits for clients that are too many, too slow or silent."""
+
+import json
+import time
+from http import HTTPStatus
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+# Keys of a request's scope: whether its client has gone, and a function that is called when it goes.
+IS_LOST, ON_LOST = "ppcls.is_lost", "ppcls.on_lost"
+CHECKS = 4  # in the time that a connection may be idle
+
+
+class Connection(H11Protocol):
+    """A connection without a request in work for `idle` seconds is closed, whether it is silent, sends a head
+    slowly, or the rest of a body that was answered already. So is one whose client does not take its answer.
+    """
+
+    idle = 75.0
+    most = 512
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._since: float | None = time.monotonic()  # None: a request is in work, and its answer flows
+        self._timer = self.loop.call_later(self.idle / CHECKS, self._check)
+        if len(self.connections) > self.most:
+            self._refuse(503, f"The server has {self.most} connections, which is its limit.")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        super().connection_lost(exc)
+        if self._has_request():
+            scope: Any = self.scope
+            scope[IS_LOST] = True
+            scope[ON_LOST]()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        scope: Any = self.scope
+        if scope is not None and IS_LOST not in scope:
+            scope |= {IS_LOST: False, ON_LOST: lambda: None}
+        if self._has_request() and not self.flow.write_paused:
+            self._since = None
+
+    def on_response_complete(self) -> None:
+        self._since = time.monotonic()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        self._since = time.monotonic()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._since = None if self._has_request() else time.monotonic()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
+    def _has_request(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _check(self) -> None:
+        if self._since is not None and time.monotonic() - self._since > self.idle:
+            self.transport.abort()
+        else:
+            self._timer = self.loop.call_later(self.idle / CHECKS, self._check)
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Answer an error outside of a request, and close."""
+        body = json.dumps({"error": reason}).encode()
+        headers = [
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        response = h11.Response(
+            status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()
+        )
+        try:
+            parts = [self.conn.send(event) for event in (response, h11.Data(data=body), h11.EndOfMessage())]
+            self.transport.write(b"".join(part for part in parts if part))
+        except h11.LocalProtocolError:  # in the middle of another answer
+            pass
+        self.transport.close()

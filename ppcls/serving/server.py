@@ -1,0 +1,158 @@
+"""The server's process: its port, the loading of its models, and its end."""
+
+import asyncio
+import gc
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+
+import uvicorn
+
+from ppcls.commands import command_line
+from ppcls.errors import ConfigError, PpclsError
+from ppcls.inference.predictor import Predictor
+from ppcls.serving.access_log import AccessLog
+from ppcls.serving.app import Server, Shell
+from ppcls.serving.connection import Connection
+from ppcls.serving.limits import Limits
+from ppcls.serving.memory import used_memory
+from ppcls.serving.model import Explain
+
+BACKLOG = 1024  # connections that the system holds until they are accepted
+LEAVE_SECONDS = 2.0  # for answers that are on their way when all else is done
+Open = Callable[[], Predictor]
+OpenExplainer = Callable[[Predictor], Explain]
+Log = Callable[[str], None]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises ConfigError if the address cannot be taken."""
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"The server cannot listen on {host}, port {port}: {reason}. Give another --port or --host; "
+            f"{command_line('serve', 'MODEL', '--port', '0')} takes any free port."
+        ) from error
+    return listener
+
+
+def address_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(
+    models: Mapping[str, Open],
+    listener: socket.socket,
+    limits: Limits,
+    log: Log,
+    explainers: Mapping[str, OpenExplainer] | None = None,
+) -> int:
+    """Serve the models until SIGTERM or SIGINT, and return the exit code: 0 if all accepted requests were
+    answered, 1 if some took longer than `limits.drain`. log: receives a line for each step. explainers: of
+    the models that have them.
+
+    Raises PpclsError if a model cannot be opened.
+    """
+    lines = AccessLog()
+    server = Server(list(models), limits, lines)
+    process = _Process(server, log)
+    loader = threading.Thread(target=process.load, args=(models, explainers or {}), name="load", daemon=True)
+    log(f"listening on {address_of(listener)}")
+    loader.start()
+    try:
+        process.run(sockets=[listener])
+    finally:
+        lines.close()
+    if process.error is not None:
+        raise process.error
+    return 1 if process.is_cut else 0
+
+
+class _Process(uvicorn.Server):
+    """uvicorn's server, which loads the models while it listens, and drains them before it ends."""
+
+    def __init__(self, server: Server, log: Log) -> None:
+        limits = server.limits
+        connection = type("Connection", (Connection,), {"idle": limits.idle, "most": limits.connections})
+        super().__init__(
+            uvicorn.Config(
+                Shell(server),
+                http=connection,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=int(limits.idle) + 1,
+                timeout_graceful_shutdown=int(LEAVE_SECONDS),
+            )
+        )
+        self._server, self._log = server, log
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._drain: asyncio.Task | None = None
+        self.error: PpclsError | None = None
+        self.is_cut = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def load(self, models: Mapping[str, Open], explainers: Mapping[str, OpenExplainer]) -> None:
+        """Open the models one after the other, in a thread of its own."""
+        try:
+            for name, open_model in models.items():
+                memory = used_memory()
+                model, predictor = self._server.models[name], open_model()
+                if name in explainers:
+                    model.explain = explainers[name](predictor)
+                self._log(model.start(predictor, memory))
+        except PpclsError as error:
+            self.error = error
+            self.should_exit = True
+            return
+        gc.collect()
+        gc.freeze()  # what was loaded stays, and need not be looked through again
+        self._take_signals()
+        self._log("ready")
+
+    def _take_signals(self) -> None:
+        """Handle signals again: a library that was loaded may have taken them."""
+        if self._loop is not None:
+            handled = (signal.SIGTERM, signal.SIGINT)
+            self._loop.call_soon_threadsafe(
+                lambda: [signal.signal(number, self.handle_exit) for number in handled]
+            )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; at a second signal, end at once."""
+        if self._server.is_draining or self._loop is None:
+            self.should_exit = self.force_exit = True
+            return
+        self._server.is_draining = True
+        self._loop.call_soon_threadsafe(self._begin_drain)
+
+    def _begin_drain(self) -> None:
+        self._log(f"draining: {self._server.accepted} requests are being answered")
+        self._drain = asyncio.ensure_future(self._drain_all())
+
+    async def _drain_all(self) -> None:
+        until = time.monotonic() + self._server.limits.drain
+        while self._server.accepted and time.monotonic() < until:
+            await asyncio.sleep(0.02)
+        if self._server.accepted:
+            self.is_cut = True
+            self._log(f"the time to drain is over: {self._server.accepted} requests were not answered")
+        for model in self._server.models.values():
+            model.close()
+        self.should_exit = True

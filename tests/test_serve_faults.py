@@ -1,0 +1,337 @@
+"""The server under load and in trouble: limits, deadlines, its end, and clients of all kinds. Its network is
+a function that takes its time, in a real process on a real port."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from contextlib import closing
+
+import numpy as np
+import pytest
+from fuzz_requests import bomb, fuzz, with_length
+from helpers import ROOT, Served
+
+from ppcls.serving.jobs import Job, JobQueue
+
+pytest.importorskip("uvicorn")
+SLOW = ROOT / "tests" / "slow_server.py"
+PREDICT = b"POST /predict HTTP/1.1\r\n"
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    import cv2
+
+    image = np.random.RandomState(0).randint(0, 256, (40, 50, 3), np.uint8)
+    return cv2.imencode(".jpg", image)[1].tobytes()
+
+
+def start(folder, seconds, *limits, ready="ready"):
+    return Served([SLOW, folder, seconds, *limits], ready)
+
+
+def computed(folder):
+    file = folder / "computed"
+    return file.read_text().split() if file.exists() else []
+
+
+def connect(server, data=b""):
+    connection = socket.create_connection(("127.0.0.1", server.port), 20)
+    connection.sendall(data)
+    return connection
+
+
+def read_answer(connection):
+    """Status, head and values of an answer."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        assert part, data
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+    while len(body) < length:
+        body += connection.recv(65536)
+    return int(head.split()[1]), head.decode().lower(), json.loads(body)
+
+
+def post(server, body, headers=b""):
+    """Send a picture, and return the connection, on which the answer will come."""
+    return connect(server, with_length(PREDICT + headers, body))
+
+
+def wait_until(condition):
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.005)
+
+
+def test_a_full_queue_is_answered_before_the_body_is_read(tmp_path, picture):
+    with start(tmp_path, 1.0, "queue=2") as server:
+        first = [post(server, picture) for _ in range(2)]  # in work
+        wait_until(lambda: len(computed(tmp_path)) == 1)
+        first += [post(server, picture) for _ in range(2)]
+        time.sleep(0.1)
+        began = time.monotonic()
+        with closing(connect(server, with_length(PREDICT, b"", len(picture)))) as refused:  # no body at all
+            status, head, values = read_answer(refused)
+            assert time.monotonic() - began < 0.5
+            assert status == 429 and "\r\nretry-after: " in head and "full" in values["error"]
+            refused.sendall(picture)  # the connection can be used again
+            refused.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert read_answer(refused)[0] == 200
+        assert [read_answer(connection)[0] for connection in first] == [200] * 4
+        assert len(computed(tmp_path)) == 4
+        text = server.ask("/metrics")[2].decode()
+        assert 'ppcls_rejected_total{cause="queue_full",model="slow"} 1.0' in text
+
+
+def test_a_deadline_is_answered_at_once_and_costs_no_work(tmp_path, picture):
+    with start(tmp_path, 0.8, "queue=8", "deadline=20") as server:
+        busy = [post(server, picture) for _ in range(2)]
+        wait_until(lambda: computed(tmp_path))
+        began = time.monotonic()
+        late = [post(server, picture, b"X-Request-Timeout-Ms: 100\r\n")]
+        text = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3, 1, 1], "data": [1, 1, 1]}]}
+        text["parameters"] = {"timeout": 100_000}  # microseconds
+        late.append(
+            connect(
+                server, with_length(b"POST /v2/models/slow/infer HTTP/1.1\r\n", json.dumps(text).encode())
+            )
+        )
+        answers = [read_answer(connection) for connection in late]
+        assert 0.09 < time.monotonic() - began < 0.6
+        assert [status for status, _, _ in answers] == [504, 504] and "deadline" in answers[0][2]["error"]
+        assert [read_answer(connection)[0] for connection in busy] == [200, 200]
+        assert (
+            read_answer(post(server, picture, b"X-Request-Timeout-Ms: 700\r\n"))[0] == 200
+        )  # it is in work in time
+        assert len(computed(tmp_path)) == 3
+
+
+def test_a_client_that_goes_away_costs_no_work(tmp_path, picture):
+    with start(tmp_path, 0.5, "queue=3") as server:
+        busy = [post(server, picture) for _ in range(2)]
+        wait_until(lambda: computed(tmp_path))
+        gone = [post(server, picture) for _ in range(3)]
+        time.sleep(0.1)
+        for connection in gone:
+            connection.close()
+        wait_until(lambda: 'ppcls_queue_depth{model="slow"} 0.0' in server.ask("/metrics")[2].decode())
+        half = connect(server, with_length(PREDICT, picture[:100], len(picture)))
+        half.close()  # in the middle of its body
+        assert [read_answer(connection)[0] for connection in busy] == [200, 200]
+        assert read_answer(post(server, picture))[0] == 200
+        assert len(computed(tmp_path)) == 3
+        wait_until(lambda: sum(line["status"] == 499 for line in server.log) == 4)
+
+
+def test_sigterm_loses_nothing_that_was_accepted(tmp_path, picture):
+    with start(tmp_path, 0.4, "queue=8") as server:
+        accepted = [post(server, picture) for _ in range(5)]
+        uploading = connect(server, with_length(PREDICT, picture[:100], len(picture)))
+        kept = connect(server)
+        wait_until(lambda: computed(tmp_path))
+        time.sleep(0.2)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        assert server.ask("/v2/health/ready")[0] == 503 and server.ask("/v2/health/live")[0] == 200
+        kept.sendall(with_length(PREDICT, picture))
+        status, head, values = read_answer(kept)
+        assert status == 503 and "draining" in values["error"] and "connection: close" in head
+        uploading.sendall(picture[100:])
+        assert [read_answer(connection)[0] for connection in [*accepted, uploading]] == [200] * 6
+        assert server.end() == 0 and len(computed(tmp_path)) == 6
+
+
+def test_the_time_to_drain_ends(tmp_path, picture):
+    with start(tmp_path, 3.0, "drain=0.3") as server:
+        waiting = post(server, picture)
+        wait_until(lambda: computed(tmp_path))
+        began = time.monotonic()
+        assert server.end(signal.SIGTERM) == 1
+        assert time.monotonic() - began < 2.9
+        assert any("1 requests were not answered" in line for line in server.errors)
+        waiting.close()
+
+
+def test_a_model_that_loads_is_not_ready(tmp_path, picture):
+    (tmp_path / "wait").touch()
+    with start(tmp_path, 0, ready="listening") as server:
+        assert server.ask("/v2/health/live")[0] == 200 and server.ask("/v2/health/ready")[0] == 503
+        assert server.ask("/v2/models/slow/ready")[0] == 503 and server.ask("/v2/models/slow")[0] == 503
+        assert read_answer(post(server, picture))[0] == 503
+        (tmp_path / "wait").unlink()
+        server.wait_for("ready")
+        assert server.ask("/v2/health/ready")[0] == 200 and read_answer(post(server, picture))[0] == 200
+        assert server.end(signal.SIGINT) == 0
+
+
+def test_sigterm_while_a_model_loads(tmp_path):
+    (tmp_path / "wait").touch()
+    with start(tmp_path, 0, ready="listening") as server:
+        assert server.end(signal.SIGTERM) == 0
+
+
+def test_a_model_that_cannot_be_opened_ends_the_server(tmp_path):
+    (tmp_path / "broken").touch()
+    with start(tmp_path, 0, ready="listening") as server:
+        assert server.end() != 0
+        assert any("the export is broken" in line for line in server.errors)
+
+
+def test_an_engine_that_dies(tmp_path, picture):
+    with start(tmp_path, 0) as server:
+        assert read_answer(post(server, picture))[0] == 200
+        (tmp_path / "dead").touch()
+        odd = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3, 5, 5], "data": [1] * 75}]}
+        status, _, body = server.ask("/v2/models/slow/infer", json.dumps(odd).encode())
+        assert status == 400 and b"dead" in body  # its size may be to blame
+        assert server.ask("/v2/health/ready")[0] == 200
+        status, _, values = read_answer(post(server, picture))
+        assert status == 503 and "the engine is dead" in values["error"]
+        assert server.ask("/v2/health/ready")[0] == 503 and server.ask("/v2/models/slow/ready")[0] == 503
+        assert server.ask("/v2/health/live")[0] == 200
+
+
+def test_bodies_that_are_too_large(tmp_path, picture):
+    with start(tmp_path, 0, "body=0.01", "pixels=0.1", "buffer=0.006") as server:
+        for declared in (20_000, 10**12, 10**18):
+            with closing(connect(server, with_length(PREDICT, b"", declared))) as connection:
+                status, _, values = read_answer(connection)
+                assert status == 413 and "10485 bytes" in values["error"]
+        with closing(
+            connect(server, PREDICT + b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        ) as connection:
+            connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+            connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+            assert read_answer(connection)[0] == 429  # above the limit of all bodies together
+        status, _, values = read_answer(post(server, bomb(400)))
+        assert status == 413 and "0.1 million pixels" in values["error"] and "0.2 million" in values["error"]
+        assert read_answer(post(server, bomb(2**31 - 1)))[0] == 413
+        assert read_answer(post(server, picture))[0] == 200
+        text = b"POST /v2/models/slow/infer HTTP/1.1\r\n"
+        assert read_answer(connect(server, with_length(text, b"", 5 << 20)))[0] == 413
+
+
+def test_clients_that_are_slow_or_silent(tmp_path, picture):
+    with start(tmp_path, 0, "upload=1.5", "idle=1.0", "queue=1") as server:
+        slow = connect(server, with_length(PREDICT, picture[:10], len(picture)))
+        silent, half_a_head = connect(server), connect(server, b"GET /v2 HTTP/1.1\r\nHo")
+        wait_until(lambda: read_answer(post(server, picture))[0] == 429)  # the slow one has the only place
+        wait_until(lambda: read_answer(post(server, picture))[0] == 200)  # and loses it
+        began = time.monotonic()
+        status, head, _ = read_answer(slow)
+        assert status == 408 and "connection: close" in head and time.monotonic() - began < 1.5
+        for connection in (silent, half_a_head):
+            assert connection.recv(100) == b""  # closed
+        answered = connect(server, with_length(PREDICT, b"", 10**12))
+        assert read_answer(answered)[0] == 413
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):  # who sends on is cut off
+            for _ in range(100):
+                answered.sendall(bytes(1000))
+                time.sleep(0.05)
+
+
+def test_more_connections_than_the_limit(tmp_path):
+    with start(tmp_path, 0, "connections=3") as server:
+        others = [connect(server) for _ in range(3)]
+        with closing(connect(server)) as refused:
+            status, head, values = read_answer(refused)
+            assert status == 503 and "3 connections" in values["error"] and "connection: close" in head
+        others.pop().close()
+        wait_until(lambda: server.ask("/v2/health/live")[0] == 200)
+
+
+def test_what_is_not_http_is_answered_as_an_error(tmp_path):
+    with start(tmp_path, 0) as server, closing(connect(server, b"hello\r\n\r\n")) as connection:
+        status, _, values = read_answer(connection)
+        assert status == 400 and values["error"]
+
+
+def check_fuzz(server, picture, count, seed):
+    """Fuzz a server, and return the growth of its memory in MiB."""
+    expected = read_answer(post(server, picture))[2]["predictions"]
+    fuzz(server.port, "slow", picture, 100, seed + 1)
+    before = server.memory()
+    found = fuzz(server.port, "slow", picture, count, seed)
+    assert sum(found.values()) == count and not {"500", "502"} & found.keys(), found
+    assert {"200", "400", "404", "413", "422", "left"} <= found.keys(), found
+    status, _, values = read_answer(post(server, picture))
+    assert status == 200 and values["predictions"] == expected
+    wait_until(lambda: 'ppcls_queue_depth{model="slow"} 0.0' in server.ask("/metrics")[2].decode())
+    assert not any("Traceback" in line for line in server.errors), server.errors[-20:]
+    return (server.memory() - before) / 2**20
+
+
+def test_fuzz(tmp_path, picture):
+    with start(tmp_path, 0, "upload=2.0") as server:
+        assert check_fuzz(server, picture, 300, seed=0) < 40
+        assert server.end(signal.SIGTERM) == 0
+
+
+@pytest.mark.slow
+def test_fuzz_for_long(tmp_path, picture):
+    with start(tmp_path, 0, "upload=2.0") as server:
+        assert check_fuzz(server, picture, 2000, seed=7) < 40
+        assert server.end(signal.SIGTERM) == 0
+
+
+# The queue
+
+
+def job(images=1, seconds=60.0):
+    return Job([b""] * images, lambda outputs: outputs, time.monotonic() + seconds)
+
+
+def filled(*jobs):
+    queue = JobQueue(10)
+    for one in jobs:
+        assert queue.reserve()
+        queue.put(one)
+    return queue
+
+
+def test_jobs_are_taken_up_to_the_size_of_a_batch():
+    jobs = [job(1), job(2), job(2), job(9), job(1)]
+    queue = filled(*jobs)
+    assert queue.take(3, 0) == (jobs[:2], False)
+    assert queue.take(3, 0) == (jobs[2:3], False)  # the next one does not fit
+    assert queue.take(3, 0) == (jobs[3:4], False)  # one that is larger than a batch is taken alone
+    for _ in range(3):
+        queue.done()
+    assert queue.take(3, 0) == (jobs[4:], True)
+    queue.close()
+    assert queue.take(3, 0) is None
+
+
+def test_a_batch_waits_for_further_jobs():
+    queue, late = filled(job()), job()
+    queue.reserve()
+    threading.Timer(0.05, queue.put, (late,)).start()
+    began = time.monotonic()
+    taken, _ = queue.take(2, 5.0)
+    assert taken[1] is late and time.monotonic() - began < 4
+    queue.reserve()
+    queue.put(job())
+    began = time.monotonic()
+    assert len(queue.take(2, 0.1)[0]) == 1 and 0.09 < time.monotonic() - began < 2
+
+
+def test_places_are_reserved_and_given_back():
+    queue = JobQueue(2)
+    assert queue.reserve() and queue.reserve() and not queue.reserve()
+    queue.release()
+    first, late = job(), job(seconds=-1)
+    assert queue.reserve()
+    queue.put(first)
+    queue.put(late)
+    assert len(queue) == 2 and queue.cancel(first) and len(queue) == 1 and first.future.cancelled()
+    assert queue.reserve()
+    other = job()
+    queue.put(other)
+    assert queue.take(1, 0)[0] == [other] and late.future.cancelled()
+    assert not queue.cancel(other)
