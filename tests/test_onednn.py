@@ -22,9 +22,8 @@ from ppcls.data.loader import Batch
 from ppcls.errors import ConfigError, DataError
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.onednn import PADDLE, library, primitives, resolve_kernels, usable
-from ppcls.onednn.conv_bn import ConvBNAct
 from ppcls.onednn.convolution import Geometry, convolution
-from ppcls.onednn.networks import OneDNNNetwork
+from ppcls.onednn.networks import OneDNNNetwork, conv_bn
 from ppcls.training.step import train_step
 from ppcls.training.sync_bn import SyncBatchNorm2D
 
@@ -130,8 +129,7 @@ def test_statistics_are_exact_where_the_mean_is_large(mean, kernel, groups):
     layer.conv.weight.set_value(weight)
     layer.bn._mean.set_value(np.full(6, 2, np.float32))
     x = np.random.RandomState(0).normal(mean, 1, (8, 33, 31, 6)).astype(np.float32)
-    parameters = layer.conv.weight, layer.bn.weight, layer.bn.bias
-    y = ConvBNAct.apply(paddle.to_tensor(x), *parameters, layer).numpy()
+    y = conv_bn(layer, paddle.to_tensor(x)).numpy()
     wide = x.astype(np.float64)
     axes = (0, 1, 2)
     expected_mean, expected_variance = wide.mean(axes), wide.var(axes)
@@ -201,7 +199,7 @@ def test_depthwise_convolutions_of_small_images_are_paddles(padding, kernel, str
     parameters = [layer.conv.weight, layer.bn.weight, layer.bn.bias]
     expected = layer(x)
     factors = paddle.randn(expected.shape)
-    actual = ConvBNAct.apply(last, *parameters, layer)
+    actual = conv_bn(layer, last)
     results = paddle.grad((expected * factors).sum(), [x, *parameters])
     own = paddle.grad((actual * factors.transpose([0, 2, 3, 1])).sum(), [last, *parameters])
     np.testing.assert_allclose(actual.numpy(), expected.transpose([0, 2, 3, 1]).numpy(), atol=1e-5)
@@ -321,7 +319,7 @@ def test_a_weight_changed_between_the_passes_is_an_error_as_paddles_is():
 def test_an_input_changed_between_the_passes_is_an_error(changed, activation):
     layer = ConvBN(4, 4, 1, activation=activation, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
     x = paddle.randn([2, 5, 5, 4]) * 2
-    y = ConvBNAct.apply(x, layer.conv.weight, layer.bn.weight, layer.bn.bias, layer)
+    y = conv_bn(layer, x)
     loss = (y * 2).sum()
     with paddle.no_grad():
         {"input": x, "output": y, "scale": layer.bn.weight}[changed].scale_(2.0)
@@ -382,16 +380,15 @@ def test_other_images_are_refused(images):
 
 def test_a_view_is_copied_and_another_shape_refused():
     layer = ConvBN(4, 4, 1, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
-    parameters = layer.conv.weight, layer.bn.weight, layer.bn.bias
     x = paddle.randn([2, 4, 5, 6])
     turned = x.transpose([0, 2, 3, 1])
     whole = paddle.to_tensor(turned.numpy())
-    one, other = (ConvBNAct.apply(t, *parameters, layer).numpy() for t in (turned, whole))
+    one, other = (conv_bn(layer, t).numpy() for t in (turned, whole))
     assert (one == other).all()
     with pytest.raises(ValueError, match="Expected.*Received"):
-        ConvBNAct.apply(paddle.randn([2, 5, 6, 3]), *parameters, layer)
+        conv_bn(layer, paddle.randn([2, 5, 6, 3]))
     with pytest.raises(TypeError, match="float32.*Received.*float64"):
-        ConvBNAct.apply(whole.astype("float64"), *parameters, layer)
+        conv_bn(layer, whole.astype("float64"))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -456,13 +453,12 @@ def test_shapes_that_change_every_time_leave_memory_level(monkeypatch):
     found.dnnl_get_primitive_cache_capacity(byref(capacity))
     assert capacity.value > 0
     layer = ConvBN(8, 8, 3, groups=8, activation=F.swish, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
-    parameters = layer.conv.weight, layer.bn.weight, layer.bn.bias
     sizes = []
 
     def work():
         for number in range(150):
             x = paddle.ones([1, 3 + number, 4, 8])
-            ConvBNAct.apply(x, *parameters, layer).sum().backward()
+            conv_bn(layer, x).sum().backward()
             sizes.append(resident())
 
     thread = threading.Thread(target=work)
@@ -485,10 +481,9 @@ def resident():
 def test_graphs_that_are_dropped_leave_nothing():
     """relu keeps its output, which must not keep the graph that keeps it."""
     layer = ConvBN(4, 64, 1, activation=F.relu, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
-    parameters = layer.conv.weight, layer.bn.weight, layer.bn.bias
     x, sizes = paddle.randn([8, 64, 64, 4]), []
     for _ in range(40):
-        ConvBNAct.apply(x, *parameters, layer)
+        conv_bn(layer, x)
         sizes.append(resident())
     gc.collect()
     assert resident() - sizes[9] < 20 * 2**20  # one output has 8 MiB

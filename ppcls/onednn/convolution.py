@@ -1,20 +1,30 @@
 """Convolutions of tensors [N, H, W, C] with Paddle's weights [out, in / groups, k, k]; their derivatives."""
 
 import ctypes
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
+from paddle import Tensor
+
+from ppcls.architectures.blocks import ConvBN
 from ppcls.onednn import library as dnnl
+from ppcls.onednn.autograd import Gradients, Kept, Step
 from ppcls.onednn.library import Handle, OneDNNError, dims
 from ppcls.onednn.primitives import (
+    BYTES,
     WORKSPACE,
     Post,
     Primitive,
+    add,
     any_format,
     are_equal,
     attributes,
+    binary,
+    cached_by_thread,
     channels_last,
     describe,
+    for_each_sample,
     matmul,
     operands,
     plain,
@@ -23,9 +33,9 @@ from ppcls.onednn.primitives import (
     size_of,
     strided,
 )
+from ppcls.onednn.tensors import empty, usable
 
 Sides = tuple[int, int]
-BYTES = 4  # of a float32
 
 
 class Geometry(NamedTuple):
@@ -91,6 +101,7 @@ class Convolution:
 
     def __init__(self, geometry: Geometry, *posts: Post, propagation: int = dnnl.TRAINING) -> None:
         own = self.geometry = geometry
+        self.in_shape, self.out_shape, self.weight_shape = own.in_shape, own.out_shape, own.weight_shape
         self._source, self._target = channels_last(*own.in_shape), channels_last(*own.out_shape)
         groups, kernel = own.groups, own.kernel
         per_group = own.out_channels // groups, own.in_channels // groups, kernel, kernel
@@ -111,9 +122,12 @@ class Convolution:
         primitive, prepare, size = self._forward_parts
         primitive(x, _prepared(weight, prepare, size), y, *operands)
 
-    def backward_data(self, dy: int, weight: int, dx: int) -> None:
+    def backward_data(self, dy: int, weight: int, dx: int, added: int | None = None) -> None:
+        """Write the gradient of x. added: the address of a tensor that is added to it."""
         primitive, prepare, size = self._data_parts
         primitive(dy, _prepared(weight, prepare, size), dx)
+        if added is not None:
+            self._add(dx, added, dx)
 
     def backward_weights(self, x: int, dy: int, dweight: int) -> None:
         primitive, restore, size = self._weights_parts
@@ -123,6 +137,10 @@ class Convolution:
         buffer = WORKSPACE.buffer("weights", size)
         primitive(x, dy, buffer)
         restore(buffer, dweight)
+
+    @cached_property
+    def _add(self) -> Primitive:
+        return binary(dnnl.ADD, self._source, self._source, self._source)
 
     @cached_property
     def _forward_parts(self) -> "Parts":
@@ -177,6 +195,7 @@ class Pointwise:
 
     def __init__(self, geometry: Geometry, *posts: Post) -> None:
         own = self.geometry = geometry
+        self.in_shape, self.out_shape, self.weight_shape = own.in_shape, own.out_shape, own.weight_shape
         self._x = plain(own.pixels, own.in_channels)
         self._y = plain(own.pixels, own.out_channels)
         self._weight = plain(own.out_channels, own.in_channels)
@@ -185,8 +204,12 @@ class Pointwise:
     def forward(self, x: int, weight: int, y: int, *operands: int) -> None:
         self._product(x, weight, y, *operands)
 
-    def backward_data(self, dy: int, weight: int, dx: int) -> None:
-        self._data_product(dy, weight, dx)
+    def backward_data(self, dy: int, weight: int, dx: int, added: int | None = None) -> None:
+        """As that of Convolution."""
+        if added is None:
+            self._data_product(dy, weight, dx)
+        else:
+            self._data_product_and_sum(dy, weight, dx, added)
 
     def backward_weights(self, x: int, dy: int, dweight: int) -> None:
         self._weights_product(dy, x, dweight)
@@ -202,6 +225,10 @@ class Pointwise:
         return matmul(self._y, self._weight, self._x)
 
     @cached_property
+    def _data_product_and_sum(self) -> Primitive:
+        return matmul(self._y, self._weight, self._x, add(self._x))
+
+    @cached_property
     def _weights_product(self) -> Primitive:
         own = self.geometry
         return matmul(strided((own.out_channels, own.pixels), (1, own.out_channels)), self._x, self._weight)
@@ -209,35 +236,76 @@ class Pointwise:
 
 class Depthwise(Convolution):
     """A depthwise convolution. Of kernels wider than 3 columns, and of images smaller than the kernel, oneDNN
-    computes the weights' gradient slowly (an eighth to a fifth of a training step of EfficientNetB0). Here it
-    is computed for those taps alone that see a pixel, and for a few columns at a time. A column that is
-    further from the centre than 1 sees the gradient `dy` moved by some pixels."""
+    computes the weights' gradient slowly (an eighth to a fifth of a training step of EfficientNetB0).
+
+    So here a few columns of it are computed at a time: a column that is further from the centre than 1 sees
+    the gradient `dy` moved by some pixels. Small images are first continued with zeros. A tap of an output of
+    one pixel sees one pixel, so its gradient is the sum of a product over the images.
+    """
 
     def backward_weights(self, x: int, dy: int, dweight: int) -> None:
-        if self._parts is None:
-            super().backward_weights(x, dy, dweight)
-            return
         own = self.geometry
-        if not self._sees_all:
+        if own.pixels == own.batch:
+            self._sum_products(x, dy, dweight)
+        elif self._other is not None:
+            other, copy_x, copy_dy, restore = self._other
+            taps = WORKSPACE.buffer("taps", own.out_channels * other.geometry.kernel**2 * BYTES)
+            other.backward_weights(copy_x(x), copy_dy(dy), taps)
             ctypes.memset(dweight, 0, own.out_channels * own.kernel**2 * BYTES)
-        for part in self._parts:
-            buffer = WORKSPACE.buffer("weights", part.size)
-            part.primitive(x, self._moved(dy, part), buffer)
-            part.restore(buffer, dweight + part.offset)
+            border = (own.kernel - other.geometry.kernel) // 2
+            restore(taps, dweight + border * (own.kernel + 1) * BYTES)
+        elif self._parts is None:
+            super().backward_weights(x, dy, dweight)
+        else:
+            for part in self._parts:
+                buffer = WORKSPACE.buffer("weights", part.size)
+                part.primitive(x, self._moved(dy, part), buffer)
+                part.restore(buffer, dweight + part.offset)
+
+    def _sum_products(self, x: int, dy: int, dweight: int) -> None:
+        own = self.geometry
+        size = own.batch * own.height * own.width * own.in_channels * BYTES
+        products, sums = WORKSPACE.buffer("products", size), WORKSPACE.buffer("weights", size // own.batch)
+        multiply, add_up, restore = self._product_parts
+        multiply(x, dy, products)
+        add_up(WORKSPACE.ones(own.batch), products, sums)
+        ctypes.memset(dweight, 0, own.out_channels * own.kernel**2 * BYTES)
+        (top, left), _ = own.pads  # and the tap that sees the first pixel
+        restore(sums, dweight + (top * own.kernel + left) * BYTES)
 
     @cached_property
-    def _rows(self) -> "_Taps":
-        own = self.geometry
-        return _seen_taps(own.kernel, own.pads[0][0], own.stride, own.height, own.out_shape[1])
+    def _product_parts(self) -> tuple[Primitive, Primitive, Primitive]:
+        n, h, w, c = self.in_shape
+        kernel = self.geometry.kernel
+        sums, taps = strided((c, h, w), (1, w * c, c)), strided((c, h, w), (kernel**2, kernel, 1))
+        return (
+            binary(dnnl.MULTIPLY, self._source, for_each_sample(n, c), self._source),
+            matmul(plain(1, n), plain(n, h * w * c), plain(1, h * w * c)),
+            reorder(sums, taps),
+        )
 
     @cached_property
-    def _columns(self) -> "_Taps":
-        own = self.geometry
-        return _seen_taps(own.kernel, own.pads[0][1], own.stride, own.width, own.out_shape[2])
+    def _other(self) -> "tuple[Depthwise, Callable[[int], int], Callable[[int], int], Primitive] | None":
+        """The convolution that gives the gradient of images smaller than the kernel; None for others.
 
-    @property
-    def _sees_all(self) -> bool:
-        return self._rows.number == self._columns.number == self.geometry.kernel
+        Its kernel has no border of taps that see no pixel, and its images are as large as the kernel. With it
+        are two functions that continue x and dy with zeros, and a copy of the taps.
+        """
+        own, kernel, channels = self.geometry, self.geometry.kernel, self.geometry.out_channels
+        if own.stride == 1:
+            kernel = min(kernel, 2 * max(own.height, own.width) - 1)
+        least = kernel + own.stride - 1
+        height, width = (  # so many that the padding above and left stays the same
+            length + max(0, -(-(least - length) // own.stride)) * own.stride
+            for length in (own.height, own.width)
+        )
+        if (height, width) == (own.height, own.width):
+            return None
+        other = Depthwise(own._replace(height=height, width=width, kernel=kernel))
+        pairs = ("larger x", self.in_shape, other.in_shape), ("larger dy", self.out_shape, other.out_shape)
+        copy_x, copy_dy = (_continued(*pair) for pair in pairs)
+        taps = strided((channels, kernel, kernel), (own.kernel**2, own.kernel, 1))
+        return other, copy_x, copy_dy, reorder(plain(channels, kernel, kernel), taps)
 
     @cached_property
     def _parts(self) -> "list[_Part] | None":
@@ -246,7 +314,7 @@ class Depthwise(Convolution):
         if self._weights_parts[0].name.startswith(FAST):
             return None
         groups: dict[int, list[int]] = {}
-        for column in range(self._columns.first, self._columns.first + self._columns.number):
+        for column in range(own.kernel):
             place = column - own.pads[0][1]  # of the pixel that it sees, from that of the output
             moved = 0 if -1 <= place <= 1 else place // own.stride
             groups.setdefault(moved, []).append(column)
@@ -258,14 +326,15 @@ class Depthwise(Convolution):
 
     def _part(self, moved: int, first: int, number: int) -> "_Part":
         """Return the part of `number` columns from `first` on, for which dy is moved by `moved` pixels."""
-        own, rows = self.geometry, self._rows
-        _, _, width, channels = own.out_shape
-        before = own.pads[0][1] + own.stride * moved - first
+        own = self.geometry
+        (top, left), (bottom, _) = own.pads
+        width, kernel = self.out_shape[2], own.kernel
+        before = left + own.stride * moved - first
         after = (width - 1) * own.stride + number - before - own.width
-        shape = channels, 1, 1, rows.number, number
+        shape = own.out_channels, 1, 1, kernel, number
         window = (
             *(dims((own.stride, own.stride)), dims((0, 0))),
-            *(dims((rows.before, before)), dims((rows.after, after))),
+            *(dims((top, before)), dims((bottom, after))),
         )
         arguments = (self._source, any_format(*shape), None, self._target, *window)
         forward = describe(
@@ -277,11 +346,9 @@ class Depthwise(Convolution):
             *(dnnl.engine(), dnnl.DIRECT_CONVOLUTION, *arguments, forward, attributes()),
         )
         weights = query(backward, dnnl.DIFF_WEIGHTS_OF)
-        area, kernel = own.kernel**2, own.kernel
-        restore = reorder(weights, strided(shape, (area, area, area, kernel, 1)))
+        restore = reorder(weights, strided(shape, (kernel**2, kernel**2, kernel**2, kernel, 1)))
         slots = [(dnnl.SOURCE, self._source), (dnnl.DIFF_TARGET, self._target), (dnnl.DIFF_WEIGHTS, weights)]
-        offset = (rows.first * kernel + first) * BYTES
-        return _Part(Primitive(backward, slots), restore, size_of(weights), offset, moved)
+        return _Part(Primitive(backward, slots), restore, size_of(weights), first * BYTES, moved)
 
     def _moved(self, dy: int, part: "_Part") -> int:
         """Return the address of dy [N, H, W, C], moved by so many pixels along W, with zeros where it was.
@@ -328,24 +395,63 @@ class _Part(NamedTuple):
     moved: int
 
 
-class _Taps(NamedTuple):
-    """The taps of a kernel, along one axis, that see a pixel, and the padding that is left for them."""
+def _continued(name: str, shape: list[int], larger: list[int]) -> Callable[[int], int]:
+    """Return a function of the address of a tensor [N, H, W, C], which copies it to the upper left of zeros.
+    It returns the address of a buffer of this name."""
+    n, h, w, c = shape
+    _, height, width, _ = larger
+    target = strided((n, c, h, w), (height * width * c, 1, width * c, c))
+    copy, size = reorder(channels_last(n, h, w, c), target), n * height * width * c * BYTES
 
-    first: int
-    number: int
-    before: int
-    after: int
+    def run(tensor: int) -> int:
+        buffer = WORKSPACE.buffer(name, size)
+        ctypes.memset(buffer, 0, size)
+        copy(tensor, buffer)
+        return buffer
+
+    return run
 
 
-def _seen_taps(kernel: int, padding: int, stride: int, length: int, out: int) -> _Taps:
-    first = max(0, padding - stride * (out - 1))
-    count = min(kernel, length + padding) - first
-    before = padding - first
-    return _Taps(first, count, before, (out - 1) * stride + count - before - length)
-
-
-def convolution(geometry: Geometry, *posts: Post) -> "Convolution | Pointwise":
+@cached_by_thread
+def convolution(geometry: Geometry) -> Convolution | Pointwise:
     """Return the fastest convolution for training."""
     if geometry.is_pointwise:
-        return Pointwise(geometry, *posts)
-    return (Depthwise if geometry.is_depthwise else Convolution)(geometry, *posts)
+        return Pointwise(geometry)
+    return (Depthwise if geometry.is_depthwise else Convolution)(geometry)
+
+
+def geometry_of(layer: ConvBN, x: Tensor) -> Geometry:
+    """Return the shapes of a layer's convolution of x [N, H, W, C]."""
+    n, h, w, c = x.shape
+    own, out = layer.shape, layer.conv.weight.shape[0]
+    return Geometry(n, h, w, c, out, own["kernel_size"], own["stride"], own["groups"], layer.padding)
+
+
+class Convolve(Step):
+    """The convolution of a ConvBN."""
+
+    def __init__(self, layer: ConvBN) -> None:
+        self.layer = layer
+        super().__init__(layer.conv.weight)
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        self.geometry = geometry_of(self.layer, x)
+        own = convolution(self.geometry)
+        x, weight = usable(x, own.in_shape), usable(self.parameters[0], own.weight_shape)
+        y = empty(own.out_shape)
+        own.forward(x.data_ptr(), weight.data_ptr(), y.data_ptr())
+        self.kept = Kept(x, weight)
+        return y
+
+    def backward(self, dy: Tensor, needs_dx: bool, added: Tensor | None) -> Gradients:
+        x, weight = self.kept.get()
+        own = convolution(self.geometry)
+        dx = dweight = None
+        if self.requested[0]:
+            dweight = empty(own.weight_shape)
+            own.backward_weights(x.data_ptr(), dy.data_ptr(), dweight.data_ptr())
+        if needs_dx:
+            dx = empty(own.in_shape)
+            summand = None if added is None else added.data_ptr()
+            own.backward_data(dy.data_ptr(), weight.data_ptr(), dx.data_ptr(), summand)
+        return Gradients(dx, (dweight,))

@@ -1,14 +1,19 @@
-"""A ConvBN in evaluation, as one primitive: no gradient is asked for, the statistics are the running ones."""
+"""Layers in evaluation: no gradient is asked for, the statistics are the running ones."""
+
+from collections.abc import Iterable
 
 import paddle
 from paddle import Tensor
 
 from ppcls.architectures.blocks import ConvBN
+from ppcls.architectures.efficientnet import SqueezeExcite
 from ppcls.onednn import library as dnnl
-from ppcls.onednn.conv_bn import activation_of, geometry_of, write_factors
-from ppcls.onednn.convolution import BYTES, Convolution, Geometry, Pointwise
+from ppcls.onednn.convolution import Convolution, Geometry, Pointwise, geometry_of
+from ppcls.onednn.layers import image_plan
+from ppcls.onednn.norm import activation_of, write_factors
 from ppcls.onednn.primitives import (
     ACTIVATIONS,
+    BYTES,
     Post,
     add,
     cached_by_thread,
@@ -17,19 +22,24 @@ from ppcls.onednn.primitives import (
     multiply,
     plain,
 )
+from ppcls.onednn.squeeze_excite import Gate
 from ppcls.onednn.tensors import empty, usable, vectors, view
 
 
-def is_plain(layer: ConvBN, x: Tensor) -> bool:
-    """Return whether `conv_bn` computes what the layer does: no statistics move, no gradient is asked for."""
-    if layer.bn.training:
+def is_plain(layers: Iterable[ConvBN | SqueezeExcite | None], *tensors: Tensor) -> bool:
+    """Return whether the layers in training mode would do nothing more: no statistics move, and neither they
+    nor the tensors want a gradient."""
+    found = [layer for layer in layers if layer is not None]
+    if any(isinstance(layer, ConvBN) and layer.bn.training for layer in found):
         return False
-    tensors = (x, layer.conv.weight, layer.bn.weight, layer.bn.bias)
-    return not paddle.is_grad_enabled() or all(tensor.stop_gradient for tensor in tensors)
+    if not paddle.is_grad_enabled():
+        return True
+    parameters = (parameter for layer in found for parameter in layer.parameters())
+    return all(tensor.stop_gradient for tensor in (*tensors, *parameters))
 
 
 def conv_bn(layer: ConvBN, x: Tensor, shortcut: Tensor | None = None, after: str | None = None) -> Tensor:
-    """Return the layer's output for x [N, H, W, C].
+    """Return the layer's output for x [N, H, W, C], by one primitive.
 
     shortcut: is added to it. after: an activation of the sum.
     """
@@ -38,8 +48,8 @@ def conv_bn(layer: ConvBN, x: Tensor, shortcut: Tensor | None = None, after: str
     x, weight = usable(x, geometry.in_shape), usable(layer.conv.weight, geometry.weight_shape)
     own = vectors(geometry.out_channels, norm.weight, norm.bias, norm._mean, norm._variance)
     factors = empty([2, geometry.out_channels])
-    scale, shift, mean, variance = map(view, own)
-    write_factors(view(factors), scale, shift, mean, variance, norm._epsilon)
+    scale, shift, *statistics = map(view, own)
+    write_factors(view(factors), scale, shift, statistics, norm._epsilon)
     y = empty(geometry.out_shape)
     first = factors.data_ptr()
     operands = [first, first + geometry.out_channels * BYTES]
@@ -69,3 +79,11 @@ def _plan(
     if geometry.is_pointwise:
         return Pointwise(geometry, *posts)
     return Convolution(geometry, *posts, propagation=dnnl.INFERENCE)
+
+
+def squeeze_excite(se: SqueezeExcite, x: Tensor) -> Tensor:
+    """Return x [N, H, W, C], scaled."""
+    images = image_plan(*x.shape)
+    gate, y = Gate(se).forward(x, images), empty(images.shape)
+    images.scale(x.data_ptr(), gate.data_ptr(), y.data_ptr())
+    return y

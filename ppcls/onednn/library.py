@@ -24,8 +24,9 @@ ANY_FORMAT = 1
 USER_SCRATCHPAD = 1
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # kinds of propagation
 DIRECT_CONVOLUTION, MAX_POOLING = 1, 0x1FF
-RELU, SQUARE, SWISH, CLIP = 0x20, 0x23, 0x2C, 0x2F  # clip_v2, whose slope at the limits is 0
-ADD, MULTIPLY, SUBTRACT = 0x1FFF0, 0x1FFF1, 0x1FFF5
+RELU, LINEAR, LOGISTIC, SWISH, CLIP = 0x20, 0x26, 0x29, 0x2C, 0x2F  # clip_v2, whose slope at the limits is 0
+LOGISTIC_BY_TARGET = 0x104  # for the derivative: given the function's target in place of its source
+ADD, MULTIPLY = 0x1FFF0, 0x1FFF1
 GLOBAL_STATISTICS, USE_SCALE, USE_SHIFT = 1, 2, 4  # flags of batch norm
 # Arguments of a primitive
 SOURCE, SOURCE_1, TARGET, WEIGHTS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 49, 50, 51, 52
@@ -148,12 +149,11 @@ def library() -> ctypes.CDLL:
         for name, arguments in PROTOTYPES.items():
             function = getattr(found, name)
             function.argtypes, function.restype = arguments, c_int
-            function.errcheck = _checked(name)
+            if name not in CHECKED_BY_CALLER:
+                function.errcheck = _checked(name)
         for name, (arguments, result) in OTHERS.items():
             function = getattr(found, name)
             function.argtypes, function.restype = arguments, result
-        for name in CHECKED_BY_CALLER:
-            getattr(found, name).errcheck = _returned
     except (OSError, AttributeError) as error:
         raise OneDNNError(f"oneDNN cannot be loaded: {error}") from error
     number = found.dnnl_version().contents
@@ -219,7 +219,3 @@ def _checked(name: str) -> Callable:
         check(status, name)
 
     return errcheck
-
-
-def _returned(status: int, function: Any, arguments: Any) -> int:
-    return status

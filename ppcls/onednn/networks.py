@@ -11,49 +11,52 @@ from ppcls.architectures.efficientnet import EfficientNet, MBConv
 from ppcls.architectures.resnext101_wsl import Bottleneck, ResNeXt101
 from ppcls.errors import DataError
 from ppcls.onednn import inference
-from ppcls.onednn.conv_bn import ConvBNAct
-from ppcls.onednn.layers import AddRelu, AddScaled, ChannelsLast, GlobalAverage, MaxPool, SqueezeExcite
+from ppcls.onednn.autograd import Block, Step
+from ppcls.onednn.convolution import Convolve
+from ppcls.onednn.layers import AddScaled, ChannelsLast, GlobalAverage, MaxPool
+from ppcls.onednn.norm import Norm
+from ppcls.onednn.squeeze_excite import GatedConvolve
 
 
 def conv_bn(layer: ConvBN, x: Tensor) -> Tensor:
-    if inference.is_plain(layer, x):
-        return inference.conv_bn(layer, x)
-    return ConvBNAct.apply(x, layer.conv.weight, layer.bn.weight, layer.bn.bias, layer)
+    """[N, H, W, C] to [N, H', W', C']"""
+    return inference.conv_bn(layer, x) if inference.is_plain([layer], x) else Block(_steps(layer))(x)
+
+
+def _steps(*layers: ConvBN) -> list[Step]:
+    return [step for layer in layers for step in (Convolve(layer), Norm(layer))]
 
 
 def mbconv(block: MBConv, x: Tensor) -> Tensor:
-    shortcut = x
-    if block.expand is not None:
-        x = conv_bn(block.expand, x)
-    x = conv_bn(block.depthwise, x)
-    if block.se is not None:
-        reduce, expand = block.se.reduce, block.se.expand
-        activation = block.se.activation.__name__
-        x = SqueezeExcite.apply(x, reduce.weight, reduce.bias, expand.weight, expand.bias, activation)
-    if not block.has_shortcut:
-        return conv_bn(block.project, x)
-    scale = None
-    if block.training and block.drop_connect_rate:
-        keep = 1.0 - block.drop_connect_rate
+    drop = block.drop_connect_rate if block.training and block.has_shortcut else 0.0
+    first = [block.depthwise] if block.expand is None else [block.expand, block.depthwise]
+    if not drop and inference.is_plain([*first, block.se, block.project], x):
+        y = x
+        for layer in first:
+            y = inference.conv_bn(layer, y)
+        if block.se is not None:
+            y = inference.squeeze_excite(block.se, y)
+        return inference.conv_bn(block.project, y, x if block.has_shortcut else None)
+    convolve = Convolve(block.project) if block.se is None else GatedConvolve(block.se, block.project)
+    steps = [*_steps(*first), convolve, Norm(block.project)]
+    if drop:
+        keep = 1.0 - drop
         scale = paddle.floor(paddle.rand([x.shape[0], 1, 1, 1], dtype=x.dtype) + keep) / keep
-    elif inference.is_plain(block.project, x) and not _has_gradient(shortcut):
-        return inference.conv_bn(block.project, x, shortcut)
-    return AddScaled.apply(conv_bn(block.project, x), shortcut, scale)
+        steps.append(AddScaled(scale))
+    return Block(steps, [] if block.has_shortcut else None)(x)
 
 
 def bottleneck(block: Bottleneck, x: Tensor) -> Tensor:
-    shortcut = x if block.shortcut is None else conv_bn(block.shortcut, x)
-    x = conv_bn(block.grouped, conv_bn(block.reduce, x))
-    if inference.is_plain(block.expand, x) and not _has_gradient(shortcut):
-        return inference.conv_bn(block.expand, x, shortcut, after="relu")
-    return AddRelu.apply(conv_bn(block.expand, x), shortcut)
+    layers = block.reduce, block.grouped, block.expand
+    if inference.is_plain([*layers, block.shortcut], x):
+        shortcut = x if block.shortcut is None else inference.conv_bn(block.shortcut, x)
+        y = inference.conv_bn(block.grouped, inference.conv_bn(block.reduce, x))
+        return inference.conv_bn(block.expand, y, shortcut, after="relu")
+    steps = [*_steps(block.reduce, block.grouped), Convolve(block.expand), Norm(block.expand, after="relu")]
+    return Block(steps, [] if block.shortcut is None else _steps(block.shortcut))(x)
 
 
-def _has_gradient(x: Tensor) -> bool:
-    return paddle.is_grad_enabled() and not x.stop_gradient
-
-
-class Block(nn.Layer):
+class BlockLayer(nn.Layer):
     """A block of a network, on oneDNN's kernels."""
 
     def __init__(self, block: nn.Layer, run: Callable[[nn.Layer, Tensor], Tensor]) -> None:
@@ -76,9 +79,8 @@ class OneDNNNetwork(nn.Layer):
         super().__init__()
         self.model = model
         run = mbconv if isinstance(model, EfficientNet) else bottleneck
-        self.blocks = [
-            Block(block, run) for block in model.blocks
-        ]  # no LayerList: they have no new parameters
+        # no LayerList: they have no new parameters
+        self.blocks = [BlockLayer(block, run) for block in model.blocks]
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the embeddings of images: what the classifier sees, float32 [N, channels]."""
@@ -88,12 +90,12 @@ class OneDNNNetwork(nn.Layer):
                 f"{images.dtype} {list(images.shape)}"
             )
         model = self.model
-        x = conv_bn(model.stem, ChannelsLast.apply(images))
+        x = conv_bn(model.stem, Block([ChannelsLast()])(images))
         if isinstance(model, ResNeXt101):
-            x = MaxPool.apply(x, 3, 2, 1)
+            x = Block([MaxPool(3, 2, 1)])(x)
         for block in self.blocks:
             x = block(x)
-        return GlobalAverage.apply(conv_bn(model.head, x) if isinstance(model, EfficientNet) else x)
+        return Block([GlobalAverage()])(conv_bn(model.head, x) if isinstance(model, EfficientNet) else x)
 
     def forward(self, images: Tensor) -> Tensor:
         model = self.model

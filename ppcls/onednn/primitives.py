@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from ctypes import Array, c_int32
+from ctypes import c_int32
 from functools import cached_property, lru_cache, wraps
 from math import prod
 from typing import Any, NamedTuple, ParamSpec, TypeVar
@@ -13,6 +13,7 @@ from ppcls.onednn import library as dnnl
 from ppcls.onednn.library import Argument, Handle, OneDNNError, check, create, dims, library
 
 CACHED = 256  # plans of each kind and thread, of 0.4 MB each; a network has at most 50 for an image size
+BYTES = 4  # of a float32
 Shape = tuple[int, ...]
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +39,7 @@ class Workspace(threading.local):
     """What each thread has of its own: a stream, and buffers that grow with the largest request."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, tuple[paddle.Tensor, int]] = {}
+        self._buffers: dict[str, tuple[paddle.Tensor, int, int]] = {}
         self._ones: paddle.Tensor | None = None
 
     @cached_property
@@ -50,8 +51,9 @@ class Workspace(threading.local):
         found = self._buffers.get(name)
         if found is None or found[1] < size:
             self._buffers.pop(name, None)
-            self._buffers[name] = found = (paddle.empty([size + 4096], "uint8"), size)
-        return found[0].data_ptr()
+            memory = paddle.empty([size + 4096], "uint8")
+            self._buffers[name] = found = (memory, size, memory.data_ptr())
+        return found[2]
 
     def ones(self, count: int) -> int:
         """Return the address of at least `count` ones."""
@@ -131,7 +133,9 @@ ACTIVATIONS = {  # by the names of Paddle's functions
     "relu": Post(dnnl.RELU),
     "relu6": Post(dnnl.CLIP, alpha=0.0, beta=6.0),
     "swish": Post(dnnl.SWISH, alpha=1.0),
+    "sigmoid": Post(dnnl.LOGISTIC),
 }
+KEEP_TARGET = ("relu", "relu6", "sigmoid")  # activations whose slope follows from their target
 
 
 def attributes(posts: Sequence[Post] = ()) -> Handle:
@@ -164,36 +168,38 @@ Slot = tuple[int, Handle]  # an argument, and the descriptor of its memory
 class Primitive:
     """A primitive with a memory object for each slot. It is called with the slots' addresses, in their order.
 
-    Not for two threads at once: see `cached_by_thread`.
+    It belongs to the thread that creates it: see `cached_by_thread`.
     """
 
     def __init__(self, descriptor: Handle, slots: Sequence[Slot]) -> None:
         self.name = dnnl.implementation(descriptor)
         scratchpad = query(descriptor, dnnl.SCRATCHPAD_OF)
         self._scratchpad_size = size_of(scratchpad)
-        self._primitive = create("primitive", descriptor)
-        self._memories = [create("memory", own, dnnl.engine(), None) for _, own in slots]
-        arguments = [number for number, _ in slots]
-        memories = list(self._memories)
         if self._scratchpad_size:
-            self._scratchpad = create("memory", scratchpad, dnnl.engine(), None)
-            arguments.append(dnnl.SCRATCHPAD)
-            memories.append(self._scratchpad)
-        pairs = zip(arguments, memories, strict=True)
-        self._arguments: Array[Argument] = (Argument * len(arguments))(
-            *(Argument(number, memory._as_parameter_) for number, memory in pairs)
+            slots = [*slots, (dnnl.SCRATCHPAD, scratchpad)]
+        primitive = create("primitive", descriptor)
+        memories = [create("memory", own, dnnl.engine(), None) for _, own in slots]
+        self._owned = primitive, memories, WORKSPACE.stream
+        self._memories = [memory._as_parameter_ for memory in memories]
+        self._addresses: tuple[int, ...] | None = None  # of the last call
+        numbers = (number for number, _ in slots)
+        arguments = (Argument(*pair) for pair in zip(numbers, self._memories, strict=True))
+        self._arguments = (
+            *(primitive._as_parameter_, WORKSPACE.stream._as_parameter_, c_int32(len(slots))),
+            (Argument * len(slots))(*arguments),
         )
         found = library()
-        self._count = c_int32(len(arguments))
         self._place, self._execute = found.dnnl_memory_set_data_handle, found.dnnl_primitive_execute
 
     def __call__(self, *addresses: int) -> None:
-        place = self._place
-        for memory, address in zip(self._memories, addresses, strict=True):
-            place(memory, address)
         if self._scratchpad_size:
-            place(self._scratchpad, WORKSPACE.buffer("scratchpad", self._scratchpad_size))
-        status = self._execute(self._primitive, WORKSPACE.stream, self._count, self._arguments)
+            addresses = (*addresses, WORKSPACE.buffer("scratchpad", self._scratchpad_size))
+        if addresses != self._addresses:
+            self._addresses = None
+            for memory, address in zip(self._memories, addresses, strict=True):
+                self._place(memory, address)
+            self._addresses = addresses
+        status = self._execute(*self._arguments)
         if status:
             check(status, f"dnnl_primitive_execute of {self.name}")
 
@@ -232,27 +238,39 @@ def matmul(one: Handle, other: Handle, target: Handle, *posts: Post) -> Primitiv
     return Primitive(descriptor, slots + operands(posts))
 
 
-def activation_pair(name: str, memory: Handle) -> tuple[Primitive, Primitive]:
-    """Return an activation and its derivative. Called with source, target; and with the activation's source,
-    the gradient of its target, that of its source."""
-    own, engine = ACTIVATIONS[name], dnnl.engine()
-    common = own.algorithm, memory, memory
-    forward = describe("eltwise_forward", engine, dnnl.TRAINING, *common, own.alpha, own.beta, attributes())
-    backward = describe(
-        "eltwise_backward", engine, *common, memory, own.alpha, own.beta, forward, attributes()
+def activation(name: str, memory: Handle) -> Primitive:
+    """Called with source, target, which may be the same."""
+    return Primitive(_activation(name, memory), [(dnnl.SOURCE, memory), (dnnl.TARGET, memory)])
+
+
+def activation_backward(name: str, memory: Handle) -> Primitive:
+    """Called with the activation's source, or its target if KEEP_TARGET has its name; the gradient of its
+    target; and that of its source."""
+    own = ACTIVATIONS[name]
+    by_target = name == "sigmoid"  # relu and relu6 take either
+    descriptor = describe(
+        "eltwise_backward",
+        *(dnnl.engine(), dnnl.LOGISTIC_BY_TARGET if by_target else own.algorithm, *[memory] * 3),
+        *(own.alpha, own.beta, _activation(name, memory), attributes()),
     )
-    return (
-        Primitive(forward, [(dnnl.SOURCE, memory), (dnnl.TARGET, memory)]),
-        Primitive(backward, [(dnnl.SOURCE, memory), (dnnl.DIFF_TARGET, memory), (dnnl.DIFF_SOURCE, memory)]),
+    kept = dnnl.TARGET if by_target else dnnl.SOURCE
+    return Primitive(descriptor, [(own, memory) for own in (kept, dnnl.DIFF_TARGET, dnnl.DIFF_SOURCE)])
+
+
+def _activation(name: str, memory: Handle) -> Handle:
+    own = ACTIVATIONS[name]
+    return describe(
+        "eltwise_forward",
+        *(dnnl.engine(), dnnl.TRAINING, own.algorithm, memory, memory),
+        *(own.alpha, own.beta, attributes()),
     )
 
 
-def batch_norm(memory: Handle, channels: int, epsilon: float) -> Primitive:
-    """Normalise by given statistics. Called with source, target, mean, variance, scale, shift."""
-    descriptor = _normalisation(memory, epsilon, dnnl.GLOBAL_STATISTICS | dnnl.USE_SCALE | dnnl.USE_SHIFT)
-    vectors = [dnnl.MEAN, dnnl.VARIANCE, dnnl.SCALE, dnnl.SHIFT]
+def statistics(memory: Handle, channels: int) -> Primitive:
+    """Called with source, a target that is of no use, and the source's mean and biased variance, [C] each."""
+    descriptor = _normalisation(memory, 0.0, 0)
     slots = [(dnnl.SOURCE, memory), (dnnl.TARGET, memory)]
-    return Primitive(descriptor, slots + [(own, plain(channels)) for own in vectors])
+    return Primitive(descriptor, slots + [(own, plain(channels)) for own in (dnnl.MEAN, dnnl.VARIANCE)])
 
 
 def batch_norm_backward(memory: Handle, channels: int, epsilon: float, *, moving: bool) -> Primitive:
@@ -262,16 +280,14 @@ def batch_norm_backward(memory: Handle, channels: int, epsilon: float, *, moving
     moving: the statistics are the source's own, so that the gradient goes through them too.
     """
     flags = dnnl.USE_SCALE | dnnl.USE_SHIFT | (0 if moving else dnnl.GLOBAL_STATISTICS)
-    return _normalisation_backward(memory, channels, epsilon, flags, dnnl.DIFF_SCALE, dnnl.DIFF_SHIFT)
-
-
-def scale_backward(memory: Handle, channels: int) -> Primitive:
-    """The gradients of source x scale for each channel: those of a batch norm of mean 0 and variance 1.
-
-    Called with the source, the gradient of the target, that of the source, zeros, ones, scale, its gradient.
-    """
-    flags = dnnl.USE_SCALE | dnnl.GLOBAL_STATISTICS
-    return _normalisation_backward(memory, channels, 0.0, flags, dnnl.DIFF_SCALE)
+    descriptor = describe(
+        "batch_normalization_backward",
+        *(dnnl.engine(), dnnl.BACKWARD, memory, memory, memory),
+        *(epsilon, flags, _normalisation(memory, epsilon, flags), attributes()),
+    )
+    slots = [(dnnl.SOURCE, memory), (dnnl.DIFF_TARGET, memory), (dnnl.DIFF_SOURCE, memory)]
+    vectors = dnnl.MEAN, dnnl.VARIANCE, dnnl.SCALE, dnnl.DIFF_SCALE, dnnl.DIFF_SHIFT
+    return Primitive(descriptor, slots + [(own, plain(channels)) for own in vectors])
 
 
 def _normalisation(memory: Handle, epsilon: float, flags: int) -> Handle:
@@ -280,19 +296,6 @@ def _normalisation(memory: Handle, epsilon: float, flags: int) -> Handle:
         *(dnnl.engine(), dnnl.TRAINING, memory, memory),
         *(epsilon, flags, attributes()),
     )
-
-
-def _normalisation_backward(
-    memory: Handle, channels: int, epsilon: float, flags: int, *gradients: int
-) -> Primitive:
-    descriptor = describe(
-        "batch_normalization_backward",
-        *(dnnl.engine(), dnnl.BACKWARD, memory, memory, memory),
-        *(epsilon, flags, _normalisation(memory, epsilon, flags), attributes()),
-    )
-    slots = [(dnnl.SOURCE, memory), (dnnl.DIFF_TARGET, memory), (dnnl.DIFF_SOURCE, memory)]
-    vectors = [dnnl.MEAN, dnnl.VARIANCE, dnnl.SCALE, *gradients]
-    return Primitive(descriptor, slots + [(own, plain(channels)) for own in vectors])
 
 
 def max_pooling(

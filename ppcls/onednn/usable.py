@@ -15,9 +15,10 @@ from ppcls.architectures.resnext101_wsl import Bottleneck, ResNeXt101
 from ppcls.architectures.variants import MBConvStage
 from ppcls.errors import first_line
 from ppcls.onednn import networks
-from ppcls.onednn.conv_bn import activation_of
+from ppcls.onednn.autograd import Block
 from ppcls.onednn.layers import ChannelsLast, GlobalAverage, MaxPool
 from ppcls.onednn.library import OneDNNError, library, version
+from ppcls.onednn.norm import activation_of
 from ppcls.onednn.primitives import ACTIVATIONS
 
 TOLERANCE = 1e-3  # of ||a - b|| / ||b||; the kernels differ by 1e-6
@@ -72,9 +73,9 @@ class _Sample(nn.Layer):
 
     def run(self, x: Tensor) -> Tensor:
         """Do what forward does, on oneDNN's kernels."""
-        x = networks.conv_bn(self.stem, ChannelsLast.apply(x))
-        x = MaxPool.apply(networks.mbconv(self.mbconv, x), 3, 2, 1)
-        return GlobalAverage.apply(networks.bottleneck(self.bottleneck, x))
+        x = networks.conv_bn(self.stem, Block([ChannelsLast()])(x))
+        x = Block([MaxPool(3, 2, 1)])(networks.mbconv(self.mbconv, x))
+        return Block([GlobalAverage()])(networks.bottleneck(self.bottleneck, x))
 
 
 def _self_test() -> float:

@@ -60,7 +60,7 @@ def train_step(
     may_skip = train.on_nan == "skip"
 
     # Clear the gradients of the last step; not earlier, as histograms read them after it
-    state.optimizer.clear_grad()
+    state.optimizer.clear_grad(set_to_zero=False)
     before = [statistic.clone() for statistic in state.statistics] if may_skip else []
 
     # Add up the gradients of the batches
