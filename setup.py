@@ -82,6 +82,7 @@ setup(
         "onnx": ["onnx>=1.14", "onnxoptimizer>=0.3.13", "onnxruntime>=1.17", "paddle2onnx>=2.0"],
         "onnx-paddle2": ["onnxruntime>=1.17", "paddle2onnx>=1.3.1,<2"],
         "openvino": ["openvino>=2024.4"],
+        "int8": ["nncf>=3.0,<4", "onnx>=1.14", "openvino>=2024.4"],  # to write int8 forms
         "remote": ["fsspec[http]>=2024.2"],  # shards at a URL; s3 and gs besides with s3fs, gcsfs
         "serve": ["prometheus_client>=0.20", "python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"],
         "test": [

@@ -210,7 +210,15 @@ def folder(tmp_path_factory):
     """A config, 23 pictures of six classes, and what an evaluation with --calibrate wrote, to `output`."""
     folder = tmp_path_factory.mktemp("calibrate")
     write_config(folder, num_classes=6, short=36, crop=32, gain=20, **draw_labelled(folder, ("png",)))
-    options = ["--calibrate", "--max-error", "0.45", "--ood", folder, "--report", folder / "report"]
+    options = [
+        "--calibrate",
+        "--max-error",
+        "0.45",
+        "--ood",
+        folder / "val_list.txt",
+        "--report",
+        folder / "report",
+    ]
     assert evaluate_here(folder, *options) == 0
     return folder
 
@@ -246,7 +254,7 @@ def test_all_figures_follow_from_the_saved_logits(folder):
 
 
 def test_two_ranks_give_the_same_calibration(folder, tmp_path):
-    options = ["--engine", "eager", "--calibrate", "--max-error", "0.45", "--ood", folder]
+    options = ["--engine", "eager", "--calibrate", "--max-error", "0.45", "--ood", folder / "val_list.txt"]
     options += ["-o", f"output_dir={tmp_path / 'two'}"]
     ended = run_tool("eval", "-c", folder / "config.yaml", *options, launch=on_two_ranks(tmp_path / "log"))
     assert ended.returncode == 0, ended.stderr + ended.stdout
@@ -312,9 +320,10 @@ def test_an_export_without_a_calibration_is_what_it_was(exports):
     others = yaml.safe_load((sure / "inference.yml").read_text())
     found = others.pop("calibration")
     assert found["threshold"] and found["temperature"] and others["format_version"] == 1
-    assert {**values, "parity": None} == {**others, "parity": None}
-    for name in values["files"]["paddle"]:
-        assert (plain / name).read_bytes() == (sure / name).read_bytes()
+    same = {"parity": None, "files": None}  # Paddle numbers the tensors of each export anew
+    assert values | same == others | same
+    weights = "inference.pdiparams"
+    assert (plain / weights).read_bytes() == (sure / weights).read_bytes()
 
 
 def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_path):

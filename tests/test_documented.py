@@ -34,8 +34,8 @@ SERVER = r"ppcls serve (?!--help)"
 
 class Run(NamedTuple):
     """append: more options. after: commands to run before it. words: replace parts of it, before WORDS does.
-    quick: run without --slow too. code: the exit code. beside: the command of the server that it asks, which is
-    then at a free port in place of 8000."""
+    quick: run without --slow too. code: the exit code. beside: the command of the server that it asks, then
+    at a free port in place of 8000."""
 
     append: str = ""
     after: tuple[str, ...] = ()
@@ -148,6 +148,12 @@ HOW: dict[str, Run | str] = {
     "ppcls export RUN": Run("--formats paddle --overwrite", (TRAIN,)),
     f"{EXPORT}_embeddings --embeddings": Run("--check"),
     f"{EXPORT}_small --fp16": Run("--check"),
+    f"{EXPORT}_int8 --int8 FOLDER": "takes minutes: tests/test_int8.py does it with a small network",
+    "ppcls infer lite0_int8 -i photos --precision fastest": Run(
+        after=(EXPORT,), words={"lite0_int8": "lite0"}
+    ),
+    "ppcls eval DIR --engine openvino-int8": "needs an export with int8 forms",
+    "pip install 'ppcls[int8]'": PIP,
     f"{EXPORT}_fixed --batch-size 1 --image-size 224": Run("--check"),
     "pip install 'ppcls[onnx]'": PIP,
     "pip install 'ppcls[cpu]'": PIP,
@@ -241,6 +247,8 @@ HOW: dict[str, Run | str] = {
     "ppcls data pack list.txt DIR --shuffle 0": Run(
         words={"list.txt": "photos/train_list.txt", "DIR": "hashtags"}, after=(SPLIT_PHOTOS,)
     ),
+    "ppcls data pack": HELP,
+    "ppcls data check --against": HELP._replace(words={" --against": ""}),
     "python experiments/two_digits.py": Run("--seeds 0 --images 320", (DIGITS,)),
     "python experiments/finetune.py FOLDER": "trains twelve networks on photographs of ImageNet",
     f"{LAUNCH_2} tools/train.py -c configs/digits_efficientnet_recipe.yaml": Run("--check", (DIGITS,)),
@@ -273,7 +281,7 @@ HOW: dict[str, Run | str] = {
     "ppcls options WORD": Run(words={"WORD": "freeze"}),
     "python tools/options_page.py": Run(quick=True),
     "ppcls --version": Run(quick=True),
-    "ppcls compare RUN report": Run(after=("python tools/eval.py -c RUN --report report",)),
+    "ppcls compare RUN report": Run(after=("python tools/eval.py -c RUN --calibrate --report report",)),
     "ppcls eval RUN": Run(after=(TRAIN,)),
     "ppcls infer RUN -i FOLDER": Run(after=(TRAIN,)),
     "ppcls infer EXPORT -i FOLDER": Run(after=(EXPORT,)),
@@ -296,6 +304,14 @@ HOW: dict[str, Run | str] = {
     "python tools/eval.py -c RUN --report report": Run(after=(TRAIN,)),
     "python tools/eval.py --exported DIR -o data.eval_root=ROOT -o data.eval_list=LIST --report report": Run(
         after=(EXPORT,)
+    ),
+    "python tools/eval.py -c RUN --calibrate --report report": Run(after=(TRAIN,)),
+    "python tools/eval.py -c RUN --calibrate --max-error 0.05 --ood FOLDER": Run(after=(TRAIN,)),
+    "ppcls eval RUN --calibrate": Run(after=(TRAIN,)),
+    "ppcls export RUN --output sure --calibration calibration.json": Run(
+        "--formats paddle --overwrite",
+        ("ppcls eval RUN --calibrate",),
+        {"calibration.json": "RUN/calibration.json"},
     ),
     "python tools/eval.py -c RUN --sizes 224 256 288 320": Run(after=(TRAIN,)),
     "python tools/infer.py -c RUN -i photos --explain why": Run(after=(TRAIN,)),
@@ -328,6 +344,7 @@ HOW: dict[str, Run | str] = {
     ),
     f"{OWN_TRAIN}3 -o output_dir=output/balanced -o data.sampling=balanced "
     "-o train.best_by=balanced_accuracy": Run("--check", (SPLIT_PHOTOS,)),
+    f"{OWN_TRAIN}3 -o output_dir=output/several -o train.loss=binary": Run("--check", (SPLIT_PHOTOS,)),
     f"{OWN_TRAIN}4 -o train.start_from=output/photos -o output_dir=output/four": Run(
         "--check", (TRAIN,), {"output/photos": "RUN", "EfficientNetLite0": "EfficientNetB0_small", "=4": "=3"}
     ),

@@ -432,7 +432,12 @@ def test_unreadable_training_images_are_counted_through_a_resume(run_folder, tmp
     for number in (3, 11, 19):
         (tmp_path / f"{number}.png").write_bytes(b"no image")
     options = [str(run_folder / "run/train.yaml"), "-o", f"data.train_root={tmp_path}"]
-    for option in (f"output_dir={tmp_path / 'run'}", "data.on_error=skip", "data.max_unreadable=3"):
+    for option in (
+        f"output_dir={tmp_path / 'run'}",
+        "data.on_error=skip",
+        "data.max_unreadable=3",
+        "data.sampling=natural",
+    ):
         options += ["-o", option]
     assert train.main([*options, "-o", "train.epochs=1", "-o", "optim.schedule=step"]) == 0
     more = [*options, "-o", "train.epochs=2", "-o", "optim.schedule=step", "--resume", "auto"]

@@ -57,6 +57,10 @@ class Normed(nn.Layer):
         return self.fc(self.embed(x))
 
 
+class Named(Normed):
+    model_name, num_classes = "EfficientNetB0_small", 3
+
+
 class Plain(nn.Layer):
     """Without batch norm, so that it matters to nobody how images are grouped."""
 
@@ -207,7 +211,7 @@ def count_unreadable(folder):
     for limit in (3, 2):
         options = ["data.on_error=skip", f"data.max_unreadable={limit}", "data.batch_size=2", "device=cpu"]
         config = parse_config({"model": {"name": "EfficientNetB0_small", "num_classes": 3}}, options)
-        trainer = Trainer(config, Network(Normed(), None, SPEC, None), data, data, 1)
+        trainer = Trainer(config, Network(Named(), None, SPEC, None), data, data, 1)
         steps = (trainer.train_one_epoch, (None,)), (trainer.evaluate, ())
         for call, arguments in steps:
             try:

@@ -10,6 +10,7 @@ from ppcls.config_files import about_folder
 from ppcls.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
+    from ppcls.inference.fastest import Precision
     from ppcls.inference.predictor import Predictor
     from ppcls.inference.resolve import Resolved
 
@@ -54,8 +55,15 @@ def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
         "--engine",
         help="auto, measure, eager, onnxruntime, openvino or paddle. eager runs the network itself. auto "
-        "takes the fastest engine that is installed, measured once; measure does so anew (default: auto for "
-        f"an exported model, {default} for others)",
+        "takes the fastest engine that is installed, measured once; measure does so anew; onnxruntime-int8 "
+        f"and openvino-int8 run int8 forms (default: auto for an exported model, {default} for others)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float", "int8", "fastest"),
+        default="float",
+        help="of an export with int8 forms: int8 and fastest let auto take one of them where it is faster "
+        "here; int8 refuses an export that has none (default: float)",
     )
 
 
@@ -86,7 +94,13 @@ def require_engine(name: str, *others: str) -> None:
 
 
 def open_model(
-    resolved: "Resolved", engine: str | None, default: str, *, topk: int = 5, bulk: bool
+    resolved: "Resolved",
+    engine: str | None,
+    default: str,
+    *,
+    precision: "Precision" = "float",
+    topk: int = 5,
+    bulk: bool,
 ) -> "Predictor":
     """Return the predictor over what MODEL names. default: the engine for all but exports."""
     from ppcls.inference.load import open_export, open_predictor
@@ -95,10 +109,12 @@ def open_model(
         require_engine(engine, "auto", "measure", "eager")
     config, export = resolved
     if export is None:
-        return open_predictor(config, engine or default, topk=topk, bulk=bulk, log=log)
+        return open_predictor(config, engine or default, precision=precision, topk=topk, bulk=bulk, log=log)
     if distributed.world_size() > 1:
         distributed.start("cpu")
-    predictor = open_export(export, engine or "auto", config=config, topk=topk, bulk=bulk, log=log)
+    predictor = open_export(
+        export, engine or "auto", precision=precision, config=config, topk=topk, bulk=bulk, log=log
+    )
     license = predictor.description.license or "not stated"
     log(f"{config.model.name}, exported in {export}; license: {license}")
     return predictor

@@ -143,7 +143,7 @@ def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
     if resolved.export is None:
         require_weights(config)
     require_split(config.data, "eval")
-    predictor = open_model(resolved, args.engine, default="auto", bulk=True)
+    predictor = open_model(resolved, args.engine, default="auto", precision=args.precision, bulk=True)
     num_classes = config.model.num_classes
     dataset = open_split(config.data, "eval", num_classes=num_classes, class_names=predictor.class_names)
     require_images(dataset, config.data.eval_root, "-o data.eval_root=")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from ppcls import distributed
 from ppcls.cli.common import config_parser, log, read_config
@@ -13,7 +13,7 @@ from ppcls.config import Config
 from ppcls.config_files import run_of_checkpoint
 from ppcls.errors import ConfigError
 from ppcls.inference.formats import FORMATS
-from ppcls.inference.formats.format import ExportOptions
+from ppcls.inference.formats.format import ExportOptions, Int8For, Int8Options
 from ppcls.inference.formats.onnx import OPSET
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.inference.calibration import Subject
     from ppcls.inference.export import export_model, require_free, require_writable
     from ppcls.inference.formats import writable_formats
+    from ppcls.inference.int8 import log_speed
     from ppcls.inference.predictor import describe
     from ppcls.weights import hash_parameters
 
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         opset=args.opset,
         batch_size=args.batch_size,
         image_size=args.image_size,
+        int8=int8_options(args, config),
     )
     require_free(output, args.overwrite)
     model, weights, preprocessing, class_names = build_to_run(config, log)
@@ -67,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         overwrite=args.overwrite,
         log=log,
     )
+    log_speed(output, artifact, distributed.cores(), log)
     log(f"written: {output}; it returns {artifact.output}; license: {artifact.license or 'not stated'}")
     log(f"next: {command_line('infer', output, '-i', 'IMAGE_OR_FOLDER')}")
     return 0
@@ -95,6 +98,24 @@ def choose_calibration(
     sure = "no answer is marked" if found.threshold is None else f"below {found.threshold:.4f} it is unsure"
     log(f"calibration: {path}; temperature {found.temperature:.4f}, {sure} (--calibration none: without)")
     return found
+
+
+def int8_options(args: argparse.Namespace, config: Config) -> Int8Options | None:
+    """Return the options of --int8, with its pictures opened; None without it."""
+    values = {
+        "images": args.int8_images,
+        "agreement": args.int8_agreement,
+        "made_for": args.int8_for,
+        "minutes": args.int8_minutes,
+    }
+    given = {name: value for name, value in values.items() if value is not None}
+    if args.int8 is None:
+        if given:
+            raise ConfigError("The options --int8-... need pictures: --int8 LIST_OR_FOLDER.")
+        return None
+    from ppcls.data.dataset import open_calibration
+
+    return Int8Options(open_calibration(args.int8, config.data), on_error=config.data.on_error, **given)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -141,6 +162,34 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         help="say how sure each answer is, by the calibration.json that `eval --calibrate` wrote; none: do "
         "not (default: that in the folder of the run that is exported, if it is of these weights)",
+    )
+    parser.add_argument(
+        "--int8",
+        metavar="DATA",
+        help="add int8 forms, calibrated and tested on these pictures: a list file, a folder, a glob pattern "
+        "or shards, like what the network will see; labels are not needed",
+    )
+    parser.add_argument(
+        "--int8-images", type=int, metavar="N", help="pictures that are drawn from them (default 300)"
+    )
+    parser.add_argument(
+        "--int8-agreement",
+        type=float,
+        metavar="SHARE",
+        help="of them for which the same class must come first as in float (default 0.95)",
+    )
+    parser.add_argument(
+        "--int8-for",
+        choices=get_args(Int8For),
+        help="the processors that will run it: any (default), or those with vnni or AMX alone, which is more "
+        "exact there and wrong elsewhere",
+    )
+    parser.add_argument(
+        "--int8-minutes",
+        type=float,
+        metavar="M",
+        help="if it does not agree: let accuracy control search the layers that must stay in float, for M "
+        "minutes and each format at most (default: without)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
     return parser.parse_args(argv)

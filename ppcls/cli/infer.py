@@ -49,7 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_no_parts(outputs[0])
     dataset = open_images(args.input)
     topk, bulk = args.topk or TOPK, len(dataset) >= BULK
-    predictor = open_model(resolved, args.engine, default="eager", topk=topk, bulk=bulk)
+    predictor = open_model(
+        resolved, args.engine, default="eager", precision=args.precision, topk=topk, bulk=bulk
+    )
     set_threshold(predictor, args)
     if args.embeddings is not None:
         predictor.require_embeddings()

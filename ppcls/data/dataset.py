@@ -261,11 +261,12 @@ def _require_inside(source: Source, sets: LabelSets, num_classes: int) -> None:
         )
 
 
-def open_path(path: Path, root: Path | None = None) -> Dataset:
+def open_path(path: Path, root: Path | None = None, cure: str = "--root ") -> Dataset:
     """Open a list file, shards by their index or folder, a folder of class folders, or a folder of images
     without labels, as it is.
 
-    root: the folder of a list's paths; None: the list's own folder. Raises DataError.
+    root: the folder of a list's paths; None: the list's own folder. cure: how a user gives another one.
+    Raises DataError.
     """
     index = find_index(path)
     if index is not None:
@@ -285,7 +286,7 @@ def open_path(path: Path, root: Path | None = None) -> Dataset:
         raise DataError(f"There is no list file or folder {path}.")
     root = path.parent if root is None else root
     dataset = _open_list(path, root)
-    require_images(dataset, root, "--root ")
+    require_images(dataset, root, cure)
     return dataset
 
 
@@ -294,6 +295,18 @@ def open_images(pattern: str) -> Dataset:
     Raises DataError where there are none."""
     index = find_index(pattern)
     return Dataset.of_files(find_images(pattern)) if index is None else open_path(index)
+
+
+def open_calibration(place: str, data: DataConfig) -> Dataset:
+    """Open the pictures that int8 is calibrated on: a list file, a folder with all below it, a glob pattern,
+    or shards. The paths of a list are below its own folder; those of data.train_list and data.eval_list below
+    their roots. Raises DataError."""
+    path = Path(place)
+    if not path.is_file():
+        return open_images(place)
+    root = {data.train_list: data.train_root, data.eval_list: data.eval_root}.get(place)
+    cure = f"-o data.eval_list={place} -o data.eval_root="
+    return open_path(path, None if root is None else Path(root), cure)
 
 
 def require_images(dataset: Dataset, root: str | Path | None, cure: str) -> None:

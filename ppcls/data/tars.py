@@ -9,7 +9,7 @@ import json
 import re
 import tarfile
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -225,17 +225,22 @@ def resolve_labels(
         raise DataError(f"The labels are of different kinds: {found}. Expected: one kind for all.")
     if type(None) in kinds:
         return None, None
-    rows = [labels or () for part in members for labels in part.labels]
+    rows = (labels or () for part in members for labels in part.labels)
     if int in kinds:
-        return _sets_of([sorted(labels) for labels in rows]), None
-    words = {str(label) for labels in rows for label in labels}
+        return _sets_of(rows, int), None
+    words = {str(label) for labels in set(rows) for label in labels}
     classes = sorted(words) if class_names is None else list(class_names)
     if unknown := words - set(classes):
         raise DataError(f"Labels name the class {min(unknown)!r}, which is not in the list. Add it.")
     number = {word: label for label, word in enumerate(classes)}
-    return _sets_of([sorted(number[str(label)] for label in labels) for labels in rows]), classes
+    rows = (labels or () for part in members for labels in part.labels)
+    return _sets_of(rows, lambda label: number[str(label)]), classes
 
 
-def _sets_of(rows: Sequence[Sequence[Label]]) -> LabelSets:
-    values = np.array([label for row in rows for label in row], np.int64)
-    return LabelSets.of_sizes(values, np.fromiter(map(len, rows), np.int64, len(rows)))
+def _sets_of(rows: Iterable[Labels], number: Callable[[Label], int]) -> LabelSets:
+    """Return the numbers of the labels of all images, in columns: lists of a million would take 100 MB."""
+    values, sizes = array("q"), array("q")
+    for labels in rows:
+        values.extend(sorted(map(number, labels)))
+        sizes.append(len(labels))
+    return LabelSets.of_sizes(np.asarray(values), np.asarray(sizes))

@@ -2,7 +2,7 @@
 needed to run it. Imports no Paddle."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
@@ -15,10 +15,10 @@ from ppcls.config_files import DESCRIPTION
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ExportError
 from ppcls.inference.calibration import Calibration
-from ppcls.inference.formats import FORMATS
+from ppcls.inference.formats import FORMATS, INT8_FORMATS
 from ppcls.preprocessing import Preprocessing
 
-VERSION = 2  # of exports with a sigmoid; others stay readable for versions that know 1 only
+VERSION = 2  # of exports with a sigmoid or int8 forms; others stay readable for versions that know 1 only
 SIZES = ("embeddings", "opset", "batch_size", "image_size")  # keys of the exports that have them
 END = "..."  # YAML's end of a document: without it, a file cut off between two lines would look complete
 Output = Literal["logits", "probabilities"]
@@ -28,6 +28,36 @@ FILTERS = {  # of each interpolation: names in cv2 and in PIL.Image.Resampling
     "area": ("INTER_AREA", "BOX"),
     "lanczos": ("INTER_LANCZOS4", "LANCZOS"),
 }
+
+
+@dataclass(frozen=True)
+class Int8Report:
+    """What is known of an int8 form of a network.
+
+    rung: of the ladder in ppcls.inference.int8, by its words. made_for: see Int8Options. agreement: share of
+    the tested pictures for which the same class came first as in float, interval: its 95% confidence
+    interval. distance: of the logits, ||a - b|| / ||b - mean of b over the pictures||. calibrated, tested:
+    numbers of pictures. float_layers: names of convolutions and matrix products that stay in float.
+    """
+
+    rung: str
+    made_for: str
+    agreement: float
+    interval: tuple[float, float]
+    wanted: float
+    distance: float
+    calibrated: int
+    tested: int
+    float_layers: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"interval": list(self.interval), "float_layers": list(self.float_layers)}
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> "Int8Report":
+        low, high = values["interval"]
+        layers = tuple(map(str, values["float_layers"]))
+        return Int8Report(**values | {"interval": (float(low), float(high)), "float_layers": layers})
 
 
 @dataclass(frozen=True)
@@ -42,7 +72,7 @@ class Artifact:
     ||b|| to the eager network, by the size of the images; "64x64 embeddings" is that of the embeddings.
     embeddings: how many values one has, the second output float32 [N, embeddings]; None for an export without
     it. calibration: how sure it is, None if that was not measured. fp16, opset, batch_size, image_size: see
-    ExportOptions. activation: makes probabilities of logits.
+    ExportOptions. activation: makes probabilities of logits. int8: of each int8 form.
     """
 
     model: str
@@ -65,6 +95,7 @@ class Artifact:
     batch_size: int | None = None
     image_size: int | None = None
     activation: Activation = "softmax"
+    int8: Mapping[str, Int8Report] = field(default_factory=dict)
 
     @property
     def precision(self) -> str:
@@ -85,7 +116,7 @@ class Artifact:
         """Write inference.yml. The key of the license is "licence", as in all files of this project."""
         names = self.class_names
         values = {
-            "format_version": 1 if self.activation == "softmax" else VERSION,
+            "format_version": VERSION if self.int8 or self.activation != "softmax" else 1,
             "model": self.model,
             "num_classes": self.num_classes,
             "input": f"x: float32 {shape_text(self.input_shape)}, red first, as preprocessing says",
@@ -103,6 +134,7 @@ class Artifact:
             "versions": dict(self.versions),
             "files": {kind: dict(sizes) for kind, sizes in self.files.items()},
             "parity": {kind: dict(rows) for kind, rows in self.parity.items()},
+            **({"int8": {kind: report.to_dict() for kind, report in self.int8.items()}} if self.int8 else {}),
             "class_names": [list(pair) for pair in names.to_pairs()] if names else None,
         }
         text = yaml.safe_dump(
@@ -230,6 +262,7 @@ def _from_dict(values: dict[str, Any]) -> Artifact:
         calibration=Calibration.from_dict(values["calibration"]) if values.get("calibration") else None,
         fp16=bool(values.get("fp16")),
         activation=values.get("activation", "softmax"),
+        int8={kind: Int8Report.from_dict(report) for kind, report in values.get("int8", {}).items()},
         **{key: int(values[key]) for key in SIZES if key in values},
     )
 
@@ -244,4 +277,5 @@ def _inside(name: str) -> str:
 
 def _has_network(name: str, files: Mapping[str, int]) -> bool:
     """Return whether this is a format's name, and the file that engines open is among its files."""
-    return name in FORMATS and any(file.endswith(FORMATS[name].endings) for file in files)
+    known = FORMATS | INT8_FORMATS
+    return name in known and any(file.endswith(known[name].endings) for file in files)

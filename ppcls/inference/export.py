@@ -15,10 +15,11 @@ from ppcls.data.opencv import cv2
 from ppcls.data.transforms import Normalizer
 from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.artifact import DESCRIPTION, Artifact
-from ppcls.inference.engines import open_engine
+from ppcls.inference.engines import int8_engine, open_engine
 from ppcls.inference.engines.eager import EagerEngine
-from ppcls.inference.formats import FORMATS, files_in, write_formats
+from ppcls.inference.formats import FORMATS, INT8_FORMATS, files_in, write_formats
 from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
+from ppcls.inference.int8 import add_int8, int8_formats, require_int8
 from ppcls.inference.predictions import probabilities_of
 from ppcls.inference.versions import versions
 from ppcls.weights import hash_parameters
@@ -30,6 +31,7 @@ TOLERANCE = 1e-4  # of ||a - b|| / ||b||; float32 engines differ by 1e-6 to 5e-6
 ROUNDING = 1e-6  # relative change of the input that shows how far a network amplifies rounding
 AMPLIFIED = 10  # times the change that it causes is tolerated too
 FP16_TOLERANCE = 2e-2  # with weights in half precision; drawn ones gave 4e-4, those of Lite0 5e-3
+INT8_TOLERANCE = 0.5  # of an int8 form: that its file is not another network's; pictures decide the rest
 ODD_SIZE = 199, 153  # pixels; every strided layer meets an odd and an even map in it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # for the comparison, if the weights have none
 
@@ -57,7 +59,8 @@ def export_model(
 
     description: of the network, as `predictor.describe` returns it. The network is left in evaluation mode.
     Raises ExportError if the folder is in use, if a format cannot be written here, or if the exported network
-    computes other outputs than the network; ConfigError for options that contradict the description.
+    computes other outputs than the network; ConfigError for options that contradict the description. Raises
+    ExportError behind a finished export if an int8 form is not good enough, which it then does not have.
     """
     require_free(folder, overwrite)
     options = replace(options, activation=description.activation)
@@ -77,17 +80,33 @@ def export_model(
     if artifact.class_names is not None:
         options = replace(options, labels=artifact.class_names.names)
     batches = parity_batches(artifact)
+    failed: list[str] = []
     with _aside(folder, overwrite) as aside:
         artifact = replace(artifact, files=write_formats(model, aside, formats, options, log))
         reference = _reference(EagerEngine(model), batches, options)
-        parity = {}
-        for name in formats:
-            parity[name] = _check_parity(aside, artifact, name, batches, reference, threads)
-            figures = ", ".join(f"{value:.1e} at {size}" for size, value in parity[name].items())
+
+        def check(name: str) -> dict[str, float]:
+            differences = _check_parity(aside, artifact, name, batches, reference, threads)
+            figures = ", ".join(f"{value:.1e} at {size}" for size, value in differences.items())
             total = sum(artifact.files[name].values())
             log(f"{name}: {total / 1e6:.1f} MB; difference to the network {figures}")
+            return differences
+
+        parity = {name: check(name) for name in formats}
+        if options.int8 is not None:
+            names, missing = int8_formats(model, formats, options)
+            for name, reason in missing.items():
+                log(f"note: without {name}: {reason}")
+            artifact, failed = add_int8(aside, artifact, options.int8, names, threads, log)
+            parity |= {name: check(name) for name in artifact.int8}
         artifact = replace(artifact, parity=parity)
         artifact.write(aside)
+    if failed:
+        raise ExportError(
+            f"{' and '.join(failed)} would not agree with the network often enough, so {folder} was written "
+            f"without. The lines above have the figures. Give more pictures like those of use, let accuracy "
+            "control try (--int8-minutes 30), or accept less (--int8-agreement 0.9)."
+        )
     return artifact
 
 
@@ -100,6 +119,8 @@ def require_writable(
         reason = FORMATS[name].why_not(model, options)
         if reason is not None:
             raise ExportError(f"The format {name} cannot be written here: {reason}")
+    if options.int8 is not None:
+        require_int8(model, description, formats, options)
     if options.opset is not None and "onnx" not in formats:
         raise ConfigError(
             f"--opset is for the format onnx, which is not written. Received: --opset {options.opset}, "
@@ -223,16 +244,19 @@ def _check_parity(
     """Return relative differences to the network's outputs. Raises ExportError for one above the
     tolerance."""
     only = replace(artifact, files={name: artifact.files[name]})
-    checked_with = FORMATS[name].checked_with
+    is_int8 = name in INT8_FORMATS
+    checked_with = int8_engine(name) if is_int8 else FORMATS[name].checked_with
     with quiet():
         engine = open_engine(folder, only, checked_with, threads=threads)
     outputs: dict[str, np.ndarray] = {}
     for size, images in batches.items():
         outputs |= _by_name(size, engine.run_all(images), artifact.embeddings is not None)
     differences = {}
-    for what, (expected, tolerance) in reference.items():
+    for what, (expected, float_tolerance) in reference.items():
+        tolerance = max(INT8_TOLERANCE, float_tolerance) if is_int8 else float_tolerance
         difference = _relative_difference(outputs[what], expected)
-        is_judged = what in batches and not artifact.fp16  # which class comes first; rounding may swap two
+        # which class comes first; rounding may swap two
+        is_judged = what in batches and not artifact.fp16 and not is_int8
         agrees = not is_judged or np.array_equal(outputs[what].argmax(axis=1), expected.argmax(axis=1))
         if not difference <= tolerance or not agrees:
             raise ExportError(

@@ -6,16 +6,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from ppcls.errors import ExportError, PpclsError
 from ppcls.files import cache_dir, write_json
 from ppcls.inference.artifact import Artifact
-from ppcls.inference.engines import installed_engines, open_engine
+from ppcls.inference.engines import ENGINES, installed_engines, int8_engine, open_engine
 from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
-from ppcls.processor import processor
+from ppcls.processor import has_wide_int8_sums, processor
 
 ROUNDS = 2  # of blocks at a time, and ...
 TRIES = 3  # ... how often such rounds are added while their halves disagree on the fastest ...
@@ -23,6 +24,7 @@ TIE = 1.1  # ... by more than this factor
 SMALL_BYTES = 1 << 30  # of one format; up to this size memory has room for several engines or streams
 
 Log = Callable[[str], None]
+Precision = Literal["float", "int8", "fastest"]
 
 
 def to_stderr(text: str) -> None:
@@ -40,14 +42,21 @@ def _is_small(artifact: Artifact) -> bool:
 
 
 def rank_engines(
-    folder: Path, artifact: Artifact, *, threads: int, log: Log = to_stderr, anew: bool = False
+    folder: Path,
+    artifact: Artifact,
+    *,
+    threads: int,
+    log: Log = to_stderr,
+    anew: bool = False,
+    precision: Precision = "float",
 ) -> list[str]:
     """Return the installed engines that read this export, the fastest for single images first.
 
-    anew: measure them even if an earlier measurement is remembered. Raises ExportError if there is none, or
-    if all fail.
+    anew: measure them even if an earlier measurement is remembered. precision: "float" leaves int8 forms out;
+    with the others they are measured beside the float ones. Raises ExportError if there is none, or if all
+    fail.
     """
-    names = installed_engines(artifact)
+    names = _of_precision(installed_engines(artifact), artifact, precision, log)
     if not names:
         raise ExportError(
             f"No engine is installed that reads the formats in {folder} ({', '.join(artifact.files)}): "
@@ -69,7 +78,59 @@ def rank_engines(
     ranking = sorted(times, key=lambda name: times[name])
     figures = ", ".join(f"{name} {1000 * times[name]:.2f} ms" for name in ranking)
     log(f"engine: {ranking[0]}, the fastest {word}: {figures} per image")
+    if precision != "float":
+        _log_precision(ranking, times, artifact, log)
     return ranking
+
+
+def _of_precision(names: list[str], artifact: Artifact, precision: Precision, log: Log) -> list[str]:
+    """Return the engines that a precision allows. Those of int8 forms that this processor would compute
+    wrongly are left out too, with a line."""
+    floats = [name for name in names if not ENGINES[name].is_int8]
+    if precision == "float":
+        if len(floats) < len(names):
+            log("note: this export has int8 forms too; --precision fastest takes one where it is faster")
+        return floats
+    if note := wrong_processor(artifact):
+        log(f"note: without int8: {note}")
+        return floats
+    return names
+
+
+def wrong_processor(artifact: Artifact) -> str | None:
+    """Return why this processor would compute the int8 forms of an export wrongly, or None."""
+    is_for_any = all(report.made_for == "any" for report in artifact.int8.values())
+    if is_for_any or has_wide_int8_sums():
+        return None
+    return (
+        "this processor has neither VNNI nor AMX, for which the int8 forms were made, and their sums would "
+        "overflow. Export with --int8-for any."
+    )
+
+
+def _log_precision(ranking: list[str], times: dict[str, float], artifact: Artifact, log: Log) -> None:
+    """Log which precision is taken, and why."""
+    best = {is_int8: [n for n in ranking if ENGINES[n].is_int8 == is_int8][:1] for is_int8 in (False, True)}
+    if not best[True]:
+        log("precision: float; no int8 form runs here")
+        return
+    (name,) = best[True]
+    if not best[False]:
+        log("precision: int8; no float form runs here")
+        return
+    ratio = times[best[False][0]] / times[name]
+    if ranking[0] == name:
+        log(f"precision: int8, {ratio:.2f} times as fast as float here; {_agreement(name, artifact)}")
+    else:
+        log(f"precision: float; int8 takes {1 / ratio:.2f} times as long here (--engine {name} runs it)")
+
+
+def _agreement(engine: str, artifact: Artifact) -> str:
+    """Return how often the int8 form that an engine reads gives the class of the float network."""
+    kind = next(kind for kind in artifact.int8 if int8_engine(kind) == engine)
+    report = artifact.int8[kind]
+    low, high = report.interval
+    return f"the same class for {report.agreement:.4f} of {report.tested} pictures ({low:.4f} to {high:.4f})"
 
 
 def measure(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from ppcls import distributed
 from ppcls.build import (
@@ -15,6 +16,7 @@ from ppcls.build import (
     resolve_class_names,
     resolve_preprocessing,
 )
+from ppcls.commands import command_line
 from ppcls.config import Config, DataConfig
 from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, ExportError, PpclsError
@@ -23,7 +25,7 @@ from ppcls.inference.cache import cached_export, export_key, find_cached
 from ppcls.inference.engines import ENGINES, open_engine
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.engines.fallback import FallbackEngine
-from ppcls.inference.fastest import rank_engines, streams_for, to_stderr
+from ppcls.inference.fastest import Precision, rank_engines, streams_for, to_stderr, wrong_processor
 from ppcls.inference.formats import writable_formats
 from ppcls.inference.formats.format import ExportOptions
 from ppcls.inference.predictor import Predictor, describe, eager_predictor
@@ -34,6 +36,7 @@ def load(
     source: str | Path,
     engine: str = "auto",
     *,
+    precision: Precision = "float",
     overrides: Sequence[str] = (),
     topk: int = 5,
     threads: int | None = None,
@@ -45,7 +48,8 @@ def load(
 
     engine: "auto" measures the installed engines, once for each machine and model, and takes the fastest;
     "measure" does so anew; "eager" runs the network itself; or "onnxruntime", "openvino", "paddle". Weights
-    are exported to the cache once; from then on this needs no Paddle. overrides: of the config, such as
+    are exported to the cache once; from then on this needs no Paddle. precision: of an export with int8
+    forms, "int8" or "fastest" takes one of these where it is faster here. overrides: of the config, such as
     "data.preprocessing.crop_size=288"; one of the network of an export is refused. threads: for computing,
     by default the cores that this process may use. log: receives a line for each choice.
     Raises ExportError, ConfigError, WeightsError or DataError.
@@ -55,14 +59,17 @@ def load(
             raise ConfigError(f"{option} must be at least 1. Received: {value}")
     config, export = resolve_model(source, overrides)
     if export is not None:
-        return open_export(export, engine, config=config, topk=topk, threads=threads, log=log)
-    return open_predictor(config, engine, topk=topk, threads=threads, log=log)
+        return open_export(
+            export, engine, precision=precision, config=config, topk=topk, threads=threads, log=log
+        )
+    return open_predictor(config, engine, precision=precision, topk=topk, threads=threads, log=log)
 
 
 def open_predictor(
     config: Config,
     engine: str,
     *,
+    precision: Precision = "float",
     topk: int = 5,
     threads: int | None = None,
     bulk: bool = False,
@@ -74,6 +81,12 @@ def open_predictor(
     of a run call this together. Raises ConfigError, WeightsError, DataError or ExportError.
     """
     require_weights(config)
+    _require_auto(engine, precision)
+    if precision == "int8":
+        raise ConfigError(
+            f"precision int8 needs an export with int8 forms. Received: {config.model.name}. Export it: "
+            f"{command_line('export', 'MODEL', '--output', 'DIR', '--int8', 'FOLDER')}. Then give DIR."
+        )
     log = _without_repeats(log)  # the network and its export have the same notes
     if distributed.world_size() > 1:
         distributed.start(config.device)
@@ -106,6 +119,7 @@ def open_export(
     folder: Path,
     engine: str,
     *,
+    precision: Precision = "float",
     config: Config | None = None,
     topk: int = 5,
     threads: int | None = None,
@@ -118,6 +132,11 @@ def open_export(
     threads. All processes of a run call this together. Raises ExportError, ConfigError or DataError.
     """
     artifact = read_artifact(folder)
+    _require_auto(engine, precision)
+    if precision == "int8" and not artifact.int8:
+        raise ExportError(
+            f"{folder} has no int8 form. Export it with --int8 FOLDER, or use --precision float."
+        )
     data = config.data if config else DataConfig()
     preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
     if artifact.weights and artifact.preprocessing is None:
@@ -128,7 +147,7 @@ def open_export(
     given = given_class_names(config, log) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()
-    names = _engines_to_try(folder, artifact, engine, threads, log)
+    names = _engines_to_try(folder, artifact, engine, precision, threads, log)
 
     return Predictor(
         replace(artifact, preprocessing=preprocessing, class_names=class_names),
@@ -190,7 +209,20 @@ def over_network(config: Config, network: Network, topk: int = 5, threads: int |
     )
 
 
-def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int, log: Log) -> list[str]:
+def _require_auto(engine: str, precision: Precision) -> None:
+    """Raise ConfigError if a precision is to be chosen, but the engine has been."""
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision must be one of {', '.join(get_args(Precision))}. Received: {precision}")
+    if precision != "float" and engine not in ("auto", "measure"):
+        raise ConfigError(
+            f"--precision chooses among engines, but --engine has chosen. Received: --precision {precision} "
+            f"--engine {engine}. Leave one out; int8 alone: onnxruntime-int8, openvino-int8."
+        )
+
+
+def _engines_to_try(
+    folder: Path, artifact: Artifact, engine: str, precision: Precision, threads: int, log: Log
+) -> list[str]:
     """Return the requested engine. For "auto" and "measure", the first process measures while the others
     wait, and all take its ranking."""
     if engine == "eager":
@@ -200,12 +232,15 @@ def _engines_to_try(folder: Path, artifact: Artifact, engine: str, threads: int,
         )
     if engine not in ("auto", "measure"):
         log(f"engine: {engine}, as requested")
+        if engine in ENGINES and ENGINES[engine].is_int8 and (note := wrong_processor(artifact)):
+            log(f"note: {note}")
         return [engine]
 
     def rank() -> list[str]:
         if distributed.rank() > 0:
             return []
-        return rank_engines(folder, artifact, threads=threads, log=log, anew=engine == "measure")
+        anew = engine == "measure"
+        return rank_engines(folder, artifact, threads=threads, log=log, anew=anew, precision=precision)
 
     return list(distributed.gather(distributed.run_together(rank))[0])
 

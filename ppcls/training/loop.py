@@ -91,10 +91,12 @@ class Trainer:
     def resume(self, saved: SavedState) -> list[str]:
         """Take over a saved state, on every process, before the first step.
 
-        Returns notes on differences that are allowed. Raises ConfigError if it would be another run.
+        Returns notes on differences that are allowed. Raises ConfigError if it would be another run, and
+        DataError if more images than data.max_unreadable were unreadable before.
         """
         notes = check_same_run(self.identity, saved.header)
         self.state.load_state_dict(saved)
+        self._require_few_unreadable()
         self.is_resumed = True
         return notes
 
@@ -258,13 +260,17 @@ class Trainer:
     def _exchange_unreadable(self) -> None:
         """Add the new unreadable images of all ranks to those of the run. Raises DataError if they are more
         than data.max_unreadable."""
-        limit, progress = self.config.data.max_unreadable, self.state.progress
+        progress = self.state.progress
         shares = distributed.gather(self._new_unreadable())
         found = {item.index: item for share in shares for item in share}
         progress.unreadable += [found[index] for index in sorted(found)]
         self.loaded.unreadable.clear()
+        self._require_few_unreadable()
+
+    def _require_few_unreadable(self) -> None:
+        limit = self.config.data.max_unreadable
         if limit is not None:
-            require_within(limit, progress.unreadable)
+            require_within(limit, self.state.progress.unreadable)
 
     def _stop_or_save(self, requests: Requests, record: RunRecord | None) -> None:
         """Do what any rank requests after a step, and what train.checkpoint_steps requests."""

@@ -9,12 +9,17 @@ from pathlib import Path
 from ppcls.errors import ExportError, suggest
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.engines.engine import Engine
-from ppcls.inference.engines.onnxruntime import ONNXRUNTIME
-from ppcls.inference.engines.openvino import OPENVINO
+from ppcls.inference.engines.onnxruntime import ONNXRUNTIME, ONNXRUNTIME_INT8
+from ppcls.inference.engines.openvino import OPENVINO, OPENVINO_INT8
 from ppcls.inference.engines.paddle import PADDLE
-from ppcls.inference.formats import FORMATS
+from ppcls.inference.formats import FORMATS, INT8_FORMATS
 
-ENGINES = {engine.name: engine for engine in (ONNXRUNTIME, OPENVINO, PADDLE)}
+ENGINES = {engine.name: engine for engine in (ONNXRUNTIME, OPENVINO, PADDLE, ONNXRUNTIME_INT8, OPENVINO_INT8)}
+
+
+def int8_engine(name: str) -> str:
+    """Return the engine that runs an int8 form."""
+    return f"{INT8_FORMATS[name].checked_with}-int8"
 
 
 def installed_engines(artifact: Artifact) -> list[str]:
@@ -36,6 +41,11 @@ def open_engine(folder: Path, artifact: Artifact, name: str, *, threads: int, st
         raise ExportError(f"The engine {name} is not installed: pip install 'ppcls[{engine.extra}]'.")
     file = _find_file(name, artifact)
     if file is None:
+        if engine.is_int8:
+            raise ExportError(
+                f"{folder} holds no int8 file that {name} reads. Received: {', '.join(artifact.files)}. "
+                "Export with --int8 FOLDER, a folder of your pictures, or choose another engine."
+            )
         best = next(kind.name for kind in FORMATS.values() if engine.reads[0] in kind.endings)
         raise ExportError(
             f"{folder} holds no file that {name} reads. Expected: {' or '.join(engine.reads)}. Received: "
@@ -46,7 +56,9 @@ def open_engine(folder: Path, artifact: Artifact, name: str, *, threads: int, st
 
 def _find_file(name: str, artifact: Artifact) -> str | None:
     """Return the file that the engine reads best, None if there is no such file."""
-    files = [file for sizes in artifact.files.values() for file in sizes]
+    is_int8 = ENGINES[name].is_int8
+    formats = [kind for kind in artifact.files if (kind in INT8_FORMATS) == is_int8]
+    files = [file for kind in formats for file in artifact.files[kind]]
     for ending in ENGINES[name].reads:
         for file in files:
             if file.endswith(ending):

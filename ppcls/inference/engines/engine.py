@@ -109,11 +109,12 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class EngineType:
-    """An engine that runs exported networks. Its name is that of its Python module.
+    """An engine that runs exported networks. Its name is that of its Python module, behind which "-int8"
+    stands if it runs the int8 forms of networks.
 
     reads: endings of the files that it can open, the best first. extra: of setup.py, which brings it.
     packages: whose versions an export records. survives_fork: one that was opened runs in a forked process
-    too, and one of single threads can be opened there.
+    too, and one of single threads can be opened there. is_int8: it reads int8 forms, and nothing else.
     """
 
     name: str
@@ -122,10 +123,11 @@ class EngineType:
     packages: tuple[str, ...]
     open: Opener
     survives_fork: bool = False
+    is_int8: bool = False
 
     @property
     def is_installed(self) -> bool:
-        return find_spec(self.name) is not None
+        return find_spec(self.name.removesuffix("-int8")) is not None
 
     def load(
         self, file: Path, threads: int, streams: int, shape: Sequence[int | None] = ANY_SHAPE

@@ -1,10 +1,12 @@
 """ONNX Runtime: on a GPU if its package has a provider for it, else on the CPU."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ppcls.inference.engines.engine import EngineType, RunBatch
+from ppcls.processor import flushed_denormals
 
 
 def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]:
@@ -13,15 +15,19 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
+    # of the threads that it starts; `run` does so in its caller's
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     available = onnxruntime.get_available_providers()
     providers = [f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU")]
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=[name for name in providers if name in available]
-    )
+    with flushed_denormals():  # the first session changes this thread's setting for good
+        session = onnxruntime.InferenceSession(
+            str(file), options, providers=[name for name in providers if name in available]
+        )
     name = session.get_inputs()[0].name
 
     def run(images: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(session.run(None, {name: images}))
+        with flushed_denormals():
+            return tuple(session.run(None, {name: images}))
 
     return [run] * streams, session.get_providers()[0] == "CPUExecutionProvider"
 
@@ -34,3 +40,4 @@ ONNXRUNTIME = EngineType(
     open=_open,
     survives_fork=True,
 )
+ONNXRUNTIME_INT8 = replace(ONNXRUNTIME, name="onnxruntime-int8", is_int8=True)

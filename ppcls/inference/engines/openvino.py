@@ -1,5 +1,6 @@
-"""OpenVINO on the CPU, in float32."""
+"""OpenVINO on the CPU, in float32; an int8 form of a network in both."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +42,4 @@ OPENVINO = EngineType(
     packages=("openvino",),
     open=_open,
 )
+OPENVINO_INT8 = replace(OPENVINO, name="openvino-int8", reads=(".xml",), is_int8=True)

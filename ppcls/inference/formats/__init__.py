@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from paddle import nn
 
 FORMATS = {kind.name: kind for kind in (PADDLE, ONNX, OPENVINO, TRITON)}
+INT8_FORMATS = {f"{kind.name}-int8": kind for kind in (ONNX, OPENVINO)}  # and what they are quantised from
 
 
 def writable_formats(model: "nn.Layer", options: ExportOptions = PLAIN) -> tuple[list[str], dict[str, str]]:

@@ -7,7 +7,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ppcls.config import Activation
 from ppcls.errors import ConfigError
@@ -15,6 +15,41 @@ from ppcls.streams import open_missing_streams
 
 if TYPE_CHECKING:
     from paddle import nn
+
+    from ppcls.data.dataset import Dataset
+
+FEWEST_PICTURES = 20  # with fewer, agreement says little
+Int8For = Literal["any", "vnni"]
+
+
+@dataclass(frozen=True)
+class Int8Options:
+    """Options of the int8 forms of an export. Raises ConfigError for values that cannot be.
+
+    dataset: pictures like those that the network will see; labels are not used. images: how many are drawn
+    from them; one half calibrates, the other tests, and the other way round. agreement: share of them for
+    which the same class as the network's must come first. made_for: "any" processor, where weights take 7 of
+    the 8 bits, or those with "vnni", all 8. minutes: limit of accuracy control, the last rung; None: without.
+    on_error: "fail" or "skip", for unreadable pictures.
+    """
+
+    dataset: "Dataset"
+    images: int = 300
+    agreement: float = 0.95
+    made_for: Int8For = "any"
+    minutes: float | None = None
+    on_error: str = "fail"
+
+    def __post_init__(self) -> None:
+        if min(self.images, len(self.dataset)) < FEWEST_PICTURES:
+            raise ConfigError(
+                f"--int8 needs at least {FEWEST_PICTURES} pictures. Received: {len(self.dataset)}, and "
+                f"--int8-images {self.images}"
+            )
+        if not 0.5 <= self.agreement < 1:
+            raise ConfigError(f"--int8-agreement must be from 0.5 to below 1. Received: {self.agreement}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ConfigError(f"--int8-minutes must be more than 0. Received: {self.minutes}")
 
 
 @dataclass(frozen=True)
@@ -25,7 +60,7 @@ class ExportOptions:
     these are the sigmoids. embeddings: it returns these too, as a second output.
     fp16: the weights are stored in half precision. opset: of ONNX, None for the usual one. batch_size,
     image_size: the only ones that it takes, None for any. activation: of the network. labels: the classes'
-    names, for formats that list them; `export_model` sets both.
+    names, for formats that list them; `export_model` sets both. int8: of its int8 forms; None: it has none.
     """
 
     softmax: bool = False
@@ -36,8 +71,11 @@ class ExportOptions:
     image_size: int | None = None
     activation: Activation = "softmax"
     labels: tuple[str, ...] = ()
+    int8: Int8Options | None = None
 
     def __post_init__(self) -> None:
+        if self.int8 is not None and self.fp16:
+            raise ConfigError("--int8 is made from float32 weights. Leave --fp16 or --int8 out.")
         for option, value in (("--batch-size", self.batch_size), ("--image-size", self.image_size)):
             if value is not None and value < 1:
                 raise ConfigError(f"{option} must be at least 1. Received: {value}")

@@ -1,0 +1,354 @@
+"""int8 forms of an exported network, quantised by NNCF on a user's own pictures.
+
+A ladder of rungs leaves more and more in float. A rung is good enough if the int8 form gives the same class
+first for the wanted share of pictures that it was not calibrated on, and if its logits are near enough: their
+distance is smoother than the share, and says something where a network puts all pictures in one class.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ppcls.data.dataset import Dataset
+from ppcls.data.loader import empty_batch, eval_batch_indices, fill_slot
+from ppcls.data.transforms import EvalTransform, Normalizer
+from ppcls.errors import ConfigError, ExportError, first_line
+from ppcls.inference.artifact import Artifact, Int8Report
+from ppcls.inference.engines import int8_engine, open_engine
+from ppcls.inference.fastest import measure, streams_for
+from ppcls.inference.formats import INT8_FORMATS
+from ppcls.inference.formats.format import FEWEST_PICTURES, ExportOptions, Int8Options, missing_packages
+from ppcls.inference.formats.int8 import INPUT, QUANTIZERS
+from ppcls.inference.formats.onnx import OPSET, PROTOBUF_BYTES
+from ppcls.inference.predictor import Predictor
+from ppcls.intervals import wilson
+from ppcls.progress import progress_bar
+
+if TYPE_CHECKING:
+    from paddle import nn
+
+Log = Callable[[str], None]
+RUNGS = {"all layers": False, "linear projections in float": True}
+CONTROLLED = "accuracy control"  # the last rung, on request
+FAR = 0.3  # distance of the logits at which a network keeps 0.95 of its classes; see farthest()
+LEAST_OPSET = 13  # of a scale for each channel
+
+
+def farthest(agreement: float) -> float:
+    """Return the largest distance of the logits for a wanted agreement.
+
+    The share of changed classes grows with the square of the distance: EfficientNetLite0 changed 2, 4 and 7%
+    of its photographs' classes at distances of 0.18, 0.22 and 0.30.
+    """
+    return FAR * math.sqrt((1 - agreement) / 0.05)
+
+
+def int8_formats(
+    model: "nn.Layer", formats: Sequence[str], options: ExportOptions
+) -> tuple[list[str], dict[str, str]]:
+    """Return the int8 forms that can be made of these formats here, and for the others the reason why not."""
+    size = 4 * sum(math.prod(parameter.shape) for parameter in model.state_dict().values())
+    missing = {}
+    for name, source in INT8_FORMATS.items():
+        packages = {"nncf": "int8"} | ({"onnx": "int8"} if source.name == "onnx" else {})
+        if source.name not in formats:
+            missing[name] = f"it is made from the format {source.name}, which is not written."
+        elif reason := missing_packages(packages):
+            missing[name] = reason
+        elif source.name == "onnx" and size >= PROTOBUF_BYTES:
+            missing[name] = "NNCF holds the network in one protobuf, which takes less than 2 GiB."
+        elif source.name == "onnx" and (options.opset or OPSET) < LEAST_OPSET:
+            missing[name] = f"it needs --opset {LEAST_OPSET} or more."
+    return [name for name in INT8_FORMATS if name not in missing], missing
+
+
+def require_int8(
+    model: "nn.Layer", description: Artifact, formats: Sequence[str], options: ExportOptions
+) -> None:
+    """Raise ExportError if no int8 form can be made here, ConfigError for a network without preprocessing."""
+    names, missing = int8_formats(model, formats, options)
+    if not names:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise ExportError(f"--int8: no int8 form can be made here. {reasons}")
+    if description.preprocessing is None:
+        raise ConfigError("--int8 needs the preprocessing of the pictures.")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that were drawn and can be read. logits: of the float network, float32 [N, C]. halves: indices
+    of those that calibrate, and of the others."""
+
+    dataset: Dataset
+    logits: np.ndarray
+    halves: tuple[np.ndarray, np.ndarray]
+
+    def compare(self, logits: np.ndarray, tested: np.ndarray) -> tuple[int, float]:
+        """Return for how many of the tested pictures the same class comes first, and the distance of their
+        logits, ||a - b|| / ||b - mean of b||."""
+        own = self.logits[tested]
+        spread = np.linalg.norm(own - own.mean(axis=0))
+        agreeing = int((logits.argmax(axis=1) == own.argmax(axis=1)).sum())
+        return agreeing, float(np.linalg.norm(logits - own) / max(spread, np.finfo(np.float32).tiny))
+
+
+class TimeOver(Exception):
+    """Accuracy control has reached its limit."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Makes the int8 forms in the folder of a float export."""
+
+    folder: Path
+    artifact: Artifact
+    options: Int8Options
+    threads: int
+    log: Log
+
+    def climb(self, name: str, pictures: Pictures) -> Int8Report | None:
+        """Write the int8 form by the first rung that is good enough; None, and no file, if none is."""
+        for words in RUNGS:
+            report = self._try(name, words, pictures)
+            if self._is_enough(name, report):
+                return report
+        if self.options.minutes is not None:
+            try:
+                report = self._control(name, pictures)
+            except TimeOver:
+                self.log(f"{name}, {CONTROLLED}: no result after {self.options.minutes:g} minutes")
+            else:
+                if self._is_enough(name, report):
+                    return report
+        for path in self._files(name):
+            path.unlink()
+        return None
+
+    def draw(self, name: str) -> Pictures:
+        """Draw the pictures, and run the float network on them, in the format that `name` is made from."""
+        options, source = self.options, INT8_FORMATS[name]
+        count = min(options.images, len(options.dataset))
+        drawn = np.sort(np.random.RandomState(0).permutation(len(options.dataset))[:count])
+        dataset = options.dataset.select(drawn.tolist())
+        logits, readable = self._run(source.checked_with, source.name, dataset, options.on_error, "float")
+        if len(readable) < count:
+            self.log(f"left out, unreadable: {count - len(readable)} of {count} pictures")
+            dataset = dataset.select(readable.tolist())
+        if len(readable) < FEWEST_PICTURES:
+            raise ExportError(f"--int8 needs {FEWEST_PICTURES} pictures. Received: {len(readable)} readable.")
+        if len(set(logits.argmax(axis=1).tolist())) == 1:
+            self.log("note: the network puts all pictures in one class: only the logits' distance counts")
+        mixed = np.random.RandomState(1).permutation(len(readable))
+        return Pictures(dataset, logits, (np.sort(mixed[::2]), np.sort(mixed[1::2])))
+
+    def _is_enough(self, name: str, report: Int8Report) -> bool:
+        low, high = report.interval
+        self.log(
+            f"{name}, {report.rung}: the same class for {report.agreement:.4f} of {report.tested} pictures "
+            f"(95% confidence: {low:.4f} to {high:.4f}; wanted {report.wanted:g}), distance of the logits "
+            f"{report.distance:.3f} (at most {farthest(report.wanted):.3f})"
+        )
+        return report.agreement >= report.wanted and report.distance <= farthest(report.wanted)
+
+    def _try(self, name: str, rung: str, pictures: Pictures) -> Int8Report:
+        """Quantise twice, calibrated on each half and tested on the other. The file of the second time, which
+        the first half calibrated, stays."""
+        logits = np.empty_like(pictures.logits)
+        first, second = pictures.halves
+        for calibrating, tested in ((second, first), (first, second)):
+            network = QUANTIZERS[name].read(self.folder)
+            kept = QUANTIZERS[name].linear_layers(network) if RUNGS[rung] else []
+            with self._items(pictures, len(calibrating), f"{name}, {rung}: calibrate") as load:
+                quantized = _quantize(network, load, calibrating, kept, self.options)
+            logits[tested] = self._save_and_run(name, quantized, pictures.dataset.select(tested.tolist()))
+        everything = np.arange(len(logits))
+        return self._report(name, rung, quantized, pictures, logits, everything)
+
+    def _control(self, name: str, pictures: Pictures) -> Int8Report:
+        """Quantise with accuracy control on the first half, and test on the second. Raises TimeOver."""
+        nncf = _import_nncf()
+        end = time.monotonic() + 60 * (self.options.minutes or 0)
+        classes, (first, second) = pictures.logits.argmax(axis=1), pictures.halves
+        with self._items(pictures, None, f"{name}, {CONTROLLED}") as load:
+            last: list[Any] = [None, None]  # a network and what runs it: opening takes longer than running
+
+            def agreement(network: Any, indices: Sequence[int]) -> tuple[float, None]:
+                if last[0] is not network:
+                    last[:] = network, QUANTIZERS[name].open(network)
+                results = []
+                for index in indices:
+                    if time.monotonic() > end:
+                        raise TimeOver
+                    results.append(last[1](load(index)[INPUT])[0].argmax() == classes[index])
+                return float(np.mean(results)), None
+
+            validation = nncf.Dataset(first.tolist(), load)
+            quantized = _quantize(
+                QUANTIZERS[name].read(self.folder), load, first, [], self.options, (validation, agreement)
+            )
+        logits = self._save_and_run(name, quantized, pictures.dataset.select(second.tolist()))
+        return self._report(name, CONTROLLED, quantized, pictures, logits, second)
+
+    def _report(
+        self, name: str, rung: str, network: Any, pictures: Pictures, logits: np.ndarray, tested: np.ndarray
+    ) -> Int8Report:
+        agreeing, distance = pictures.compare(logits, tested)
+        return Int8Report(
+            rung=rung,
+            made_for=self.options.made_for,
+            agreement=agreeing / len(tested),
+            interval=wilson(agreeing, len(tested)),
+            wanted=self.options.agreement,
+            distance=distance,
+            calibrated=len(pictures.halves[0]),
+            tested=len(tested),
+            float_layers=QUANTIZERS[name].float_layers(network),
+        )
+
+    @contextlib.contextmanager
+    def _items(self, pictures: Pictures, total: int | None, words: str) -> Any:
+        """Yield a function that loads the picture of an index as NNCF takes it, and moves a progress bar."""
+        preprocessing = self._preprocessing()
+        transform = EvalTransform(preprocessing)
+        normalize = Normalizer(preprocessing.mean, preprocessing.std)
+        with progress_bar(total, words, delay=1.0) as bar:
+
+            def load(index: int) -> dict[str, np.ndarray]:
+                slot = empty_batch(1, preprocessing)
+                fill_slot(pictures.dataset.read(index), index, transform, normalize, slot[0])
+                bar.update()
+                return {INPUT: np.repeat(slot, self.artifact.batch_size or 1, axis=0)}
+
+            yield load
+
+    def _preprocessing(self) -> Any:
+        if self.artifact.preprocessing is None:
+            raise ConfigError("--int8 needs the preprocessing of the pictures.")
+        return self.artifact.preprocessing
+
+    def _files(self, name: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{Path(QUANTIZERS[name].file).stem}.*"))
+
+    def with_form(self, name: str) -> Artifact:
+        """Return the artifact with an int8 form that is written."""
+        sizes = {path.name: path.stat().st_size for path in self._files(name)}
+        return replace(self.artifact, files={**self.artifact.files, name: sizes})
+
+    def _save_and_run(self, name: str, network: Any, dataset: Dataset) -> np.ndarray:
+        """Write an int8 form, and return the logits of its file."""
+        for path in self._files(name):
+            path.unlink()
+        QUANTIZERS[name].save(network, self.folder / QUANTIZERS[name].file)
+        return self._run(int8_engine(name), name, dataset, "fail", "test")[0]
+
+    def _run(
+        self, engine: str, name: str, dataset: Dataset, on_error: str, words: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of an engine, and the indices of the pictures, without unreadable ones."""
+        artifact = self.with_form(name) if name in INT8_FORMATS else self.artifact
+
+        def opened(streams: int) -> Any:
+            share = max(1, self.threads // streams)
+            return open_engine(self.folder, artifact, engine, threads=share, streams=streams)
+
+        streams = streams_for(artifact, self.threads)
+        predictor = Predictor(artifact, opened, streams=streams, num_workers=self.threads, bulk=True)
+        batches = eval_batch_indices(len(dataset), predictor.batch_size)
+        logits, readable = [], []
+        with progress_bar(len(dataset), f"{name}: {words}", delay=1.0) as bar:
+            for batch, outputs in predictor.run(dataset, batches, on_error=on_error):
+                bar.update(len(batch.indices))
+                if len(batch.indices):
+                    logits.append(predictor.to_logits(outputs[0]))
+                    readable.append(batch.indices)
+        if not logits:
+            raise ExportError(f"--int8: none of {len(dataset)} pictures can be read.")
+        return np.concatenate(logits), np.concatenate(readable)
+
+
+def _import_nncf() -> Any:
+    os.environ.setdefault("NNCF_CI", "1")  # without telemetry
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def _quantize(
+    network: Any,
+    load: Callable[[int], dict[str, np.ndarray]],
+    indices: np.ndarray,
+    kept: Sequence[str],
+    options: Int8Options,
+    control: tuple[Any, Any] | None = None,
+) -> Any:
+    """Return a network in int8. kept: names of layers that stay in float. control: the data and the function
+    of accuracy control."""
+    nncf = _import_nncf()
+    fix = nncf.OverflowFix.ENABLE if options.made_for == "any" else nncf.OverflowFix.DISABLE
+    parameters = nncf.AdvancedQuantizationParameters(overflow_fix=fix)
+    given: dict[str, Any] = {
+        "preset": nncf.QuantizationPreset.MIXED,  # activations asymmetric: swish has values below 0
+        "target_device": nncf.TargetDevice.CPU,
+        "subset_size": len(indices),
+        "ignored_scope": nncf.IgnoredScope(names=list(kept)),
+    }
+    data = nncf.Dataset(indices.tolist(), load)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # its own progress bars
+            if control is None:
+                return nncf.quantize(network, data, **given, advanced_parameters=parameters)
+            drop = {"max_drop": 1 - options.agreement, "drop_type": nncf.DropType.ABSOLUTE}
+            given |= drop | {"advanced_quantization_parameters": parameters}
+            return nncf.quantize_with_accuracy_control(network, data, *control, **given)
+    except TimeOver:
+        raise
+    except Exception as error:  # NNCF has its own exceptions, and lets those of the engines pass
+        raise ExportError(f"NNCF cannot quantise the network: {first_line(error)}") from error
+
+
+def add_int8(
+    folder: Path, artifact: Artifact, options: Int8Options, names: Sequence[str], threads: int, log: Log
+) -> tuple[Artifact, list[str]]:
+    """Write the int8 forms `names` into the folder of a float export that is being made.
+
+    Returns the artifact with those that are good enough, and the names of the others.
+    """
+    from importlib.metadata import version
+
+    ladder = Ladder(folder, artifact, options, threads, log)
+    processors = "processors with VNNI or AMX" if options.made_for == "vnni" else "any processor"
+    log(f"int8 for {processors}; half of the pictures calibrate, the other half tests, and in turn")
+    pictures = ladder.draw(names[0])
+    failed = []
+    for name in names:
+        report = ladder.climb(name, pictures)
+        if report is None:
+            failed.append(name)
+            continue
+        reports = {**ladder.artifact.int8, name: report}
+        versions = {**ladder.artifact.versions, "nncf": version("nncf")}
+        ladder = replace(ladder, artifact=replace(ladder.with_form(name), int8=reports, versions=versions))
+    return ladder.artifact, failed
+
+
+def log_speed(folder: Path, artifact: Artifact, threads: int, log: Log) -> None:
+    """Log the time of an image for each int8 form, and for the float form that it was made from."""
+    for name in artifact.int8:
+        engines = [INT8_FORMATS[name].checked_with, int8_engine(name)]
+        times, _ = measure(folder, artifact, engines, threads=threads, log=log)
+        if len(times) == 2:
+            float_time, int8_time = (times[engine] for engine in engines)
+            log(
+                f"{name}: {1000 * int8_time:.2f} ms an image on this machine, in float "
+                f"{1000 * float_time:.2f}: {float_time / int8_time:.2f} times as fast"
+            )
