@@ -9,7 +9,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 INFER, PREDICT = b"POST /v2/models/%s/infer HTTP/1.1\r\n", b"POST /predict HTTP/1.1\r\n"
-TIMEOUT = 20  # seconds; a server that takes longer hangs
+TIMEOUT = 60  # seconds; a server that takes longer hangs
 
 
 def bomb(side: int) -> bytes:

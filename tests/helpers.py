@@ -270,14 +270,14 @@ class Served:
         """Send a signal, wait for the end, and return the exit code."""
         if signal_number is not None:
             self.process.send_signal(signal_number)
-        code = self.process.wait(30)
+        code = self.process.wait(300)
         for thread in self._threads:
-            thread.join(30)
+            thread.join(300)
         return code
 
     def wait_for(self, start: str) -> None:
         """Wait for a line of the error stream that begins so."""
-        until = time.monotonic() + 120
+        until = time.monotonic() + 300
         while not any(line.startswith(start) for line in self.errors):
             assert self.process.poll() is None and time.monotonic() < until, self.errors
             time.sleep(0.01)
@@ -285,7 +285,7 @@ class Served:
     def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], bytes]:
         """Send a request on a connection of its own: status, headers in small letters, body. In the headers'
         names, _ stands for -."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request("GET" if body is None else "POST", path, body, named)

@@ -17,12 +17,14 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score, roc_curve
 from ppcls.cli.eval import main as evaluate
 from ppcls.cli.export import main as export
 from ppcls.cli.infer import main as infer
+from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation.calibrate import (
     COLDEST,
     SCORES,
     area,
     calibrate,
+    deal_halves,
     find_threshold,
     fit_temperature,
     image_scores,
@@ -32,9 +34,10 @@ from ppcls.evaluation.calibrate import (
     tell_apart,
 )
 from ppcls.evaluation.metrics import calibration_table, expected_calibration_error
-from ppcls.evaluation.sureness import describe_sureness, section, sentence
+from ppcls.evaluation.sureness import describe_sureness, require_one_label, section, sentence
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.calibration import Calibration
+from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.load import open_export
 from ppcls.inference.predictions import softmax
 
@@ -94,12 +97,17 @@ def test_the_temperature_has_the_lowest_loss():
 def test_a_network_without_errors_gets_a_finite_temperature():
     logits = np.eye(4, dtype=np.float32)[np.arange(40) % 4]
     assert fit_temperature(logits, np.arange(40) % 4) == pytest.approx(COLDEST, rel=1e-6)
-    assert calibrate(logits, np.arange(40) % 4, 0.4).after.nll < 1e-6
+    found = calibrate(logits, np.arange(40) % 4, 0.4)
+    assert (
+        found.calibration.temperature == 1 and found.halves == (1, 1) and found.before.nll == found.after.nll
+    )
+    assert "temperature 1: with 0 errors" in describe_sureness(found)
 
 
 def test_each_half_is_judged_at_the_others_temperature():
     found = calibrate(KNOWN, LABELS, 0.1)
-    is_first = np.random.RandomState(0).permutation(len(LABELS)) < len(LABELS) // 2
+    is_first = deal_halves(RIGHT)
+    assert is_first.sum() == 250 and abs(int((~RIGHT[is_first]).sum()) - (~RIGHT).sum() / 2) < 1
     first, second = (fit_temperature(KNOWN[part], LABELS[part]) for part in (is_first, ~is_first))
     assert found.halves == (first, second) and first != second
     expected = [
@@ -181,7 +189,7 @@ def test_a_predictor_divides_by_the_temperature_and_keeps_the_order(output):
     own = {"num_classes": 3, "preprocessing": ARTIFACT.preprocessing, "output": output}
     plain = predictor_of(lambda images: outputs, **own)
     sure = predictor_of(lambda images: outputs, **own)
-    sure.calibration = CALIBRATION
+    sure._calibration = CALIBRATION
     expected = softmax(logits.astype(np.float64) / 1.5)
     np.testing.assert_allclose(sure.to_probabilities(outputs), expected, rtol=1e-6)
     assert (sure.to_probabilities(outputs).argsort() == plain.to_probabilities(outputs).argsort()).all()
@@ -189,6 +197,27 @@ def test_a_predictor_divides_by_the_temperature_and_keeps_the_order(output):
     marks = [sure._best(None, row).is_sure for row in sure.to_probabilities(outputs)]
     assert marks == [False, True]
     assert [plain._best(None, row).is_sure for row in expected] == [None, None]
+
+
+def test_a_calibration_of_another_precision_is_not_used():
+    own = {"num_classes": 3, "preprocessing": ARTIFACT.preprocessing}
+    predictor = predictor_of(lambda images: images, **own)
+    predictor._calibration = CALIBRATION
+    assert (predictor.precision, predictor.calibration) == ("float32", CALIBRATION)
+    predictor.engine = LoadedEngine("openvino-int8", [lambda images: images])
+    assert (predictor.precision, predictor.calibration) == ("openvino-int8", None)
+    assert predictor.temperature is None
+
+
+def test_a_network_that_does_not_choose_one_class_is_refused():
+    own = {"num_classes": 3, "preprocessing": ARTIFACT.preprocessing}
+    predictor = predictor_of(lambda images: images, **own)
+    dataset = Dataset.of_files(["a.png"] * 2, np.array([[0, 1], [1, 1]]))
+    with pytest.raises(ConfigError, match="--calibrate.*several labels"):
+        require_one_label(predictor, dataset)
+    predictor.activation = "sigmoid"
+    with pytest.raises(ConfigError, match="--calibrate.*train.loss=binary"):
+        require_one_label(predictor, Dataset.of_files(["a.png"], np.array([0])))
 
 
 def test_a_description_with_a_calibration_is_read_as_written(tmp_path):
@@ -322,8 +351,11 @@ def test_an_export_without_a_calibration_is_what_it_was(exports):
     assert found["threshold"] and found["temperature"] and others["format_version"] == 1
     same = {"parity": None, "files": None}  # Paddle numbers the tensors of each export anew
     assert values | same == others | same
-    weights = "inference.pdiparams"
-    assert (plain / weights).read_bytes() == (sure / weights).read_bytes()
+    images = np.random.RandomState(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    own, other = (open_export(export, "paddle", log=lambda line: None) for export in (plain, sure))
+    logits = own.logits(images)
+    assert (other.logits(images) == logits).all() and (own.probabilities(images) == softmax(logits)).all()
+    assert (other.probabilities(images) != own.probabilities(images)).any()
 
 
 def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_path):
@@ -341,21 +373,21 @@ def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_p
 def test_images_that_are_prepared_otherwise_are_not_judged(exports, tmp_path):
     said = []
     predictor = open_export(exports[1], "paddle", log=said.append)
-    assert predictor.calibration is not None and not any("calibration" in line for line in said)
+    assert predictor.calibration is not None and not any("not calibrated" in line for line in said)
     other = predictor.with_preprocessing(replace(predictor.preprocessing, mean=(0.0, 0.0, 0.0)))
     assert other.calibration is None and predictor.calibration is not None
     from ppcls.inference.resolve import resolve_model
 
     config = resolve_model(exports[1], ["data.preprocessing.mean=[0,0,0]"]).config
     assert open_export(exports[1], "paddle", config=config, log=said.append).calibration is None
-    assert any("calibration" in line for line in said)
+    assert any("not calibrated" in line for line in said)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"parameters_sha256": "cd" * 32}, "other weights: cdcdcd.*eval.*--calibrate"),
-        ({"precision": "int8"}, "int8.*float32.*--calibrate"),
+        ({"calibration": {"precision": "openvino-int8"}}, "openvino-int8.*float32.*--calibrate"),
         ({"preprocessing": None}, "prepared otherwise.*data.preprocessing"),
         ({"format_version": 2}, "newer"),
         ({"calibration": {"temperature": 0}}, "not a calibration"),

@@ -34,8 +34,8 @@ SERVER = r"ppcls serve (?!--help)"
 
 class Run(NamedTuple):
     """append: more options. after: commands to run before it. words: replace parts of it, before WORDS does.
-    quick: run without --slow too. code: the exit code. beside: the command of the server that it asks, then
-    at a free port in place of 8000."""
+    quick: run without --slow too. code: the exit code. beside: the command of the server that it asks, which
+    is then at a free port in place of 8000."""
 
     append: str = ""
     after: tuple[str, ...] = ()
@@ -72,6 +72,7 @@ ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
 FINETUNE = "python tools/train.py -c configs/finetune.yaml -o model.num_classes=3"
 KERNELS = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels paddle onednn"
+SAME_STEPS = "-o data.batch_size=16 -o device=cpu -o optim.name=sgd -o train.ema_decay=null"
 PHOTOS = {"output/photos": "RUN"}
 IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
 
@@ -258,8 +259,8 @@ HOW: dict[str, Run | str] = {
     "python experiments/animals.py FOLDER": Run("--epochs 1", words={"FOLDER": "dataset/ILSVRC2012"}),
     "python experiments/unequal_digits.py": Run(after=(DIGITS,)),
     f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
-    f"{KERNELS} -o data.batch_size=16 -o device=cpu": Run(f"{FEW_STEPS} --rounds 1"),
-    f"{KERNELS} --beside-torch PYTHON -o data.batch_size=16 -o device=cpu": "needs torch and timm",
+    f"{KERNELS} {SAME_STEPS}": Run(f"{FEW_STEPS} --rounds 1"),
+    f"{KERNELS} --beside-torch PYTHON {SAME_STEPS}": "needs torch and timm",
     f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
     "python tools/benchmark.py train -c configs/Fix_ResNeXt101_32x48d_wsl.yaml --synthetic --steps 2 "
     "-o data.batch_size=8 -o device=cpu": Run(

@@ -1,5 +1,7 @@
 """Grad-CAM against torch's derivatives on timm's networks, and the pictures that infer.py writes."""
 
+import threading
+
 import cv2
 import numpy as np
 import paddle
@@ -42,6 +44,25 @@ def test_heat_equals_the_classifiers_weights_times_the_features():
     np.testing.assert_allclose(heat, expected, rtol=1e-3, atol=1e-5 * expected.max())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not last_features(model)._forward_post_hooks  # a later run keeps nothing
+
+
+def test_another_thread_may_run_the_same_network():
+    """As a server's threads do: it runs between the features of the explained image and its gradient."""
+    model = build_filled("EfficientNetB0_small")
+    images = np.random.RandomState(0).normal(size=(1, 3, 64, 64)).astype(np.float32)
+    _, expected = grad_cam(model, images)
+    main = threading.get_ident()
+
+    def run_elsewhere(*_) -> None:
+        if threading.get_ident() == main:
+            other = threading.Thread(target=lambda: model(paddle.to_tensor(images)))
+            other.start()
+            other.join()
+
+    hook = model.fc.register_forward_pre_hook(run_elsewhere)
+    _, heat = grad_cam(model, images)
+    hook.remove()
+    np.testing.assert_array_equal(heat, expected)
 
 
 def test_overlay_is_red_where_it_is_hot_and_the_image_where_it_is_cold():

@@ -265,6 +265,18 @@ def test_an_unreadable_picture_is_left_out_or_an_error(preprocessing, pictures, 
         write(tmp_path / "other", preprocessing, pictures, options={"int8": Int8Options(dataset)})
 
 
+def test_a_failure_of_nncf_costs_the_int8_form_alone(preprocessing, pictures, tmp_path, monkeypatch):
+    nncf, said = pytest.importorskip("nncf"), []
+
+    def fail(*_, **__):
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(nncf, "quantize", fail)
+    with pytest.raises(ExportError, match="openvino-int8"):
+        write(tmp_path / "out", preprocessing, pictures, said.append)
+    assert not read_artifact(tmp_path / "out").int8 and any("no such operation" in line for line in said)
+
+
 def test_values_that_cannot_be(pictures):
     dataset = Dataset.of_files(find_images(str(pictures)))
     for option, value in (("agreement", 1.0), ("agreement", 0.4), ("minutes", 0), ("images", 19)):

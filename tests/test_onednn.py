@@ -15,15 +15,15 @@ from two_ranks import SMALL, make_state, weights
 
 from ppcls import build_model
 from ppcls.architectures.blocks import ConvBN
-from ppcls.architectures.efficientnet import EfficientNet
+from ppcls.architectures.efficientnet import EfficientNet, MBConv
 from ppcls.architectures.resnext101_wsl import ResNeXt101
-from ppcls.architectures.variants import BottleneckStage, EfficientNetVariant, ResNeXtVariant
+from ppcls.architectures.variants import BottleneckStage, EfficientNetVariant, MBConvStage, ResNeXtVariant
 from ppcls.data.loader import Batch
 from ppcls.errors import ConfigError, DataError
 from ppcls.inference.engines.eager import EagerEngine
-from ppcls.onednn import PADDLE, library, primitives, resolve_kernels, usable
+from ppcls.onednn import PADDLE, library, norm, primitives, resolve_kernels, usable
 from ppcls.onednn.convolution import Geometry, convolution
-from ppcls.onednn.networks import OneDNNNetwork, conv_bn
+from ppcls.onednn.networks import OneDNNNetwork, conv_bn, mbconv
 from ppcls.training.step import train_step
 from ppcls.training.sync_bn import SyncBatchNorm2D
 
@@ -208,6 +208,47 @@ def test_depthwise_convolutions_of_small_images_are_paddles(padding, kernel, str
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("size", [2, 12])  # fewer pixels than channels, or more
+@pytest.mark.parametrize(
+    "options",
+    [(1, F.swish, True, 0.0), (1, F.swish, False, 0.0), (4, F.swish, True, 0.5), (4, F.relu6, True, 0.0)],
+    ids=["without expansion", "without gate", "drop connect", "relu6"],
+)
+def test_a_block_has_paddles_gradients(options, size):
+    expansion, activation, has_gate, drop = options
+    paddle.seed(0)
+    conv = partial(ConvBN, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
+    stage = MBConvStage(kernel_size=3, stride=1, expand_ratio=expansion, channels=8, repeats=1)
+    block = MBConv(8, stage, 1, conv, activation, squeeze_excite=has_gate, drop_connect_rate=drop)
+    x = paddle.randn([6, 8, size, size])
+    last = paddle.transpose(x, [0, 2, 3, 1])
+    x.stop_gradient = last.stop_gradient = False
+    parameters = [parameter for parameter in block.parameters() if not parameter.stop_gradient]
+    found = []
+    for source, run in ((x, block), (last, partial(mbconv, block))):
+        paddle.seed(1)  # of drop connect
+        y = run(source)
+        y = y if source is x else y.transpose([0, 3, 1, 2])
+        factors = paddle.arange(y.size, dtype="float32").reshape(y.shape) / y.size
+        dx, *others = paddle.grad((y * factors).sum(), [source, *parameters])
+        found.append([y, dx if source is x else dx.transpose([0, 3, 1, 2]), *others])
+    largest = max(float(own.abs().max()) for own in found[0])
+    for expected, own in zip(*found, strict=True):
+        np.testing.assert_allclose(own.numpy(), expected.numpy(), rtol=1e-4, atol=2e-6 * largest)
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 24, 8), (3, 7, 11, 5), (1, 113, 1, 16), (4, 4, 4, 8)])
+def test_statistics_of_a_tensor_in_parts(shape, monkeypatch):
+    """Against numpy, in float64. Several parts, with several groups each, as large tensors have."""
+    monkeypatch.setattr(norm, "CACHE", 2000)
+    x = np.random.RandomState(0).normal(50, 1, shape).astype(np.float32)
+    tensor = paddle.to_tensor(x)
+    mean, variance = norm.Statistics(*shape)(tensor.data_ptr())
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(mean, wide.mean((0, 1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(variance, wide.var((0, 1, 2)), rtol=1e-6)
+
+
 # As any layer of Paddle's
 
 
@@ -273,9 +314,9 @@ def test_evaluation_takes_one_primitive_for_a_layer_and_sees_new_weights():
     for _ in range(2):
         assert difference(fast.run(images), plain.run(images)) < 1e-5
         before = fast.run(images)
-        for norm in (layer.bn for layer in model.sublayers() if isinstance(layer, ConvBN)):
-            norm._variance.set_value(norm._variance * 0.5)
-            norm.bias.set_value(norm.bias + 0.25)
+        for layer in (layer.bn for layer in model.sublayers() if isinstance(layer, ConvBN)):
+            layer._variance.set_value(layer._variance * 0.5)
+            layer.bias.set_value(layer.bias + 0.25)
     assert difference(fast.run(images), before) > 0.1
 
 

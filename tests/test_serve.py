@@ -31,14 +31,14 @@ def engine(exported):
 def server(exported, embedding_export, engine):
     """Two models on one engine; waiting pictures are computed in batches of three."""
     models = [f"plain={exported}", f"fixed={embedding_export}"]
-    options = ["--port", 0, "--engine", engine, "--batch", 3, "--topk", 3]
+    options = ["--port", 0, "--engine", engine, "--batch", 3, "--topk", 3, "--deadline", 300]
     with Served(["-m", "ppcls", "serve", *models, *options]) as served:
         yield served
 
 
 @pytest.fixture
 def client(server):
-    with http.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=4) as client:
+    with http.InferenceServerClient(f"127.0.0.1:{server.port}", concurrency=4, network_timeout=300) as client:
         yield client
 
 

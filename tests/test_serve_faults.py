@@ -38,7 +38,7 @@ def computed(folder):
 
 
 def connect(server, data=b""):
-    connection = socket.create_connection(("127.0.0.1", server.port), 20)
+    connection = socket.create_connection(("127.0.0.1", server.port), 60)
     connection.sendall(data)
     return connection
 
@@ -63,7 +63,7 @@ def post(server, body, headers=b""):
 
 
 def wait_until(condition):
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.005)
@@ -75,10 +75,9 @@ def test_a_full_queue_is_answered_before_the_body_is_read(tmp_path, picture):
         wait_until(lambda: len(computed(tmp_path)) == 1)
         first += [post(server, picture) for _ in range(2)]
         time.sleep(0.1)
-        began = time.monotonic()
         with closing(connect(server, with_length(PREDICT, b"", len(picture)))) as refused:  # no body at all
             status, head, values = read_answer(refused)
-            assert time.monotonic() - began < 0.5
+            assert len(computed(tmp_path)) < 4  # it did not wait for the others
             assert status == 429 and "\r\nretry-after: " in head and "full" in values["error"]
             refused.sendall(picture)  # the connection can be used again
             refused.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: a\r\n\r\n")

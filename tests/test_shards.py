@@ -76,6 +76,9 @@ def test_a_folder_is_packed_and_read(photos, tmp_path, capfd):
         in capfd.readouterr().out
     )
     assert len(list((tmp_path / "out").glob("*.tar"))) > 2
+    assert (
+        len({path.stat().st_mode for path in (tmp_path / "out").iterdir()}) == 1
+    )  # others may read the index
     assert [shards.read(i) for i in range(len(shards))] == [files.read(i) for i in range(len(files))]
     assert shards.labels.tolist() == files.labels.tolist()
     assert shards.class_names.folders == ("cat", "dog", "ox")

@@ -117,8 +117,8 @@ def measure_serve(
     predictor: Predictor, server: ServerProcess, load: LoadProcess, files: Sequence[str], sizes: Sizes
 ) -> dict[str, Any]:
     """Measure `predictor.stream` on the files and the server with CLIENTS clients in turns, then single
-    images and one client in turns, then planned arrivals at TIMES the capacity. predictor: of the model that
-    is served.
+    images and one client in turns, then planned arrivals at TIMES the capacity, which is measured right
+    before and behind them. predictor: of the model that is served.
 
     Returns rates in images a second, times in milliseconds and memory in MiB.
     """
@@ -140,7 +140,6 @@ def measure_serve(
         own = _single(predictor, datas, seconds / 2)
         time.sleep(PAUSE)
         singles.append((own, _closed(load, 1, seconds / 2)["p50"]))
-    capacity = median(rates["server"])
     shares = [s / p for s, p in zip(rates["server"], rates["stream"], strict=True)]
     return {
         "images_per_second": {name: _summary(values) for name, values in rates.items()},
@@ -150,7 +149,7 @@ def measure_serve(
             "server": median(served for _, served in singles),
         },
         "cost_of_one": _summary([served - own for own, served in singles]),
-        "overload": _overload(server, load, capacity, sizes.requests, sizes.queue),
+        "overload": _overload(server, load, sizes),
     }
 
 
@@ -188,13 +187,12 @@ def _closed(load: LoadProcess, clients: int, seconds: float) -> dict[str, float]
     return {"rate": len(status) / figures["seconds"], "p50": float(np.median(answered - planned)) * 1000}
 
 
-def _overload(
-    server: ServerProcess, load: LoadProcess, capacity: float, requests: int, queue: int
-) -> dict[str, Any]:
-    """Plan `requests` arrivals at TIMES the capacity, at random as of clients that know nothing of one
-    another. Each latency counts from the planned arrival."""
-    rate = TIMES * capacity
-    planned = np.random.RandomState(0).exponential(1 / rate, requests).cumsum()
+def _overload(server: ServerProcess, load: LoadProcess, sizes: Sizes) -> dict[str, Any]:
+    """Plan arrivals at TIMES the capacity, at random as of clients that know nothing of one another. Each
+    latency counts from the planned arrival."""
+    before = _closed(load, CLIENTS, sizes.seconds)["rate"]
+    rate = TIMES * before
+    planned = np.random.RandomState(0).exponential(1 / rate, sizes.requests).cumsum()
     memory = [server.memory()]
     load.begin(planned=planned.tolist())
     end = time.monotonic() + planned[-1]
@@ -203,20 +201,22 @@ def _overload(
         memory.append(server.memory())
     figures = load.end()
     memory.append(server.memory())
+    capacity = (before + _closed(load, CLIENTS, sizes.seconds)["rate"]) / 2
     arrived, sent, answered, status = figures["rows"].T
     latency = 1000 * (answered - arrived)
     is_good = status == 200
     goodput = is_good.sum() / answered[is_good].max() if is_good.any() else 0.0
     quarter = memory[len(memory) // 4 :]
     return {
-        "requests": requests,
+        "requests": sizes.requests,
+        "capacity": capacity,
         "planned_rate": rate,
         "goodput": float(goodput),
         "share_of_capacity": float(goodput) / capacity,
         "statuses": {int(code): int((status == code).sum()) for code in np.unique(status)},
         "accepted": _latencies(latency[is_good]),
         "rejected": _latencies(latency[status == 429]),
-        "accepted_limit": 1000 * 2 * queue / float(goodput) if goodput else 0.0,
+        "accepted_limit": 1000 * 2 * sizes.queue / float(goodput) if goodput else 0.0,
         "memory": {"start": memory[0], "quarter": quarter[0], "peak": max(memory), "end": memory[-1]},
         "generator": {
             "processor_share": figures["processor_seconds"] / figures["seconds"],

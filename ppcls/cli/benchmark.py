@@ -437,7 +437,8 @@ def _print_serve(figures: dict[str, Any]) -> None:
     counts = ", ".join(f"{count} of {status}" for status, count in over["statuses"].items())
     print(
         f"overload: {over['requests']} arrivals at {over['planned_rate']:.0f} a second: {counts}; goodput "
-        f"{over['goodput']:.1f} a second, {over['share_of_capacity']:.2f} of the capacity"
+        f"{over['goodput']:.1f} a second, {over['share_of_capacity']:.2f} of the capacity, "
+        f"{over['capacity']:.1f}"
     )
     for name in ("accepted", "rejected"):
         if over[name] is not None:

@@ -162,7 +162,7 @@ def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
     if args.calibrate:
         from ppcls.evaluation.sureness import open_others, require_one_label
 
-        require_one_label(dataset)
+        require_one_label(predictor, dataset)
         others = None if args.ood is None else open_others(args.ood)
         return Subject(predictor, dataset, None, {}, others)
     return Subject(predictor, dataset, None, {})

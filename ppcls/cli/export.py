@@ -1,7 +1,7 @@
 """Export a trained network for Paddle Inference, ONNX Runtime and OpenVINO, to run without this project."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -15,9 +15,12 @@ from ppcls.errors import ConfigError
 from ppcls.inference.formats import FORMATS
 from ppcls.inference.formats.format import ExportOptions, Int8For, Int8Options
 from ppcls.inference.formats.onnx import OPSET
+from ppcls.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from ppcls.inference.calibration import Calibration, Subject
+    from paddle import nn
+
+    from ppcls.inference.calibration import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,12 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.world_size() > 1:
         raise ConfigError("The export runs as one process. Start it without paddle.distributed.launch.")
     from ppcls.build import build_to_run
-    from ppcls.inference.calibration import Subject
     from ppcls.inference.export import export_model, require_free, require_writable
     from ppcls.inference.formats import writable_formats
     from ppcls.inference.int8 import log_speed
     from ppcls.inference.predictor import describe
-    from ppcls.weights import hash_parameters
 
     output = config.output_path / "exported" if args.output is None else Path(args.output)
     options = ExportOptions(
@@ -52,10 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log(f"note: without {name}: {reason}")
     description = describe(model, preprocessing, class_names, weights)
     require_writable(model, description, formats, options)
-    precision = replace(description, fp16=args.fp16).precision
-    calibration = choose_calibration(
-        args.calibration, config, lambda: Subject(hash_parameters(model), precision, preprocessing)
-    )
+    calibration = choose_calibration(args, config, model, preprocessing)
     if args.check:
         log(f"check passed: {', '.join(formats)} can be written to {output}; nothing was written")
         return 0
@@ -76,20 +74,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def choose_calibration(
-    given: str | None, config: Config, subject: "Callable[[], Subject]"
+    args: argparse.Namespace, config: Config, model: "nn.Layer", preprocessing: Preprocessing
 ) -> "Calibration | None":
     """Return the calibration that --calibration names, or that lies in the folder of the run that is exported
     and fits; None without one. Raises ConfigError for one that was named and does not fit."""
-    from ppcls.inference.calibration import CALIBRATION, read_calibration
+    from ppcls.inference.calibration import CALIBRATION, Subject, read_calibration
+    from ppcls.inference.engines import ENGINES
+    from ppcls.weights import hash_parameters
 
+    given = args.calibration
     if given == "none":
         return None
     path = Path(given) if given is not None else config.output_path / CALIBRATION
     is_runs = run_of_checkpoint(Path(config.model.weights or "")) is not None
     if given is None and not (is_runs and path.is_file()):
         return None
+    precisions = ["float16" if args.fp16 else "float32"]
+    precisions += [name for name, engine in ENGINES.items() if engine.is_int8 and args.int8 is not None]
     try:
-        found = read_calibration(path, subject())
+        found = read_calibration(path, Subject(hash_parameters(model), preprocessing), precisions)
     except ConfigError as error:
         if given is not None:
             raise
@@ -157,6 +160,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="take images of S x S pixels only, as preprocessing crops them (default: of any size)",
     )
+    add_int8_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
+    return parser.parse_args(argv)
+
+
+def add_int8_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FILE",
@@ -191,5 +200,3 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="if it does not agree: let accuracy control search the layers that must stay in float, for M "
         "minutes and each format at most (default: without)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
-    return parser.parse_args(argv)

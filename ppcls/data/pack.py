@@ -144,6 +144,7 @@ def _add_file(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     member = tarfile.TarInfo(name)
     member.size, member.mode = len(data), 0o644
     tar.addfile(member, io.BytesIO(data))
+    tar.members = []  # type: ignore[attr-defined]  # a kilobyte for each would fill the memory
     return tar.offset - (len(data) + _RECORD - 1) // _RECORD * _RECORD
 
 

@@ -20,6 +20,7 @@ from ppcls.intervals import LEVEL, at_most, interval_of, upper_bound
 COLDEST, HOTTEST = 0.05, 20.0  # temperatures; a network without an error would ask for 0
 ENERGY_SHARES = (0.01, 0.05, 0.5)
 FEWEST = 10  # images, below which nothing is fitted
+FEWEST_ERRORS = 2  # one in each half: without an error the lowest temperature would be the best
 RECALL = 0.95  # of the images of known classes, at which the strange ones that pass are counted
 SCORES = ("maximum softmax", "maximum logit", "energy")
 CURVE_POINTS = 200
@@ -58,7 +59,7 @@ class Strange(NamedTuple):
 
 @dataclass(frozen=True)
 class Sureness:
-    """What a calibration found.
+    """What a calibration found. With fewer than FEWEST_ERRORS errors all temperatures are 1.
 
     halves: temperatures fitted on either half of the images; `after` judges each image at that of the half it
     is not in, as those that a temperature was fitted on would flatter it. coverage, risk: float64 [K], the
@@ -115,10 +116,13 @@ def calibrate(
             f"A calibration needs at least {FEWEST} labelled images, and hundreds to say much. Received: "
             f"{count}."
         )
-    is_first = np.random.RandomState(0).permutation(count) < count // 2
-    halves = tuple(fit_temperature(logits[part], labels[part]) for part in (is_first, ~is_first))
-    temperature = fit_temperature(logits, labels)
     right = logits.argmax(axis=1) == labels
+    is_first = deal_halves(right)
+    can_fit = count - right.sum() >= FEWEST_ERRORS
+    temperature, *halves = (
+        fit_temperature(logits[part], labels[part]) if can_fit else 1.0
+        for part in (np.ones(count, bool), is_first, ~is_first)
+    )
     before = _judge(logits, labels, right, np.ones(count))
     after = _judge(logits, labels, right, np.where(is_first, halves[1], halves[0]))
     confidence = image_scores(logits, labels, np.full(count, temperature))[:, 2]
@@ -147,6 +151,16 @@ def calibrate(
         least=least_images(max_error),
         possible=next(possible, None),
     )
+
+
+def deal_halves(right: np.ndarray) -> np.ndarray:
+    """Return which images are in the first half, bool [N]: of the right and of the wrong ones every other,
+    in a drawn order."""
+    order = np.random.RandomState(0).permutation(len(right))
+    order = order[np.argsort(right[order], kind="stable")]
+    is_first = np.zeros(len(right), bool)
+    is_first[order[::2]] = True
+    return is_first
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -11,7 +11,15 @@ from ppcls.data.dataset import Dataset, open_images, open_path
 from ppcls.data.loader import eval_batch_indices
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation import html
-from ppcls.evaluation.calibrate import RECALL, SCORES, Sureness, calibrate, strange_scores, tell_apart
+from ppcls.evaluation.calibrate import (
+    FEWEST_ERRORS,
+    RECALL,
+    SCORES,
+    Sureness,
+    calibrate,
+    strange_scores,
+    tell_apart,
+)
 from ppcls.evaluation.evaluate import Evaluation
 from ppcls.files import write_aside, write_json
 from ppcls.inference.calibration import CALIBRATION, VERSION, Subject
@@ -23,8 +31,13 @@ LOGITS = "logits.npy"
 MEASURES = {"nll": "NLL", "ece": "ECE", "brier": "Brier score"}
 
 
-def require_one_label(dataset: Dataset) -> None:
-    """Raise ConfigError if the images do not have one true class each."""
+def require_one_label(predictor: Predictor, dataset: Dataset) -> None:
+    """Raise ConfigError if the network does not choose one class, or if the images do not have one each."""
+    if predictor.activation == "sigmoid":
+        raise ConfigError(
+            "--calibrate is for networks that choose one class. This one, trained with train.loss=binary, "
+            "says yes or no to each class: its threshold is --threshold of `infer`. Leave --calibrate out."
+        )
     if dataset.labels is None or dataset.labels.ndim != 1:
         raise ConfigError(
             "--calibrate compares the likeliest class with the one true class of each image, but these "
@@ -50,6 +63,7 @@ def calibrate_evaluation(
     has_energy = predictor.description.output == "logits"
     labels = result.samples["label"].astype(np.int64)
     sureness = calibrate(result.logits, labels, max_error, has_energy=has_energy)
+    sureness = replace(sureness, calibration=replace(sureness.calibration, precision=predictor.precision))
     if others is not None:
         known, strange = strange_scores(result.logits), scores_of(predictor, others, on_error)
         names = SCORES if has_energy else SCORES[:1]  # a softmax inside leaves no scale to the others
@@ -89,6 +103,11 @@ def describe_sureness(sureness: Sureness) -> str:
     found = sureness.calibration
     halves = " and ".join(f"{value:.3f}" for value in sureness.halves)
     lines = [f"temperature {found.temperature:.3f} (of two halves of the images: {halves})"]
+    errors = round(sureness.risk[-1] * found.images)
+    if errors < FEWEST_ERRORS:
+        lines = [
+            f"temperature 1: with {errors} errors none can be fitted, at least {FEWEST_ERRORS} are needed"
+        ]
     lines.append(f"{'':14}{'before':>10}{'after':>10}   (after: each half at the other's temperature)")
     for name, title in MEASURES.items():
         before, after = getattr(sureness.before, name), getattr(sureness.after, name)
@@ -117,7 +136,7 @@ def sentence(sureness: Sureness) -> str:
         f"It answers {_percent(found.answered)} of 100 pictures like these, those with a probability of "
         f"{answers.threshold:.4f} or more, and errs in at most {rate} of 100 of its answers (with 95% "
         f"confidence). Of the {answers.answered} of {count} pictures that it answered here, {answers.wrong} "
-        "were wrong."
+        f"{'was' if answers.wrong == 1 else 'were'} wrong."
     )
 
 
@@ -129,7 +148,7 @@ def write_sureness(folder: Path, predictor: Predictor, result: Evaluation) -> li
     sureness = result.sureness
     if sureness is None or result.logits is None:
         raise ValueError("The evaluation was not calibrated.")
-    subject = Subject(predictor.fingerprint, predictor.description.precision, predictor.preprocessing)
+    subject = Subject(predictor.fingerprint, predictor.preprocessing)
     values: dict[str, Any] = {
         "format_version": VERSION,
         "model": predictor.description.model,

@@ -4,7 +4,7 @@ Imports no Paddle.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +26,7 @@ class Calibration:
     images that were sure. max_error: the error rate among sure predictions, kept with 95% confidence on
     images of the same kind. images: how many it was measured on. energy: quantiles of
     log(sum(exp(logits))) of these images, by their share, {} for a network with the softmax inside.
+    precision: that it was measured in, see Predictor.precision; in another one it is not used.
     """
 
     temperature: float
@@ -34,6 +35,7 @@ class Calibration:
     max_error: float
     images: int
     energy: Mapping[str, float]
+    precision: str = "float32"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -49,6 +51,7 @@ class Calibration:
             max_error=float(values["max_error"]),
             images=int(values["images"]),
             energy={str(share): float(value) for share, value in values["energy"].items()},
+            precision=str(values["precision"]),
         )
         if not 0 < found.temperature < float("inf"):
             raise ValueError(f"temperature {found.temperature}")
@@ -57,22 +60,18 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Subject:
-    """The network that a calibration is of.
-
-    parameters_sha256: its fingerprint. precision: of its weights, "float32", "float16" or "int8".
-    """
+    """The network that a calibration is of. parameters_sha256: its fingerprint."""
 
     parameters_sha256: str
-    precision: str
     preprocessing: Preprocessing
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
 
 
-def read_calibration(path: Path, subject: Subject) -> Calibration:
-    """Read the file that `eval --calibrate` wrote, for an export of `subject`. Raises ConfigError, with what
-    to do, for another file, and for the calibration of another network."""
+def read_calibration(path: Path, subject: Subject, precisions: Sequence[str]) -> Calibration:
+    """Read the file that `eval --calibrate` wrote, for an export of `subject` that can run in `precisions`.
+    Raises ConfigError, with what to do, for another file, and for the calibration of another network."""
     again = f"Make one: {command_line('eval', 'MODEL', '--calibrate')}."
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -90,13 +89,15 @@ def read_calibration(path: Path, subject: Subject) -> Calibration:
     for name, own in subject.to_dict().items():
         if parts[name] != own:
             _refuse(path, name, parts[name], own)
+    if found.precision not in precisions:
+        _refuse(path, "precision", found.precision, " and ".join(precisions))
     return found
 
 
 def _refuse(path: Path, name: str, theirs: Any, own: Any) -> NoReturn:
     if name == "precision":
         what, cure = (
-            f"weights in {theirs}, and this export has them in {own}",
+            f"a network in {theirs}, and this export is in {own}",
             "Export without --calibration, evaluate that export with --calibrate, and export again with what "
             "it wrote",
         )

@@ -102,12 +102,16 @@ def export_model(
         artifact = replace(artifact, parity=parity)
         artifact.write(aside)
     if failed:
-        raise ExportError(
-            f"{' and '.join(failed)} would not agree with the network often enough, so {folder} was written "
-            f"without. The lines above have the figures. Give more pictures like those of use, let accuracy "
-            "control try (--int8-minutes 30), or accept less (--int8-agreement 0.9)."
-        )
+        raise _disagreement(failed, folder)
     return artifact
+
+
+def _disagreement(failed: list[str], folder: Path) -> ExportError:
+    return ExportError(
+        f"{' and '.join(failed)} would not agree with the network often enough, so {folder} was written "
+        "without; the lines above have the figures. Give more pictures like those of use, let accuracy "
+        "control try (--int8-minutes 30), or accept less (--int8-agreement 0.9)."
+    )
 
 
 def require_writable(

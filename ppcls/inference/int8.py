@@ -31,6 +31,7 @@ from ppcls.inference.formats.int8 import INPUT, QUANTIZERS
 from ppcls.inference.formats.onnx import OPSET, PROTOBUF_BYTES
 from ppcls.inference.predictor import Predictor
 from ppcls.intervals import wilson
+from ppcls.preprocessing import Preprocessing
 from ppcls.progress import progress_bar
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Ladder:
     log: Log
 
     def climb(self, name: str, pictures: Pictures) -> Int8Report | None:
-        """Write the int8 form by the first rung that is good enough; None, and no file, if none is."""
+        """Write the int8 form by the first rung that is good enough. Returns None if none is."""
         for words in RUNGS:
             report = self._try(name, words, pictures)
             if self._is_enough(name, report):
@@ -129,9 +130,12 @@ class Ladder:
             else:
                 if self._is_enough(name, report):
                     return report
+        return None
+
+    def remove(self, name: str) -> None:
+        """Remove the files of an int8 form."""
         for path in self._files(name):
             path.unlink()
-        return None
 
     def draw(self, name: str) -> Pictures:
         """Draw the pictures, and run the float network on them, in the format that `name` is made from."""
@@ -230,7 +234,7 @@ class Ladder:
 
             yield load
 
-    def _preprocessing(self) -> Any:
+    def _preprocessing(self) -> Preprocessing:
         if self.artifact.preprocessing is None:
             raise ConfigError("--int8 needs the preprocessing of the pictures.")
         return self.artifact.preprocessing
@@ -245,8 +249,7 @@ class Ladder:
 
     def _save_and_run(self, name: str, network: Any, dataset: Dataset) -> np.ndarray:
         """Write an int8 form, and return the logits of its file."""
-        for path in self._files(name):
-            path.unlink()
+        self.remove(name)
         QUANTIZERS[name].save(network, self.folder / QUANTIZERS[name].file)
         return self._run(int8_engine(name), name, dataset, "fail", "test")[0]
 
@@ -331,8 +334,13 @@ def add_int8(
     pictures = ladder.draw(names[0])
     failed = []
     for name in names:
-        report = ladder.climb(name, pictures)
+        try:
+            report = ladder.climb(name, pictures)
+        except ExportError as error:
+            log(f"note: without {name}: {error}")
+            report = None
         if report is None:
+            ladder.remove(name)
             failed.append(name)
             continue
         reports = {**ladder.artifact.int8, name: report}

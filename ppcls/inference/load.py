@@ -30,6 +30,7 @@ from ppcls.inference.formats import writable_formats
 from ppcls.inference.formats.format import ExportOptions
 from ppcls.inference.predictor import Predictor, describe, eager_predictor
 from ppcls.inference.resolve import resolve_model
+from ppcls.onednn import resolve_kernels
 
 
 def load(
@@ -91,7 +92,7 @@ def open_predictor(
     if distributed.world_size() > 1:
         distributed.start(config.device)
     if engine == "eager" or (engine == "auto" and distributed.uses_gpu(config.device)):
-        return over_network(config, build_to_run(config, log), topk, threads)
+        return over_network(config, build_to_run(config, log), topk, threads, log)
     key = export_key(config)
     folder = find_cached(key)
     is_cached = all(distributed.gather(folder is not None))
@@ -104,7 +105,7 @@ def open_predictor(
                 raise
             log(f"note: {error}")
             log("engine: eager, as the network could not be exported")
-            return over_network(config, network, topk, threads)
+            return over_network(config, network, topk, threads, log)
         del network  # its memory
     else:
         artifact = read_artifact(folder)
@@ -141,16 +142,13 @@ def open_export(
     preprocessing = resolve_preprocessing(data.preprocessing, artifact.preprocessing, log, artifact.assumed)
     if artifact.weights and artifact.preprocessing is None:
         compare_size(preprocessing, artifact.model, log)
-    if artifact.calibration is not None and preprocessing != artifact.preprocessing:
-        log("note: the export's calibration is of images in its own preprocessing, and is not used")
-        artifact = replace(artifact, calibration=None)
     given = given_class_names(config, log) if config else None
     class_names = resolve_class_names(given, artifact.class_names, log)
     threads = threads or distributed.cores()
     names = _engines_to_try(folder, artifact, engine, precision, threads, log)
-
-    return Predictor(
-        replace(artifact, preprocessing=preprocessing, class_names=class_names),
+    calibration = artifact.calibration if preprocessing == artifact.preprocessing else None
+    predictor = Predictor(
+        replace(artifact, preprocessing=preprocessing, class_names=class_names, calibration=calibration),
         _ExportOpener(folder, artifact, names, threads, log),
         streams=streams_for(artifact, threads),
         topk=topk,
@@ -158,6 +156,9 @@ def open_export(
         batch_size=data.batch_size,
         bulk=bulk,
     )
+    if (own := artifact.calibration) is not None and predictor.calibration is None:
+        log(f"note: not calibrated: that is for {own.precision} and the export's own preprocessing alone")
+    return predictor
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,13 @@ def _without_repeats(log: Log) -> Log:
     return log_new
 
 
-def over_network(config: Config, network: Network, topk: int = 5, threads: int | None = None) -> Predictor:
-    """Return a Predictor over an eager network."""
+def over_network(
+    config: Config, network: Network, topk: int = 5, threads: int | None = None, log: Log | None = None
+) -> Predictor:
+    """Return a Predictor over an eager network. log: is told its kernels."""
     data = config.data
+    if log is not None:
+        log(f"engine: eager, {resolve_kernels(config.kernels, network.model)}")
     return eager_predictor(
         network.model,
         network.preprocessing,

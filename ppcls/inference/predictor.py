@@ -30,6 +30,7 @@ from ppcls.data.transforms import EvalTransform, Normalizer
 from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import Artifact
+from ppcls.inference.calibration import Calibration
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.predictions import Prediction, best_classes, logits_of, probabilities_of, softmax
@@ -107,9 +108,8 @@ class Predictor:
                 f"Received: data.preprocessing.crop_size={preprocessing.crop_size}"
             )
         self.preprocessing = preprocessing
-        self.calibration = self.description.calibration
-        if preprocessing != self.description.preprocessing:  # it is of images that are prepared as there
-            self.calibration = None
+        is_own = preprocessing == self.description.preprocessing  # a calibration is of images prepared so
+        self._calibration = self.description.calibration if is_own else None
         self._transform = EvalTransform(preprocessing)
         self._normalize = Normalizer(preprocessing.mean, preprocessing.std)
 
@@ -133,6 +133,18 @@ class Predictor:
         from ppcls.weights import hash_parameters
 
         return hash_parameters(self.model)
+
+    @property
+    def precision(self) -> str:
+        """What the network computes in: "float32", "float16" for weights in half precision, or the name of
+        the engine that runs an int8 form."""
+        return self.engine.name if self.engine.name.endswith("-int8") else self.description.precision
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """The export's calibration, if it is of this preprocessing and precision."""
+        found = self._calibration
+        return found if found is not None and found.precision == self.precision else None
 
     @property
     def temperature(self) -> float | None:

@@ -16,7 +16,6 @@ from ppcls.onednn.primitives import (
     WORKSPACE,
     Post,
     Primitive,
-    add,
     any_format,
     are_equal,
     attributes,
@@ -206,10 +205,9 @@ class Pointwise:
 
     def backward_data(self, dy: int, weight: int, dx: int, added: int | None = None) -> None:
         """As that of Convolution."""
-        if added is None:
-            self._data_product(dy, weight, dx)
-        else:
-            self._data_product_and_sum(dy, weight, dx, added)
+        self._data_product(dy, weight, dx)
+        if added is not None:
+            self._add(dx, added, dx)
 
     def backward_weights(self, x: int, dy: int, dweight: int) -> None:
         self._weights_product(dy, x, dweight)
@@ -225,8 +223,8 @@ class Pointwise:
         return matmul(self._y, self._weight, self._x)
 
     @cached_property
-    def _data_product_and_sum(self) -> Primitive:
-        return matmul(self._y, self._weight, self._x, add(self._x))
+    def _add(self) -> Primitive:
+        return binary(dnnl.ADD, self._x, self._x, self._x)
 
     @cached_property
     def _weights_product(self) -> Primitive:

@@ -111,6 +111,12 @@ class WeightsPlan:
         self._sum_outputs = matmul(plain(n, 1, o), weights, gates)
         self._sum_images = matmul(plain(1, n), plain(n, o * c), plain(1, o * c))
 
+    @property
+    def is_fast(self) -> bool:
+        """Whether oneDNN has its fast products here: those for AVX2 take several times as long as one large
+        product, the more so with a summand."""
+        return self._data_product.name.startswith("brg_matmul")
+
     def forward(self, x: int, weight: int, gate: int, y: int) -> None:
         self._product(x, self._gated(weight, gate), y)
 
@@ -136,7 +142,8 @@ class WeightsPlan:
 
 
 class ScalePlan:
-    """The same; the gate is a factor of x. This is faster where an image has fewer pixels than outputs."""
+    """The same; the gate is a factor of x. This is faster where an image has fewer pixels than outputs, or
+    many small products are slow."""
 
     def __init__(self, n: int, p: int, c: int, o: int) -> None:
         self._convolution = Pointwise(Geometry(n, p, 1, c, o, 1, 1, 1, "same"))
@@ -164,7 +171,11 @@ class ScalePlan:
 
 @cached_by_thread
 def _plan(n: int, p: int, c: int, o: int) -> WeightsPlan | ScalePlan:
-    return (WeightsPlan if p >= o else ScalePlan)(n, p, c, o)
+    if p >= o:
+        plan = WeightsPlan(n, p, c, o)
+        if plan.is_fast:
+            return plan
+    return ScalePlan(n, p, c, o)
 
 
 class GatedConvolve(Step):

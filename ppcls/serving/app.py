@@ -6,8 +6,10 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import parse_qs
 
 import anyio
+import h11
 import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -66,6 +68,33 @@ class Server:
         models = self.models.values()
         return not self.is_draining and all(model.ready and model.failure is None for model in models)
 
+    def refuse_head(self, head: h11.Request) -> tuple[int, dict[str, str], bytes] | None:
+        """Return the answer to a request whose head alone says that the queue of its model is full, or None
+        for all others: they are read further."""
+        path, _, query = head.target.decode("latin-1").partition("?")
+        if head.method != b"POST":
+            return None
+        if path == "/predict":
+            name = parse_qs(query).get("model", [next(iter(self.models))])[0]
+            route = path
+        elif path.startswith("/v2/models/") and path.endswith("/infer"):
+            name = path.removeprefix("/v2/models/").removesuffix("/infer")
+            route = "/v2/models/{model}/infer"
+        else:
+            return None
+        model = self.models.get(name)
+        if model is None or not model.queue.is_full or not model.ready or model.failure or self.is_draining:
+            return None
+        ids = [value for key, value in head.headers if key == b"x-request-id"]
+        entry = Entry.of("POST", ids[0] if ids else None)
+        entry.model, entry.status, entry.cause, entry.is_inference = name, 429, CAUSES[429], True
+        entry.route = route
+        self.metrics.failed(name, entry.cause)
+        self.log.add(entry.to_dict())
+        error = full(model)
+        body = json.dumps({"error": str(error)}).encode()
+        return error.status, error.headers | {"x-request-id": entry.request_id}, body
+
     def find(self, request: Request, name: str | None = None) -> ServedModel:
         """Return the model of a request's path, or of this name. Raises RequestError."""
         name = name or request.path_params["model"]
@@ -91,6 +120,13 @@ class Server:
         model.require_ready()
 
 
+def full(model: ServedModel) -> RequestError:
+    """Return the error of a full queue."""
+    return RequestError(
+        429, f"The queue of {model.name} is full.", {"Retry-After": str(model.seconds_to_wait)}
+    )
+
+
 class Place:
     """A place in a model's queue while a request's body is read. A slow sender loses it to others."""
 
@@ -105,8 +141,7 @@ class Place:
         if not self.is_held:
             self.is_held = self._model.queue.reserve()
         if not self.is_held:
-            seconds = str(self._model.seconds_to_wait)
-            raise RequestError(429, f"The queue of {self._model.name} is full.", {"Retry-After": seconds})
+            raise full(self._model)
 
     def release(self) -> None:
         if self.is_held:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -10,7 +11,55 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 # Keys of a request's scope: whether its client has gone, and a function that is called when it goes.
 IS_LOST, ON_LOST = "ppcls.is_lost", "ppcls.on_lost"
+MAX_HEAD = 1 << 16  # bytes of a request's line and headers
+LATER = (b"connection", b"expect")  # headers of requests that are not refused by their head alone
 CHECKS = 4  # in the time that a connection may be idle
+
+
+# Returns the answer to a request that is refused by its head alone, or None.
+RefuseHead = Callable[[h11.Request], tuple[int, Mapping[str, str], bytes] | None]
+
+
+class _Heads(h11.Connection):
+    """The bytes of a connection as events. A request that `refuse` answers is written at once, its body is
+    thrown away, and nobody else sees it: under an overload most requests are such, and must cost little."""
+
+    refuse: RefuseHead
+    write: Callable[[bytes], None]
+    _is_refused = False
+
+    def next_event(self) -> Any:
+        while True:
+            event = super().next_event()
+            if self._is_refused:
+                if isinstance(event, h11.EndOfMessage):
+                    self._is_refused = False
+                    self.start_next_cycle()
+                elif not isinstance(event, h11.Data):
+                    return event
+            elif isinstance(event, h11.Request) and (answer := self._answer(event)) is not None:
+                self._is_refused = True
+                self.write(answer)
+            else:
+                return event
+
+    def _answer(self, request: h11.Request) -> bytes | None:
+        if request.http_version != b"1.1" or any(name in LATER for name, _ in request.headers):
+            return None
+        refused = self.refuse(request)
+        if refused is None:
+            return None
+        status, headers, body = refused
+        return _encode(self, status, headers, body)
+
+
+def _encode(connection: h11.Connection, status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Return the bytes of an answer."""
+    fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
+    reason = HTTPStatus(status).phrase.encode()
+    head = h11.Response(status_code=status, headers=list(fields.items()), reason=reason)
+    parts = [connection.send(event) for event in (head, h11.Data(data=body), h11.EndOfMessage())]
+    return b"".join(part for part in parts if part)
 
 
 class Connection(H11Protocol):
@@ -20,9 +69,12 @@ class Connection(H11Protocol):
 
     idle = 75.0
     most = 512
+    refuse_head: RefuseHead = staticmethod(lambda head: None)
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        self.conn = _Heads(h11.SERVER, MAX_HEAD)
+        self.conn.refuse, self.conn.write = self.refuse_head, self._write_refusal
         self._since: float | None = time.monotonic()  # None: a request is in work, and its answer flows
         self._timer = self.loop.call_later(self.idle / CHECKS, self._check)
         if len(self.connections) > self.most:
@@ -68,20 +120,15 @@ class Connection(H11Protocol):
         else:
             self._timer = self.loop.call_later(self.idle / CHECKS, self._check)
 
+    def _write_refusal(self, answer: bytes) -> None:
+        self._since = time.monotonic()
+        self.transport.write(answer)
+
     def _refuse(self, status: int, reason: str) -> None:
         """Answer an error outside of a request, and close."""
         body = json.dumps({"error": reason}).encode()
-        headers = [
-            ("content-type", "application/json"),
-            ("content-length", str(len(body))),
-            ("connection", "close"),
-        ]
-        response = h11.Response(
-            status_code=status, headers=headers, reason=HTTPStatus(status).phrase.encode()
-        )
         try:
-            parts = [self.conn.send(event) for event in (response, h11.Data(data=body), h11.EndOfMessage())]
-            self.transport.write(b"".join(part for part in parts if part))
+            self.transport.write(_encode(self.conn, status, {"connection": "close"}, body))
         except h11.LocalProtocolError:  # in the middle of another answer
             pass
         self.transport.close()

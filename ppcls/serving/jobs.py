@@ -45,6 +45,10 @@ class JobQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def is_full(self) -> bool:
+        return len(self._waiting) + self._reserved >= self.length
+
     def reserve(self) -> bool:
         """Reserve a place, and return whether there was one. `put` fills it, `release` gives it back."""
         with self._changed:

@@ -23,9 +23,8 @@ from ppcls.serving.metrics import Metrics
 from ppcls.serving.protocol import INPUTS, VERSION, RequestError, Tensor
 
 WARM_UP_SECONDS = 300.0
-Explain = Callable[
-    [np.ndarray], bytes
-]  # of a normalised image [1, 3, S, S] a JPEG with what speaks for its class
+# Makes of a normalised image [1, 3, S, S] a JPEG with what speaks for its class.
+Explain = Callable[[np.ndarray], bytes]
 SHARE = 2  # the streams are opened if this many times the first engine's memory is free
 
 
@@ -163,7 +162,7 @@ class ServedModel:
             jobs, is_alone = taken
             try:
                 self._compute(jobs, self._wide if is_alone else self._many)
-            except Exception as error:  # noqa: BLE001 - each job's request reports it
+            except Exception as error:  # noqa: BLE001 - the requests report it, and the worker goes on
                 for job in jobs:
                     if not job.future.done():
                         job.future.set_exception(error)
@@ -197,7 +196,7 @@ class ServedModel:
     def _finish(self, job: Job, outputs: Outputs) -> None:
         try:
             job.future.set_result(job.finish(outputs))
-        except RequestError as error:
+        except Exception as error:  # noqa: BLE001 - it is reported by this request, not by all of its batch
             job.future.set_exception(error)
 
     def load(self, inputs: Sequence[bytes] | np.ndarray) -> np.ndarray:

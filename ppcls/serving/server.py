@@ -12,7 +12,7 @@ from types import FrameType
 import uvicorn
 
 from ppcls.commands import command_line
-from ppcls.errors import ConfigError, PpclsError
+from ppcls.errors import ConfigError
 from ppcls.inference.predictor import Predictor
 from ppcls.serving.access_log import AccessLog
 from ppcls.serving.app import Server, Shell
@@ -65,10 +65,8 @@ def serve(
     """
     lines = AccessLog()
     server = Server(list(models), limits, lines)
-    process = _Process(server, log)
-    loader = threading.Thread(target=process.load, args=(models, explainers or {}), name="load", daemon=True)
-    log(f"listening on {address_of(listener)}")
-    loader.start()
+    loader = threading.Thread(target=lambda: process.load(models, explainers or {}), name="load", daemon=True)
+    process = _Process(server, log, loader)
     try:
         process.run(sockets=[listener])
     finally:
@@ -79,11 +77,20 @@ def serve(
 
 
 class _Process(uvicorn.Server):
-    """uvicorn's server, which loads the models while it listens, and drains them before it ends."""
+    """uvicorn's server, which loads the models while it listens, and drains them before it ends. loader: a
+    thread that calls `load`."""
 
-    def __init__(self, server: Server, log: Log) -> None:
+    def __init__(self, server: Server, log: Log, loader: threading.Thread) -> None:
         limits = server.limits
-        connection = type("Connection", (Connection,), {"idle": limits.idle, "most": limits.connections})
+        connection = type(
+            "Connection",
+            (Connection,),
+            {
+                "idle": limits.idle,
+                "most": limits.connections,
+                "refuse_head": staticmethod(server.refuse_head),
+            },
+        )
         super().__init__(
             uvicorn.Config(
                 Shell(server),
@@ -98,15 +105,18 @@ class _Process(uvicorn.Server):
                 timeout_graceful_shutdown=int(LEAVE_SECONDS),
             )
         )
-        self._server, self._log = server, log
+        self._server, self._log, self._loader = server, log, loader
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drain: asyncio.Task | None = None
-        self.error: PpclsError | None = None
+        self.error: Exception | None = None
         self.is_cut = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        for listener in sockets or ():
+            self._log(f"listening on {address_of(listener)}")
+        self._loader.start()
 
     def load(self, models: Mapping[str, Open], explainers: Mapping[str, OpenExplainer]) -> None:
         """Open the models one after the other, in a thread of its own."""
@@ -117,7 +127,7 @@ class _Process(uvicorn.Server):
                 if name in explainers:
                     model.explain = explainers[name](predictor)
                 self._log(model.start(predictor, memory))
-        except PpclsError as error:
+        except Exception as error:  # noqa: BLE001 - `serve` raises it in the main thread
             self.error = error
             self.should_exit = True
             return

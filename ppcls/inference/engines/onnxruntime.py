@@ -14,6 +14,8 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Threads that wait for a next run by spinning take a core from those that read and decode.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
     # of the threads that it starts; `run` does so in its caller's
     options.add_session_config_entry("session.set_denormal_as_zero", "1")

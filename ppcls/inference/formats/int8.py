@@ -116,7 +116,7 @@ def _read_onnx(folder: Path) -> Any:
     import onnx
     import onnxruntime
 
-    # folds batch norms into weights: what stands between a layer and its scale keeps an engine from int8
+    # folds batch norms and biases into layers: what stands between a layer and its scale keeps an engine from int8
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
@@ -136,9 +136,6 @@ def _onnx_nodes(network: Any) -> list[Node]:
         for name in node.input:
             readers.setdefault(name, []).append(node.name)
     constants = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:  # in an order in which they can be computed
-        if constants.issuperset(node.input):
-            constants.update(node.output)
     scaled = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return [
         Node(
