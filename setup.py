@@ -94,7 +94,7 @@ setup(
             *("fsspec[http]>=2024.2", "moto[server]>=5.0", "s3fs>=2024.2", "webdataset>=0.2.100"),
             *("anyio>=4.0", "h11>=0.14", "prometheus_client>=0.20"),
             *("python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"),
-            "tritonclient[http]>=2.56",
+            *("nncf>=3.0,<4", "tritonclient[http]>=2.56"),
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],
     },

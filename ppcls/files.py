@@ -38,14 +38,18 @@ def cache_dir() -> Path:
 
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`. Without an error, its file is synced and renamed to `path`."""
+    """Give a temporary path beside `path`. Without an error, its file is synced and renamed to `path`, with
+    the mode that new files have: safetensors makes files that nobody else can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and not path.is_file():  # such as /dev/stdout, which must not be replaced
         yield path
         return
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        aside.touch()
+        mode = aside.stat().st_mode
         yield aside
+        aside.chmod(mode)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

@@ -194,9 +194,9 @@ def test_a_predictor_divides_by_the_temperature_and_keeps_the_order(output):
     np.testing.assert_allclose(sure.to_probabilities(outputs), expected, rtol=1e-6)
     assert (sure.to_probabilities(outputs).argsort() == plain.to_probabilities(outputs).argsort()).all()
     np.testing.assert_array_equal(sure.to_logits(outputs), plain.to_logits(outputs))
-    marks = [sure._best(None, row).is_sure for row in sure.to_probabilities(outputs)]
+    marks = [sure.to_prediction(None, row).is_sure for row in sure.to_probabilities(outputs)]
     assert marks == [False, True]
-    assert [plain._best(None, row).is_sure for row in expected] == [None, None]
+    assert [plain.to_prediction(None, row).is_sure for row in expected] == [None, None]
 
 
 def test_a_calibration_of_another_precision_is_not_used():

@@ -73,6 +73,7 @@ TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthet
 FINETUNE = "python tools/train.py -c configs/finetune.yaml -o model.num_classes=3"
 KERNELS = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels paddle onednn"
 SAME_STEPS = "-o data.batch_size=16 -o device=cpu -o optim.name=sgd -o train.ema_decay=null"
+MORE_IMAGES = "-o data.eval_list=photos/train_list.txt"  # 9 are too few to calibrate
 PHOTOS = {"output/photos": "RUN"}
 IMAGENET = {"DIR": "dataset/ILSVRC2012", "FILE": "dataset/ILSVRC2012/val_list.txt"}
 
@@ -127,6 +128,8 @@ HOW: dict[str, Run | str] = {
         f"ppcls {name}": HELP._replace(quick=name == "data")
         for name in ("train", "eval", "infer", "export", "serve", "convert", "benchmark", "data")
     },
+    "ppcls compare": HELP,
+    "ppcls export --int8": HELP._replace(words={" --int8": ""}),
     "import ppcls\n\n"
     "predictor = ppcls.load(\"EfficientNetLite0\")  # or a YAML file, a run's folder, an export's folder\n"
     'print(predictor("cat.jpg"))': Run(),
@@ -182,7 +185,6 @@ HOW: dict[str, Run | str] = {
     STEPS: Run(after=(EXPORT,)),
     "pip install 'ppcls[serve]'": PIP,
     "pip install 'tritonclient[http]'": PIP,
-    "ppcls serve --help": Run(quick=True),
     **{
         f"curl {rest}": Run("--fail", (EXPORT,), beside=SERVE)
         for rest in (
@@ -282,7 +284,10 @@ HOW: dict[str, Run | str] = {
     "ppcls options WORD": Run(words={"WORD": "freeze"}),
     "python tools/options_page.py": Run(quick=True),
     "ppcls --version": Run(quick=True),
-    "ppcls compare RUN report": Run(after=("python tools/eval.py -c RUN --calibrate --report report",)),
+    "ppcls compare RUN report": Run(
+        after=("python tools/eval.py -c RUN --calibrate --report report",),
+        words={"RUN report": "report report"},
+    ),
     "ppcls eval RUN": Run(after=(TRAIN,)),
     "ppcls infer RUN -i FOLDER": Run(after=(TRAIN,)),
     "ppcls infer EXPORT -i FOLDER": Run(after=(EXPORT,)),
@@ -306,9 +311,9 @@ HOW: dict[str, Run | str] = {
     "python tools/eval.py --exported DIR -o data.eval_root=ROOT -o data.eval_list=LIST --report report": Run(
         after=(EXPORT,)
     ),
-    "python tools/eval.py -c RUN --calibrate --report report": Run(after=(TRAIN,)),
-    "python tools/eval.py -c RUN --calibrate --max-error 0.05 --ood FOLDER": Run(after=(TRAIN,)),
-    "ppcls eval RUN --calibrate": Run(after=(TRAIN,)),
+    "python tools/eval.py -c RUN --calibrate --report report": Run(MORE_IMAGES, (TRAIN,)),
+    "python tools/eval.py -c RUN --calibrate --max-error 0.05 --ood FOLDER": Run(MORE_IMAGES, (TRAIN,)),
+    "ppcls eval RUN --calibrate": Run(MORE_IMAGES, (TRAIN,)),
     "ppcls export RUN --output sure --calibration calibration.json": Run(
         "--formats paddle --overwrite",
         ("ppcls eval RUN --calibrate",),

@@ -1,11 +1,14 @@
 """The scripts of experiments/, as far as they go without training."""
 
 import importlib.util
+import sys
 
 import numpy as np
 import pytest
 from helpers import ROOT, run_python
 from PIL import Image
+
+from ppcls import MODELS
 
 
 def script(name):
@@ -64,6 +67,8 @@ def test_the_shallow_network_can_be_trained_by_its_script(tmp_path):
 @pytest.fixture
 def two_digits(tmp_path, monkeypatch):
     """The script, with ten noisy digits of each class, and an output folder of its own."""
+    monkeypatch.delitem(sys.modules, "shallow_resnext", raising=False)
+    had = dict(MODELS)
     module = script("two_digits")
     monkeypatch.setattr(module, "DIGITS", tmp_path / "digits")
     monkeypatch.setattr(module, "OUTPUT", tmp_path / "out")
@@ -75,7 +80,9 @@ def two_digits(tmp_path, monkeypatch):
     lines = "".join(f"{index}.png {index % 10}\n" for index in range(100))
     for name in ("train_list.txt", "val_list.txt"):
         (tmp_path / "digits" / name).write_text(lines)
-    return module
+    yield module
+    for name in MODELS.keys() - had.keys():
+        del MODELS[name]
 
 
 def test_a_picture_has_the_labels_of_its_two_digits(two_digits):

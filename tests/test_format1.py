@@ -1,4 +1,4 @@
-"""Files of format 1 are read, and their run ends with the same bits; a run of today needs no start file."""
+"""Files of format 1 are read, and their run ends with the same numbers; one of today needs no start file."""
 
 import json
 import os
@@ -140,7 +140,8 @@ def metadata_of(path):
         return {key: json.loads(text) for key, text in file.metadata().items() if key not in ("format",)}
 
 
-def test_a_run_of_format_1_ends_with_the_same_bits(folder):
+def test_a_run_of_format_1_ends_with_the_same_numbers(folder):
+    """It mixes images; the loss of mixed labels was computed with other roundings then."""
     run = tiny_run(folder, "-c", "run/train.yaml", "--resume", "auto", "-o", "kernels=paddle")
     assert run.returncode == 0, run.stderr
     expected = dict(np.load(FORMAT1 / "expected.npz"))
@@ -148,17 +149,16 @@ def test_a_run_of_format_1_ends_with_the_same_bits(folder):
     found = arrays_of(folder / "run")
     assert found.keys() == expected.keys()
     here = {"processor": processor(), "paddle": paddle.__version__, "OMP_NUM_THREADS": "2"}
-    is_exact = all(ENVIRONMENT[name] == value for name, value in here.items())
+    is_near = all(ENVIRONMENT[name] == value for name, value in here.items())
     for key, array in expected.items():
-        if is_exact:
-            np.testing.assert_array_equal(found[key], array, err_msg=key)
-        else:
-            scale = np.abs(array).max() + 1e-6
-            np.testing.assert_allclose(found[key], array, rtol=0, atol=1e-3 * scale, err_msg=key)
-    if is_exact:
+        scale = np.abs(array).max() + 1e-3  # some statistics are zero in truth
+        tolerance = (1e-5 if is_near else 1e-3) * scale
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=tolerance, err_msg=key)
+    if is_near:
         lines = [{k: v for k, v in line.items() if k not in CLOCKS} for line in ENVIRONMENT["metrics"]]
-        found = lines_of(folder / "run")  # which has measures that there were not
-        assert [{k: new[k] for k in old} for new, old in zip(found, lines, strict=True)] == lines
+        for new, old in zip(lines_of(folder / "run"), lines, strict=True):
+            assert new["eval_skipped_files"] == old.pop("eval_skipped_files") == []
+            assert {k: new[k] for k in old} == pytest.approx(old, rel=1e-6)
     # it is a run of today now, and keeps what its start file gave
     start = last_state(folder / "run").header["start"]
     assert (start["licence"], start["bn_epsilon"], start["padding"]) == ("CC-BY-NC-4.0", 1e-5, "symmetric")

@@ -160,18 +160,18 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="take images of S x S pixels only, as preprocessing crops them (default: of any size)",
     )
-    add_int8_options(parser)
-    parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
-    return parser.parse_args(argv)
-
-
-def add_int8_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration",
         metavar="FILE",
         help="say how sure each answer is, by the calibration.json that `eval --calibrate` wrote; none: do "
         "not (default: that in the folder of the run that is exported, if it is of these weights)",
     )
+    add_int8_options(parser)
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported model in DIR")
+    return parser.parse_args(argv)
+
+
+def add_int8_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--int8",
         metavar="DATA",

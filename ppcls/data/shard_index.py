@@ -128,10 +128,7 @@ def write_index(
         "class_names": json.dumps(class_names.to_pairs() if class_names else None),
     }
     with write_aside(path) as aside:
-        aside.touch()
-        mode = aside.stat().st_mode
         save_file(columns, aside, metadata)
-        aside.chmod(mode)  # safetensors makes files that nobody else can read
 
 
 def _refuse_doubles(starts: np.ndarray, shards: Sequence[Shard], members: Sequence[Members]) -> None:

@@ -253,6 +253,7 @@ def _figures(metrics: Mapping[str, Any], num_classes: int) -> dict[str, str]:
     scores = {title: f"{metrics[name]:.4f}" for title, name in shown.items() if name in metrics}
     for title, name in (("top-1", "top1_interval"), ("top-5", "top5_interval")):
         if name in metrics:
-            scores[title] += " ({:.4f} to {:.4f})".format(*metrics[name])
+            with_interval = "{}, 95%: {:.4f} to {:.4f}".format(title, *metrics[name])
+            scores = {with_interval if key == title else key: text for key, text in scores.items()}
     counts = {"images": metrics["count"], "unreadable, left out": metrics["skipped"], "classes": num_classes}
     return scores | {title: f"{count:,}" for title, count in counts.items()}

@@ -116,7 +116,7 @@ def _read_onnx(folder: Path) -> Any:
     import onnx
     import onnxruntime
 
-    # folds batch norms and biases into layers: what stands between a layer and its scale keeps an engine from int8
+    # Fold batch norms and biases: what stands between a layer and its scale keeps an engine from int8.
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 4
