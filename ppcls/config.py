@@ -218,7 +218,7 @@ class TrainConfig:
 
     @property
     def activation(self) -> Activation:
-        """What makes probabilities of the network's logits."""
+        """The function that turns the network's logits into probabilities."""
         return "sigmoid" if self.loss == "binary" else "softmax"
 
     @property

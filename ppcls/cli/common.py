@@ -35,13 +35,8 @@ def add_config_options(parser: argparse.ArgumentParser, *, takes_exports: bool =
         + ("the folder of a training run; or of an exported model" if takes_exports else "or a run's folder"),
     )
     parser.add_argument("-c", "--config", metavar="MODEL", help="the same as MODEL without -c")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="replace an option, such as data.batch_size=64; repeatable; `ppcls options` lists all",
+    add_override_option(
+        parser, "replace an option, such as data.batch_size=64; repeatable; `ppcls options` lists all"
     )
     if takes_exports:
         parser.add_argument(
@@ -49,6 +44,11 @@ def add_config_options(parser: argparse.ArgumentParser, *, takes_exports: bool =
         )
     else:
         parser.set_defaults(exported=None)
+
+
+def add_override_option(parser: argparse.ArgumentParser, words: str) -> None:
+    """Add -o, which may be given more than once. words: its help."""
+    parser.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE", help=words)
 
 
 def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ppcls.cli.common import add_engine_option, require_engine
+from ppcls.cli.common import add_engine_option, add_override_option, require_engine
 from ppcls.commands import command_line
 from ppcls.config import as_yaml
 from ppcls.errors import ConfigError
@@ -73,13 +73,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--host", default="127.0.0.1", help="the address to listen on; 0.0.0.0: all (default 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, default=8000, help="0: any that is free (default 8000)")
-    parser.add_argument(
-        "-o",
-        "--override",
-        action="append",
-        default=[],
-        metavar="OPTION=VALUE",
-        help="replace an option of all models, such as data.preprocessing.crop_size=288; repeatable",
+    add_override_option(
+        parser, "replace an option of all models, such as data.preprocessing.crop_size=288; repeatable"
     )
     add_engine_option(parser, default="auto")
     parser.add_argument("--topk", type=int, default=5, help="classes that /predict returns (default 5)")

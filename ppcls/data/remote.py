@@ -30,7 +30,7 @@ class Unreachable(PpclsError):
 
 @dataclass(frozen=True)
 class Status:
-    """What a server says of a file. etag: its ETag or, without one, the time of its last change."""
+    """A server's answer on a file. etag: its ETag or, without one, the time of its last change."""
 
     size: int
     etag: str | None

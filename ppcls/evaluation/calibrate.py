@@ -39,7 +39,7 @@ class Scores(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """Which predictions are sure. threshold: of the probability; None: no threshold keeps the wanted error,
+    """The predictions that are sure. threshold: of the probability; None: no threshold keeps max_error,
     and then `answered` is 0. wrong: errors among the answered. bound: what their rate exceeds with a
     probability of at most 5%, by this one test alone."""
 
@@ -107,7 +107,7 @@ def calibrate(
 ) -> Sureness:
     """Fit a temperature and a threshold to logits float32 [N, C] and labels int64 [N].
 
-    max_error: wanted rate of errors among sure predictions. has_energy: False for log-probabilities, whose
+    max_error: allowed rate of errors among sure predictions. has_energy: False for log-probabilities, whose
     energy is 0. Raises DataError for fewer than FEWEST images.
     """
     count = len(labels)
