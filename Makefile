@@ -18,7 +18,7 @@ test: $(BIN)/python
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(BIN)/python
-	$(BIN)/pip install -q -e '.[lint]'
+	$(BIN)/pip install -q -e '.[serve,lint]'
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
