@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000, help="length of a pretraining")
     args = parser.parse_args()
     began = time.monotonic()
-    if not (OUTPUT / "train").exists():
+    if not (OUTPUT / "train/index.safetensors").exists():  # the last file that is made
         make_data()
     length = (f"train.images={args.images}", f"train.epoch_images={args.images // 5}")
     top1: dict[str, list[float]] = {start: [] for start in STARTS}

@@ -49,7 +49,8 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.touch()
         mode = aside.stat().st_mode
         yield aside
-        aside.chmod(mode)
+        if aside.stat().st_mode != mode:
+            aside.chmod(mode)
         with aside.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)

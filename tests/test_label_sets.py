@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ppcls.data.augment import Mix, mix_labels
 from ppcls.data.check import find_problems, inspect_images, summarize
 from ppcls.data.class_weights import resolve_class_weights
 from ppcls.data.dataset import Dataset, describe_classes, open_path, open_split
+from ppcls.data.files import Files, _join_linked
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.loader import load_batch
 from ppcls.data.sampling import repeat_factors
@@ -60,6 +62,7 @@ def test_rows_of_any_length():
     assert (labels.dtype, shares.dtype) == (np.int64, np.float32)
     padded = LabelSets.of_labels(np.array([[1, 2, 2], [0, 0, 0]]))
     assert rows_of(padded) == [[1, 2], [0]]
+    assert SETS.select([1, 2, 3]).first_outside(200) == (2, 256) and SETS.first_outside(257) is None
 
 
 def test_a_list_mixes_one_label_and_several(photos):
@@ -69,6 +72,8 @@ def test_a_list_mixes_one_label_and_several(photos):
     other = open_list(photos, "0.jpg 3,17,256\n1.jpg 3\n2.jpg 17,0\n3.jpg 256\n4.jpg 5,18")
     same = open_list(photos, "0.jpg 17,3,256\n1.jpg 3\n2.jpg 0,17\n3.jpg 256\n4.jpg 17,5")
     assert dataset.digest(str(photos)) == same.digest(str(photos)) != other.digest(str(photos))
+    lists = "0.jpg 3,4\n1.jpg 5\n", "0.jpg 3\n1.jpg 4,5\n"
+    assert len({open_list(photos, content).digest(str(photos)) for content in lists}) == 2
     single = open_list(photos, "0.jpg 3\n1.jpg 4\n")
     assert single.labels.tolist() == [3, 4] and single.label_sets is None
 
@@ -144,6 +149,8 @@ def test_labels_of_other_peoples_shards(files, rows, names, tmp_path):
         ("b.json", '{"labels": [3, 1.5]}'),
         ("b.json", '{"labels": [3, [4]]}'),
         ("b.json", '{"labels": ["cat", ""]}'),
+        ("b.json", '{"label": 1000000000000000000000}'),
+        ("b.json", "[" * 9999),
     ],
 )
 def test_wrong_labels_are_named_with_shard_and_key(name, text, tmp_path):
@@ -232,6 +239,20 @@ def test_a_picture_linked_into_several_class_folders_has_their_labels(linked):
         }
 
 
+def test_each_path_of_a_linked_picture_has_all_of_its_classes(linked):
+    """It is twice in one class, and both times it is of the other class too."""
+    (linked / "ox/third.jpg").symlink_to("../cat/again.jpg")
+    dataset = open_path(linked)
+    rows = {Path(dataset.name(n)).name: row for n, row in enumerate(rows_of(dataset.label_sets))}
+    assert rows["2.jpg"] == rows["again.jpg"] == [0, 2] and "third.jpg" not in rows
+
+
+def test_files_of_the_same_number_on_two_disks_are_two_pictures(linked, monkeypatch):
+    monkeypatch.setattr("ppcls.data.files._numbers_in", lambda folder: dict.fromkeys(os.listdir(folder), 7))
+    cat, dog = str(linked / "cat/1.jpg"), str(linked / "dog/0.jpg")
+    assert _join_linked({"cat": [cat], "dog": [dog]}) == {cat: ("cat",), dog: ("dog",)}
+
+
 def test_splitting_keeps_the_labels_of_links(linked, tmp_path):
     split = split_folder(linked, 0.5, 0)
     assert dict(split.train + split.evaluation)["cat/0.jpg"] == (0, 1, 2)
@@ -257,6 +278,13 @@ def test_classes_are_described_and_checked(photos, linked, capsys):
         copies = open_path(photos / "list.txt")
         found = find_problems([(copies, inspect_images(copies, 1))])
         assert (len(found.conflicts), len(found.duplicates)) == (expected, 1)
+
+
+def test_a_large_label_by_mistake_is_described():
+    """Such as a date: no array has as many classes."""
+    sets = LabelSets.of_sizes([0, 2, 10**9 - 1, 2], [2, 1, 1])
+    line = describe_classes(Dataset.of_sets(Files(["a", "b", "c"]), sets))
+    assert "classes: 3 of 1000000000" in line and "999999997 without an image: 1, 3, 4, 5, 6, ..." in line
 
 
 def test_a_batch_has_labels_and_their_shares(photos):

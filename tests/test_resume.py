@@ -273,6 +273,15 @@ def test_updates_left_out_in_a_row_are_remembered(config, monkeypatch):
         run(second, resume=True)
 
 
+def test_a_shorter_last_epoch_without_an_update_ends_the_run(config, monkeypatch):
+    """Its mean loss would be 0 / 0."""
+    trainer = make(config, *IMAGES, "train.on_nan=skip")
+    problem = {2: "The loss is nan"}  # in the last epoch, of two steps
+    monkeypatch.setattr(step_module, "find_problem", lambda state, *_: problem.get(state.progress.epoch))
+    with pytest.raises(PpclsError, match="at step 11, 2 times"):
+        run(trainer)
+
+
 def test_the_loss_scale_is_kept(config):
     class Scaler:
         state = {"scale": np.array([1024.0], np.float32), "incr_count": 3}

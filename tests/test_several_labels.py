@@ -15,6 +15,7 @@ from ppcls.cli import export, infer, train
 from ppcls.config_files import load_config
 from ppcls.data.dataset import Dataset, open_path, open_split
 from ppcls.data.label_sets import LabelSets
+from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation.evaluate import evaluate
 from ppcls.evaluation.label_metrics import average_precision, judge
@@ -138,13 +139,13 @@ def test_average_precision_is_scikit_learns(ties):
 
 
 def test_a_softmax_says_as_many_classes_as_an_image_has_labels():
-    logits = np.array([[5, 4, 3, 0, 0, 0], [0, 0, 1, 0, 2, 3]], np.float32)
+    logits = np.array([[3, 4, 5, 0, 0, 0], [0, 0, 1, 0, 2, 3]], np.float32)
     sets = LabelSets.of_sizes([0, 2, 4], [2, 1])
     result = judge(logits, *sets.targets(np.arange(2)), is_binary=False)
-    assert result.truth.tolist() == [0, 4]
+    assert result.truth.tolist() == [2, 4]
     support, chosen, hits = result.counts
-    assert support.tolist() == [1, 0, 1, 0, 1, 0] and hits.tolist() == [1, 0, 0, 0, 0, 0]
-    assert chosen.tolist() == [1, 1, 0, 0, 0, 1]
+    assert support.tolist() == [1, 0, 1, 0, 1, 0] and hits.tolist() == [0, 0, 1, 0, 0, 0]
+    assert chosen.tolist() == [0, 1, 1, 0, 0, 1]
     log_p = np.log(softmax_of(logits))
     np.testing.assert_allclose(result.losses, [-(log_p[0, 0] + log_p[0, 2]) / 2, -log_p[1, 4]])
 
@@ -201,6 +202,14 @@ def test_an_evaluation_of_a_softmax_counts_one_of_the_labels(pictures):
     assert values["macro_f1"] == pytest.approx(f1_score(dense, said, average="macro", zero_division=np.nan))
     assert "map" not in values
     np.testing.assert_allclose(result.samples["loss"].mean(), values["loss"])
+
+
+def test_labels_of_a_file_take_the_place_of_several_in_a_list(pictures, tmp_path):
+    dataset, least = open_path(pictures / "list.txt"), outputs_of()[0].argmin(axis=1).tolist()
+    file = tmp_path / "valid.json"
+    file.write_text(json.dumps({f"{number:02}.png": [label] for number, label in enumerate(least)}))
+    values = evaluate(predictor(), with_valid_labels(dataset, str(file), CLASSES)).to_dict()
+    assert values["top1"] == 0 and "correct" not in values
 
 
 @pytest.mark.parametrize("output", ["logits", "probabilities"])

@@ -374,6 +374,7 @@ def test_fewer_images_than_a_pass_or_a_batch(colours, tmp_path, capsys):
     (line,) = lines_of(tmp_path / "run")
     assert line["images"] == 16
     run(colours, "train.epochs=null", "train.images=100", "data.batch_size=50", options=["--overwrite"])
+    assert "2 epochs of 1 steps, global batch 50" in capsys.readouterr().out
     assert [line["images"] for line in lines_of(tmp_path / "run")] == [50, 100]
 
 

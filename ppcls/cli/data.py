@@ -206,9 +206,7 @@ def _check_against(args: argparse.Namespace) -> int:
     workers = args.num_workers or distributed.cores()
     known = [open_path(path, args.root) for path in args.against]
     datasets = [open_path(path, args.root) for path in args.sources]
-    warnings.filterwarnings(
-        "ignore", module="PIL"
-    )  # of damaged files; `check` without --against reports them
+    warnings.filterwarnings("ignore", module="PIL")  # `check` without --against reports damaged files
     with progress_bar(sum(map(len, known)), "hash") as bar:
         album = Album.of(known, workers, bar.update)
     is_clean = not album.unreadable

@@ -322,17 +322,21 @@ def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
     sets, names = dataset.all_labels, dataset.class_names
     if sets is None:
         return f"{len(dataset)} images without labels"
-    counts = np.bincount(sets.values, minlength=max(num_classes, len(names or ())))
-    used, unused = np.flatnonzero(counts), np.flatnonzero(counts == 0)
-    shown = [names.names[label] if names else str(label) for label in range(len(counts))]
-    fewest, most = used[counts[used].argmin()], used[counts[used].argmax()]
+    used, counts = np.unique(sets.values, return_counts=True)  # a label may be large by mistake
+    total = max(num_classes, len(names or ()), int(used[-1]) + 1)
+    unused, first_unused = total - len(used), np.setdiff1d(np.arange(min(total, len(used) + 5)), used)[:5]
+
+    def shown(label: int) -> str:
+        return names.names[label] if names else str(label)
+
+    fewest, most = counts.argmin(), counts.argmax()
     line = (
-        f"classes: {len(used)}{f' of {len(counts)}' if len(unused) else ''}; fewest images: "
-        f"{counts[fewest]} ({shown[fewest]}), most: {counts[most]} ({shown[most]})"
+        f"classes: {len(used)}{f' of {total}' if unused else ''}; fewest images: "
+        f"{counts[fewest]} ({shown(used[fewest])}), most: {counts[most]} ({shown(used[most])})"
     )
-    if len(unused):
-        more = ", ..." if len(unused) > 5 else ""
-        line += f"; {len(unused)} without an image: {', '.join(shown[label] for label in unused[:5])}{more}"
+    if unused:
+        more = ", ..." if unused > 5 else ""
+        line += f"; {unused} without an image: {', '.join(map(shown, first_unused))}{more}"
     if not sets.is_single:
         several = int((sets.sizes > 1).sum())
         mean = len(sets.values) / len(sets)

@@ -28,6 +28,14 @@ _JPEG_FRAME = re.compile(b"\xff[" + bytes(_JPEG_FRAMES) + b"]", re.DOTALL)
 _BAND = 1 << 22  # pixels that are copied out of Pillow's memory at a time
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE = 258, 262, 339  # tags
 _NO_RANGE = {2: "signed ", 3: "floating-point "}  # kinds of a TIFF's samples
+UNREADABLE = (DataError, OSError, MemoryError)  # of reading and decoding an image
+
+
+def reason_of(error: Exception) -> str:
+    """Return why an image cannot be read, in a few words. error: one of UNREADABLE."""
+    if isinstance(error, MemoryError):
+        return "out of memory while the file is read"
+    return getattr(error, "strerror", None) or str(error)
 
 
 def decode(data: bytes, where: str = "") -> np.ndarray:

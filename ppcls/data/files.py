@@ -4,7 +4,7 @@ import os
 import re
 import stat
 import unicodedata
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -246,17 +246,22 @@ def list_class_images(root: Path, folders: Iterable[str]) -> dict[str, tuple[str
 def _join_linked(images: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
     """Return the classes of each image, from the paths in each class folder."""
     classes: dict[str, tuple[str, ...]] = {}
-    path_of: dict[int, str] = {}  # of the file with this number on its disk
+    path_of: dict[int, str] = {}  # first one of the file with this number on its disk
+    more: defaultdict[str, list[str]] = defaultdict(list)  # by the first one, other paths in the same class
     for name, paths in images.items():
         own, number_in = (name,), cache(_numbers_in)
         for path in paths:
             folder, file = os.path.split(path)
             number = number_in(folder).get(file)
-            other = path if number is None else path_of.setdefault(number, path)
-            if other is not path and classes[other] != own and os.path.samefile(other, path):
-                classes[other] = tuple(dict.fromkeys((*classes[other], name)))
-            else:
+            first = path if number is None else path_of.setdefault(number, path)
+            if first is path or not os.path.samefile(first, path):
                 classes[path] = own
+            elif classes[first] == own:
+                classes[path] = own
+                more[first].append(path)
+            else:
+                joined = tuple(dict.fromkeys((*classes[first], name)))
+                classes |= dict.fromkeys((first, *more[first]), joined)
     return classes
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from ppcls.commands import command_line
 from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset, Source
-from ppcls.data.decode import decode
+from ppcls.data.decode import UNREADABLE, decode, reason_of
 from ppcls.data.opencv import cv2
 from ppcls.data.sampling import draw_epoch
 from ppcls.data.seeding import MIXING, random_state
@@ -223,15 +223,9 @@ def _load_image(
         fill_slot(dataset.read(index), use, transform, normalize, out, dataset.where(index))
         if finish is not None:
             finish(out, use)
-    except DataError as error:
-        reason = str(error)
-    except OSError as error:
-        reason = error.strerror or str(error)
-    except MemoryError:
-        reason = "out of memory while the file is read"
-    else:
-        return None
-    return Unreadable(index, dataset.name(index), dataset.where(index), reason)
+    except UNREADABLE as error:
+        return Unreadable(index, dataset.name(index), dataset.where(index), reason_of(error))
+    return None
 
 
 def _finish_batch(

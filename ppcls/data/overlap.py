@@ -20,7 +20,7 @@ from ppcls import distributed
 from ppcls.commands import command_line
 from ppcls.config import DataConfig
 from ppcls.data.dataset import Dataset
-from ppcls.data.decode import decode
+from ppcls.data.decode import UNREADABLE, decode, reason_of
 from ppcls.data.each_image import CHUNK, each_image
 from ppcls.data.files import Files
 from ppcls.data.shards import Shards
@@ -340,10 +340,8 @@ def _print_of(dataset: Dataset, known: Container[bytes], index: int) -> _Print:
         data = dataset.read(index)
         digest = hashlib.blake2b(data, digest_size=16).digest()
         pixels = None if digest in known else decode(data)
-    except OSError as error:
-        return _Print(b"", error=error.strerror or str(error))
-    except DataError as error:
-        return _Print(b"", error=str(error))
+    except UNREADABLE as error:
+        return _Print(b"", error=reason_of(error))
     if pixels is None or pixels[::4, ::4].std(axis=(0, 1)).max() < _FLAT:
         return _Print(digest)
     return _Print(digest, perceptual_hash(pixels, HASH_ROWS))

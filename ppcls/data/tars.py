@@ -25,6 +25,7 @@ _PACKED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x
 _ARCHIVES = {".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip"}
 _LABEL_ENDINGS = ("cls", "json", "txt")  # the first one that a sample has counts
 _LONGEST_LABEL = 1 << 20  # bytes
+_MOST_CLASSES = 10**9  # a label in a list has nine digits at most, too
 
 Label = int | str
 Labels = tuple[Label, ...]  # of one image: numbers or words, each once
@@ -178,7 +179,7 @@ def _labels(group: _Group, shard: str) -> Labels | None:
                 value = value.get("labels") if value.get("label") is None else value["label"]
         elif ending == "cls" and re.fullmatch(r"[-0-9,\s]*,[-0-9,\s]*", value):
             value = value.split(",")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{shard}: {group.key}.{ending} cannot be read: {error}.") from error
     if value is None:  # other facts about the image
         return None
@@ -200,7 +201,7 @@ def _label(value: Any, is_word: bool) -> Label | None:
         if is_word or not re.fullmatch("-?[0-9]{1,9}", text):
             return text or None
         value = int(text)
-    is_number = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _MOST_CLASSES
     return value if is_number else None
 
 

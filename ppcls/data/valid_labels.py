@@ -39,7 +39,7 @@ def with_valid_labels(dataset: Dataset, file: str, num_classes: int) -> Dataset:
         raise DataError(f"None of the {len(rows)} images has a valid label in {file}.")
     width = max(map(len, rows))
     filled = [rows[index] + rows[index][-1:] * (width - len(rows[index])) for index in kept]
-    return replace(dataset.select(kept), labels=np.array(filled, np.int64))
+    return replace(dataset.select(kept), labels=np.array(filled, np.int64), label_sets=None)
 
 
 def _read(file: str, num_classes: int) -> Mapping[str, Sequence[int]]:

@@ -23,7 +23,8 @@ def count_steps(config: Config, images: int) -> int:
     Raises ConfigError if the images do not fill one, and need to.
     """
     size, train = global_batch(config), config.train
-    steps = max(images // size, train.min_steps_per_epoch or 0, train.images is not None)
+    least = train.min_steps_per_epoch or 0 if train.images is None else 1
+    steps = max(images // size, least)
     if not steps:
         accumulated = f" times train.accumulate {train.accumulate}" if train.accumulate > 1 else ""
         raise ConfigError(

@@ -69,7 +69,7 @@ class Trainer:
         self.signals = StopSignals()
         self.saved_at = time.monotonic()
         self.is_resumed = False
-        self.loaded = Timed(iter(()))  # batches of the running epoch
+        self.unreadable: list[Unreadable] = []  # in this process's batches of the running epoch
 
     def _resolve_class_weights(self) -> np.ndarray | None:
         """Return the values of train.class_weights, float64 [C]; None for null. Raises DataError."""
@@ -212,7 +212,8 @@ class Trainer:
         if first_step == 0:
             state.sums = Sums()
         waited, start = state.sums.waited, time.perf_counter() - state.sums.seconds
-        batches = self.loaded = Timed(self.batches(epoch, first_step))
+        batches = Timed(self.batches(epoch, first_step))
+        self.unreadable = batches.unreadable
         title, steps = f"epoch {epoch + 1}/{self.length.epochs}", self.length.steps_of(epoch)
         total, done = (count * self.global_batch for count in (steps, first_step))
         with progress_bar(total, title, self.config.train.log_seconds, initial=done) as bar:
@@ -252,10 +253,10 @@ class Trainer:
     def _new_unreadable(self) -> list[Unreadable]:
         """Return this rank's unreadable images that the ranks have not exchanged, if data.max_unreadable asks
         for their number."""
-        if self.config.data.max_unreadable is None:
+        if self.config.data.max_unreadable is None or not self.unreadable:
             return []
         known = {item.index for item in self.state.progress.unreadable}
-        return [item for item in self.loaded.unreadable if item.index not in known]
+        return [item for item in self.unreadable if item.index not in known]
 
     def _exchange_unreadable(self) -> None:
         """Add the new unreadable images of all ranks to those of the run. Raises DataError if they are more
@@ -264,7 +265,7 @@ class Trainer:
         shares = distributed.gather(self._new_unreadable())
         found = {item.index: item for share in shares for item in share}
         progress.unreadable += [found[index] for index in sorted(found)]
-        self.loaded.unreadable.clear()
+        self.unreadable.clear()
         self._require_few_unreadable()
 
     def _require_few_unreadable(self) -> None:

@@ -231,7 +231,7 @@ def _skip_update(state: TrainState, problem: str, rate: float, before: "list[Ten
     is "fail", or after too many skipped updates in a row."""
     state.progress.skipped_in_a_row += 1
     may_skip, in_a_row = state.config.train.on_nan == "skip", state.progress.skipped_in_a_row
-    if not may_skip or in_a_row >= min(MAX_SKIPS, state.steps_per_epoch):
+    if not may_skip or in_a_row >= min(MAX_SKIPS, state.length.steps_of(state.progress.epoch)):
         times = f", {in_a_row} times in a row" if may_skip else ""
         raise PpclsError(
             f"{problem}{times}, learning rate {rate:.4g}. The checkpoints of earlier epochs are whole. Lower "
