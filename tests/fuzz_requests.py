@@ -90,14 +90,15 @@ def with_length(head: bytes, body: bytes, length: int | None = None) -> bytes:
     return head + b"Host: a\r\nContent-Length: %d\r\n\r\n" % (len(body) if length is None else length) + body
 
 
-def draw_json(source: random.Random, depth: int = 0) -> bytes:
+def draw_json(source: random.Random) -> bytes:
     """Return JSON that resembles a request, with wrong parts."""
     odd = (
         None,
         True,
         -1,
         1e308,
-        10**40,
+        10**400,
+        ["x" * 1000, *[""] * 1000],
         "",
         "x" * 1000,
         [],
@@ -112,19 +113,19 @@ def draw_json(source: random.Random, depth: int = 0) -> bytes:
         "id": "a",
         "inputs": [tensor],
         "outputs": [{"name": "logits", "parameters": {"classification": 1}}],
+        "parameters": {"timeout": 1_000_000},
     }
     for _ in range(source.randrange(1, 3)):
-        target = source.choice(
-            (
-                request,
-                tensor,
-                tensor,
-                request["outputs"][0] if isinstance(request["outputs"], list) else tensor,
-            )
+        outputs = request["outputs"] or [None]
+        parts = (
+            request,
+            tensor,
+            tensor,
+            request["parameters"],
+            outputs[0] if isinstance(outputs, list) else None,
         )
+        target = source.choice([part for part in parts if isinstance(part, dict) and part])
         target[source.choice(list(target))] = source.choice(odd)
-        if not isinstance(request.get("outputs"), list) or not request["outputs"]:
-            break
     text = json.dumps(request).encode()
     return text[: source.randrange(len(text))] if source.random() < 0.2 else text
 

@@ -1,7 +1,7 @@
 """A server whose network is a function that takes its time: FOLDER SECONDS [OPTION=VALUE...]
 
 FOLDER/computed has a line for each batch, the number of its images. While FOLDER/dead exists, the engine
-fails. While FOLDER/wait exists, the model is not opened.
+fails. While FOLDER/wait exists, the model is not opened. While FOLDER/nan exists, its outputs are NaN.
 """
 
 import sys
@@ -35,7 +35,7 @@ def main() -> int:
             with (folder / "computed").open("a") as file:
                 file.write(f"{len(images)}\n")
             time.sleep(seconds)
-        return images.mean(axis=(2, 3))
+        return images.mean(axis=(2, 3)) * np.float32("nan" if (folder / "nan").exists() else 1)
 
     def open_model():
         while (folder / "wait").exists():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from ppcls.cli.export import main as export
 from ppcls.cli.infer import main as infer
 from ppcls.data.dataset import Dataset
 from ppcls.errors import ConfigError, DataError
+from ppcls.evaluation import calibrate as module
 from ppcls.evaluation.calibrate import (
     COLDEST,
+    HOTTEST,
     SCORES,
     area,
     calibrate,
@@ -104,6 +107,14 @@ def test_a_network_without_errors_gets_a_finite_temperature():
     assert "temperature 1: with 0 errors" in describe_sureness(found)
 
 
+def test_a_temperature_at_a_limit_is_said_and_equal_logits_ask_for_none():
+    wrong = calibrate(KNOWN, (KNOWN.argmax(axis=1) + 1) % CLASSES, 0.1)
+    assert wrong.calibration.temperature == pytest.approx(HOTTEST, rel=1e-6)
+    assert "limits, 0.05 to 20" in describe_sureness(wrong)
+    assert "limits" not in describe_sureness(calibrate(KNOWN, LABELS, 0.1))
+    assert fit_temperature(np.zeros((12, 3), np.float32), np.arange(12) % 3) == 1
+
+
 def test_each_half_is_judged_at_the_others_temperature():
     found = calibrate(KNOWN, LABELS, 0.1)
     is_first = deal_halves(RIGHT)
@@ -146,6 +157,24 @@ def test_one_early_error_does_not_end_the_search():
     assert 3900 < answers.answered < 4100 and answers.bound <= 0.01
 
 
+def test_several_starts_share_the_risk():
+    """Of 5000 images several sequences start: 299 without an error are enough for one alone."""
+    right = np.arange(5000) < least_images(0.01)
+    assert find_threshold(np.linspace(1, 0.5, 5000), right, 0.01).threshold is None
+    assert find_threshold(np.linspace(1, 0.5, 300), right[:300], 0.01).answered == 299
+
+
+def test_blocks_of_images_change_nothing(monkeypatch):
+    def figures():
+        scores = image_scores(KNOWN, LABELS, np.linspace(0.5, 2, len(LABELS)))
+        return fit_temperature(KNOWN, LABELS), scores, strange_scores(KNOWN)
+
+    whole = figures()
+    monkeypatch.setattr(module, "_BLOCK", 64)
+    for own, expected in zip(figures(), whole, strict=True):
+        np.testing.assert_allclose(own, expected, rtol=1e-9)
+
+
 def test_equal_probabilities_are_answered_together():
     confidence = np.repeat([0.9, 0.8, 0.7], 100)
     right = np.r_[np.ones(190, bool), np.zeros(110, bool)]
@@ -167,13 +196,18 @@ def test_a_page_and_lines_for_people():
     found = calibrate(KNOWN, LABELS, 0.1)
     strange = {"energy": tell_apart(strange_scores(KNOWN)[:, 2], strange_scores(draw_others())[:, 2])}
     found = replace(found, strange=strange, others=300)
+    page = section(found)
     answered = round(100 * found.calibration.answered)
     assert f"answers {answered} of 100" in sentence(found)
-    assert f"{found.answers.wrong} were wrong" in section(found)
-    assert section(found).count("<picture>") == 3
-    assert f"{found.before.ece:.4f}" in section(found) and f"{found.aurc:.4f}" in section(found)
+    assert f"{found.answers.wrong} were wrong" in page
+    assert page.count("<picture>") == 3
+    assert f"{found.before.ece:.4f}" in page and f"{found.aurc:.4f}" in page
     assert f"AUROC {strange['energy'].auroc:.4f}" in describe_sureness(found)
+    assert "AUROC" in page and f"{strange['energy'].auroc:.4f}" in page
     json.dumps(found.to_dict(), allow_nan=False)
+    assert "at most 10 of 100" in sentence(found)
+    found = replace(found, calibration=replace(found.calibration, max_error=0.125))
+    assert "at most 12.5 of 100" in sentence(found)  # 12 would promise more than was tested
 
 
 # A calibration in a description
@@ -358,10 +392,14 @@ def test_an_export_without_a_calibration_is_what_it_was(exports):
     assert (other.probabilities(images) != own.probabilities(images)).any()
 
 
-def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_path):
+def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_path, capsys):
     data = [f"data.eval_root={folder}", f"data.eval_list={folder / 'val_list.txt'}", "data.batch_size=4"]
-    options = [part for option in (*data, f"output_dir={tmp_path}") for part in ("-o", option)]
+    data += [f"output_dir={tmp_path}", "data.preprocessing.resize_short=36"]
+    options = [part for option in data for part in ("-o", option)]
     assert evaluate([str(exports[1]), "--calibrate", "--max-error", "0.45", *options]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    path = shlex.quote(str(tmp_path / "calibration.json"))  # of the export's source, prepared as here
+    assert line.endswith(f" export MODEL -o data.preprocessing.resize_short=36 --calibration {path}")
     own, first = read_json(tmp_path / "calibration.json"), read_json(folder / "output" / "calibration.json")
     assert own["calibration"]["temperature"] == pytest.approx(first["calibration"]["temperature"], rel=1e-4)
     logits = np.load(tmp_path / "logits.npy").astype(np.float64) / first["calibration"]["temperature"]
@@ -412,17 +450,20 @@ def test_a_runs_own_calibration_goes_into_its_export(folder, tmp_path, capsys):
     shutil.copy(folder / "weights.safetensors", best / "model.safetensors")
     shutil.copy(folder / "config.yaml", run / "train.yaml")
 
-    def calibration_of(*options):
-        assert export([str(run), "--formats", "paddle", "--overwrite", *options]) == 0
-        return read_artifact(run / "exported").calibration, capsys.readouterr().out
+    def said_of(*options):
+        assert export([str(run), "--formats", "paddle", *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return [line for line in lines if line.startswith(("calibration: ", "note: without a calibration"))]
 
-    assert calibration_of() == (None, calibration_of()[1])
+    assert not said_of("--check")
     shutil.copy(folder / "output" / "calibration.json", run)
-    found, said = calibration_of()
-    assert found is not None and str(run / "calibration.json") in said
-    assert calibration_of("--calibration", "none")[0] is None
-    found, said = calibration_of("-o", "data.preprocessing.mean=[0,0,0]")
-    assert found is None and "without a calibration" in said
+    (line,) = said_of()
+    assert line.startswith(f"calibration: {run / 'calibration.json'}; temperature")
+    assert read_artifact(run / "exported").calibration is not None
+    others = ["--check", "--overwrite"]
+    assert not said_of(*others, "--calibration", "none")
+    (line,) = said_of(*others, "-o", "data.preprocessing.mean=[0,0,0]")
+    assert "without a calibration" in line
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_images_are_matched_by_name_wherever_they_lie(tmp_path):
         ({"labels": [0, 1, 2, 5]}, r"different labels for 1 of 4.*003\.png"),
         ({"labels": [0, 1, 2, 3], "classes": "imagenet-a"}, "--classes.*imagenet-a"),
         ({"names": ["x.png", "y.png", "z.png", "x.png"]}, "different images"),
+        ({"right": [True] * 5, "names": [f"{n % 4:03d}.png" for n in range(5)]}, "different images.*twice"),
     ],
 )
 def test_evaluations_of_other_images_labels_or_classes_are_refused(tmp_path, change, words):
@@ -102,17 +103,31 @@ def test_evaluations_of_other_images_labels_or_classes_are_refused(tmp_path, cha
         compare(a, b)
 
 
-@pytest.mark.parametrize("damage", ["predictions.csv", "metrics.json", "short", "nowhere"])
+@pytest.mark.parametrize("damage", ["predictions.csv", "metrics.json", "short", "long", "empty", "nowhere"])
 def test_what_is_not_an_evaluation_is_refused(tmp_path, damage):
     write(tmp_path / "a", [True] * 4)
     if damage == "short":
         text = (tmp_path / "a" / "predictions.csv").read_text()
         (tmp_path / "a" / "predictions.csv").write_text("\n".join(text.splitlines()[:-1]))
+    elif damage == "long":  # Python's reader takes 131072 characters
+        (tmp_path / "a" / "predictions.csv").write_text(f"file,label,class_1\n{'x' * 200_000},1,1\n")
+    elif damage == "empty":
+        (tmp_path / "a" / "predictions.csv").write_text("file,label,class_1\n")
+        (tmp_path / "a" / "metrics.json").write_text('{"count": 0}')
     elif damage != "nowhere":
         (tmp_path / "a" / damage).write_text("file,label\nx,0\n" if damage.endswith("csv") else "[]")
     path = tmp_path / ("b" if damage == "nowhere" else "a") / "metrics.json"
     with pytest.raises(DataError, match="metrics.json.*eval"):
         read_judged(path)
+
+
+def test_another_file_beside_an_evaluation_is_not_taken_for_it(tmp_path):
+    """Two evaluations under names of their own would be compared with neither of them."""
+    write(tmp_path / "a", [True] * 4)
+    shutil.copy(tmp_path / "a" / "metrics.json", tmp_path / "a" / "b0.json")
+    for name in ("b0.json", "no such folder"):
+        with pytest.raises(DataError, match=f"{name}.*metrics.json"):
+            read_judged(tmp_path / "a" / name)
 
 
 def test_the_tools_from_images_to_a_comparison(tmp_path, capsys):

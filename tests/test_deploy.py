@@ -45,4 +45,6 @@ def test_the_manifest_has_the_servers_addresses():
     } <= paths
     assert {probe["port"] for probe in probes} == {8000}
     assert runtime["spec"]["protocolVersions"] == [service["spec"]["predictor"]["model"]["protocolVersion"]]
+    formats = [known["name"] for known in runtime["spec"]["supportedModelFormats"]]
+    assert service["spec"]["predictor"]["model"]["modelFormat"]["name"] in formats
     assert service["spec"]["predictor"]["terminationGracePeriodSeconds"] > Limits().drain

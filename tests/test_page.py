@@ -3,21 +3,16 @@
 import base64
 import io
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import threading
-import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from helpers import ROOT, write_config
+from helpers import Served, write_config
 from PIL import Image
 
 import ppcls
@@ -37,24 +32,12 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(exported, config, tmp_path_factory):
+def address(exported, config):
     """A server of an export, and of a network."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
     models = [f"export={exported}", f"network={config}"]
-    command = [sys.executable, "-m", "ppcls", "serve", *models, "--engine", ENGINE, "--port", str(port)]
-    with log.open("w") as file:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
-    deadline = time.monotonic() + 120
-    while "\nready\n" not in log.read_text():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}"
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0, log.read_text()
+    with Served(["-m", "ppcls", "serve", *models, "--engine", ENGINE, "--port", 0]) as served:
+        yield f"http://127.0.0.1:{served.port}"
+        assert served.end(signal.SIGTERM) == 0, served.errors
 
 
 @pytest.fixture
@@ -209,6 +192,8 @@ def test_answers_that_are_unsure_or_hostile(page):
     assert is_visible(page, "unsure") and text_of(page, "status").startswith("Unsure: ")
     page.evaluate(f"showAnswer({json.dumps(answer | {'is_sure': True})}, 2)")
     assert not is_visible(page, "unsure")
+    page.evaluate(f"showAnswer({json.dumps(answer | {'is_sure': None, 'predictions': []})}, 2)")
+    assert shown(page) == [] and "No class" in text_of(page, "status")
 
 
 def test_no_name_of_a_model_ends_the_script_that_holds_it():

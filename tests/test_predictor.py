@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 import paddle
 import pytest
-from helpers import ARTIFACT, code_without_ppcls, damage, value_from, write_config
+from helpers import ARTIFACT, code_without_ppcls, damage, predictor_of, value_from, write_config
 from PIL import Image
 
 import ppcls
@@ -20,7 +20,7 @@ from ppcls.data.files import find_images
 from ppcls.data.loader import load_batch
 from ppcls.data.opencv import cv2
 from ppcls.data.transforms import EvalTransform
-from ppcls.errors import ConfigError, DataError, ExportError
+from ppcls.errors import ConfigError, DataError, ExportError, PpclsError
 from ppcls.inference import load as module
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import ENGINES, installed_engines
@@ -75,6 +75,18 @@ def test_answers_of_a_predictor_over_the_eager_network(network, preprocessing, e
         check(prediction, expected[file], file)
     assert eager.fingerprint == predictor.fingerprint
     assert (eager.num_classes, eager.batch_size, predictor.batch_size) == (40, 7, 4)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_outputs_that_are_not_finite_are_an_error(activation):
+    """And not a picture of no class."""
+
+    def run(images):
+        return np.full((len(images), 3), np.nan, np.float32)
+
+    own = {"num_classes": 3, "preprocessing": ARTIFACT.preprocessing, "activation": activation}
+    with pytest.raises(PpclsError, match="not finite"):
+        predictor_of(run, **own)(np.zeros((40, 40, 3), np.uint8))
 
 
 def test_other_preprocessing_on_the_same_engines(predictor, network, preprocessing, pictures):

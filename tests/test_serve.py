@@ -191,9 +191,12 @@ def test_predict(server, predictor, files):
     kind = "multipart/form-data; boundary=edge"
     status, _, body = server.ask("/predict?topk=2&model=plain", form, Content_Type=kind)
     assert status == 200 and json.loads(body)["predictions"] == expected[:2]
-    assert server.ask("/predict", form[:-30], Content_Type=kind)[0] == 400
+    for cut in (form[:-30], head + content + b"\r\n" + note[:20]):  # in the file, and behind it
+        assert server.ask("/predict", cut, Content_Type=kind)[0] == 400
     status, _, body = server.ask("/predict", note + b"--edge--\r\n", Content_Type=kind)
     assert status == 400 and b"file" in body
+    status, _, body = server.ask("/predict", b"--edge\r\n\r\n\r\n" * 101 + b"--edge--\r\n", Content_Type=kind)
+    assert status == 400 and b"100 parts" in body
     assert json.loads(server.ask("/predict?model=fixed", content)[2])["model"] == "fixed"
 
 
@@ -227,10 +230,11 @@ X = {"name": "x", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [0.5] * 12}
         (400, "12 numbers", {"inputs": [X | {"data": [[1], [1, 2]]}]}),
         (400, "12 numbers", {"inputs": [X | {"data": [True] * 12}]}),
         (400, "12 numbers", {"inputs": [X | {"data": [10**30] * 12}]}),
-        (400, "finite", {"inputs": [X | {"data": [1e300] * 12}]}),
-        (400, "finite", {"inputs": [X | {"data": [float("nan")] * 12}]}),
+        (400, "x has values", {"inputs": [X | {"data": [1e300] * 12}]}),
+        (400, "x has values", {"inputs": [X | {"data": [float("nan")] * 12}]}),
         (400, "binary_data_size 7", {"inputs": [IMAGE | {"parameters": {"binary_data_size": 7}}]}),
         (400, "base64", {"inputs": [IMAGE | {"data": ["Ã¤!"]}]}),
+        (400, "base64", {"inputs": [IMAGE | {"data": ["aGVs!bG8="]}]}),
         (400, "1 strings", {"inputs": [IMAGE | {"data": [3]}]}),
         (400, "id", {"id": 3, "inputs": [IMAGE]}),
         (400, "probabilities, logits", {"inputs": [IMAGE], "outputs": [{"name": "embeddings"}]}),
@@ -272,11 +276,27 @@ def test_wrong_requests(server, files, status, words, request_):
 def test_wrong_binary_tensors(server, length, tail):
     given = {name: value for name, value in IMAGE.items() if name != "data"}
     text = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": len(tail)}}]}).encode()
-    length = str(len(text)) if length == "size" else length
+    is_wrong, length = length not in ("size", "0"), str(len(text)) if length == "size" else length
     status, _, body = server.ask(
         "/v2/models/plain/infer", text + tail, Inference_Header_Content_Length=length
     )
-    assert status == 400, body
+    assert status == 400 and (b"Inference-Header" in body) == is_wrong, body
+
+
+def test_numbers_and_texts_of_any_length(server, files):
+    """Python writes numbers of 4300 digits at most, and NumPy gives each text the memory of the longest."""
+    digits = "0" * 8 + "1" * 5000
+    texts = ["x" * 2_000_000, *[""] * 400_000]
+    for status, request in (
+        (422, {"inputs": [IMAGE], "parameters": {"timeout": 10**400}}),
+        (400, {"inputs": [X | {"shape": [1, 3, 10**4000, 10**4000]}]}),
+        (400, {"inputs": [X | {"data": texts}]}),
+        (400, {"inputs": [X | {"data": [texts]}]}),
+    ):
+        assert as_json(server, "/v2/models/plain/infer", request)[0] == status
+    path = "/v2/models/plain/infer"
+    assert server.ask(path, b"{}", Inference_Header_Content_Length=f"{'0' * 17}{digits}")[0] == 400
+    assert server.ask(f"/predict?topk={digits}", contents(files[:1])[0])[0] == 400
 
 
 @pytest.mark.parametrize(

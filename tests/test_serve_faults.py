@@ -184,6 +184,18 @@ def test_a_model_that_cannot_be_opened_ends_the_server(tmp_path):
         assert any("the export is broken" in line for line in server.errors)
 
 
+def test_outputs_that_are_not_finite(tmp_path, picture):
+    """JSON has no NaN; a network that gives nothing else is not ready."""
+    with start(tmp_path, 0) as server:
+        (tmp_path / "nan").touch()
+        status, _, values = read_answer(post(server, picture))
+        assert status == 400 and "not finite" in values["error"]
+        assert server.end(signal.SIGTERM) == 0
+    with start(tmp_path, 0, ready="listening") as server:
+        assert server.end() != 0
+        assert any("not finite" in line for line in server.errors)
+
+
 def test_an_engine_that_dies(tmp_path, picture):
     with start(tmp_path, 0) as server:
         assert read_answer(post(server, picture))[0] == 200
@@ -248,9 +260,14 @@ def test_more_connections_than_the_limit(tmp_path):
 
 
 def test_what_is_not_http_is_answered_as_an_error(tmp_path):
-    with start(tmp_path, 0) as server, closing(connect(server, b"hello\r\n\r\n")) as connection:
-        status, _, values = read_answer(connection)
-        assert status == 400 and values["error"]
+    with start(tmp_path, 0) as server:
+        with closing(connect(server, b"hello\r\n\r\n")) as connection:
+            status, _, values = read_answer(connection)
+            assert status == 400 and values["error"]
+        with closing(connect(server, b"X" * 10_000 + b" / HTTP/1.1\r\nHost: a\r\n\r\n")) as connection:
+            assert read_answer(connection)[0] == 405
+        wait_until(lambda: server.log)
+        assert [line["method"] for line in server.log] == ["X" * 16]  # the log does not grow with it
 
 
 def check_fuzz(server, picture, count, seed):
@@ -302,9 +319,13 @@ def test_jobs_are_taken_up_to_the_size_of_a_batch():
     assert queue.take(3, 0) == (jobs[:2], False)
     assert queue.take(3, 0) == (jobs[2:3], False)  # the next one does not fit
     assert queue.take(3, 0) == (jobs[3:4], False)  # one that is larger than a batch is taken alone
-    for _ in range(3):
+    assert queue.take(3, 0) == (jobs[4:], False)  # nothing waits, but others are at work
+    for _ in range(4):
         queue.done()
-    assert queue.take(3, 0) == (jobs[4:], True)
+    jobs.append(job())
+    assert queue.reserve()
+    queue.put(jobs[-1])
+    assert queue.take(3, 0) == (jobs[5:], True)
     queue.close()
     assert queue.take(3, 0) is None
 

@@ -83,7 +83,7 @@ def repository(network, preprocessing, tmp_path_factory):
         describe(network, preprocessing, names),
         formats=["triton"],
         threads=2,
-        options=ExportOptions(embeddings=True),
+        options=ExportOptions(embeddings=True, opset=15),
         log=lambda line: None,
     )
     return folder, folder / "triton" / "EfficientNetB0"
@@ -117,7 +117,7 @@ def test_the_repository_has_what_the_server_reads(repository):
 def test_the_repository_is_an_export_like_others(repository):
     folder, home = repository
     artifact = read_artifact(folder)
-    assert set(artifact.files) == set(artifact.parity) == {"triton"}
+    assert set(artifact.files) == set(artifact.parity) == {"triton"} and artifact.opset == 15
     assert "triton/EfficientNetB0/config.pbtxt" in artifact.files["triton"]
     assert {path.name for path in folder.iterdir()} == {"triton", "inference.yml"}
     engine = open_engine(folder, artifact, "onnxruntime", threads=1)

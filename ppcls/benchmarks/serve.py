@@ -1,6 +1,7 @@
 """A server under load on this machine, compared with the predictor itself on the same files."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -13,11 +14,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.error import URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 
-from ppcls.errors import ExportError
+from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.predictor import Predictor
 
 LOADING = 600.0  # seconds in which the server must be ready
@@ -30,12 +31,16 @@ PAUSE = 0.5  # seconds between measurements
 @dataclass(frozen=True)
 class Sizes:
     """Sizes of a benchmark. rounds: of about `seconds` for each measurement. requests: of the overload.
-    queue: the server's limit."""
+    queue: the server's limit. Raises ConfigError for seconds that cannot be."""
 
     rounds: int
     seconds: float
     requests: int
     queue: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise ConfigError(f"--seconds must be more than 0. Received: {self.seconds}")
 
 
 class ServerProcess:
@@ -59,7 +64,8 @@ class ServerProcess:
 
     def _is_ready(self) -> bool:
         try:
-            with urlopen(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=5) as answer:
+            opener = build_opener(ProxyHandler({}))  # not by the proxy of the environment
+            with opener.open(f"http://127.0.0.1:{self.port}/v2/health/ready", timeout=5) as answer:
                 return answer.status == 200
         except (URLError, OSError):
             return False

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(config, subject, keep_samples=True, keep_logits=args.calibrate)
     print_result(result, subject)
     if args.calibrate:
-        result = calibrate(args, config, subject, result)
+        result = calibrate(args, resolved, subject, result)
     write_predictions(config.output_path, result, subject)
     write_json(config.output_path / "metrics.json", result.to_dict() | subject.about)
     if args.report is not None:
@@ -216,11 +216,12 @@ def print_result(result: "Evaluation", subject: Subject) -> None:
 
 
 def calibrate(
-    args: argparse.Namespace, config: Config, subject: Subject, result: "Evaluation"
+    args: argparse.Namespace, resolved: "Resolved", subject: Subject, result: "Evaluation"
 ) -> "Evaluation":
     """Return the result with its sureness; print it, and write it to output_dir by the first process."""
     from ppcls.evaluation.sureness import calibrate_evaluation, describe_sureness, write_sureness
 
+    config, export = resolved
     predictor, folder = subject.predictor, config.output_path
     result = calibrate_evaluation(
         predictor,
@@ -233,8 +234,10 @@ def calibrate(
         log(describe_sureness(result.sureness))
         for path in write_sureness(folder, predictor, result):
             log(f"written: {path}")
-    model = args.model or args.config or "MODEL"
-    log(f"next: {command_line('export', model, '--calibration', folder / CALIBRATION)}")
+    model = "MODEL" if export else args.model or args.config  # an export cannot be exported
+    own = [option for option in args.override if option.startswith(("model.", "data.preprocessing"))]
+    overrides = [part for option in own for part in ("-o", option)]
+    log(f"next: {command_line('export', model, *overrides, '--calibration', folder / CALIBRATION)}")
     return result
 
 

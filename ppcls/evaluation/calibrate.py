@@ -179,6 +179,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
             mean = (p * shifted).sum(axis=1)
             slope += float((mean - shifted[np.arange(len(own)), own]).sum())
             curvature += float(((p * shifted**2).sum(axis=1) - mean**2).sum())
+        if slope == 0:
+            break
         low, high = (inverse, high) if slope < 0 else (low, inverse)
         step = inverse - slope / curvature if curvature > 0 else math.inf
         following = step if low < step < high else (low + high) / 2

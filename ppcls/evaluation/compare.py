@@ -35,6 +35,8 @@ class Comparison(NamedTuple):
 
 def read_judged(path: Path) -> Judged:
     """Read an evaluation: its folder or the metrics.json in it. Raises DataError for anything else."""
+    if not path.is_dir() and path.name != METRICS:
+        raise DataError(f"{path} is not an evaluation. Expected: its folder, or the {METRICS} in it.")
     folder = path if path.is_dir() else path.parent
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
@@ -43,9 +45,9 @@ def read_judged(path: Path) -> Judged:
                 (row["file"], int(row["label"]), row["label"] == row["class_1"])
                 for row in csv.DictReader(file)
             ]
-        if len(rows) != metrics["count"]:
+        if not rows or len(rows) != metrics["count"]:
             raise ValueError(f"{len(rows)} rows, but {metrics['count']} images in {METRICS}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise DataError(
             f"{path} is not a whole evaluation ({error!r}). Expected: a folder with {METRICS} and "
             f"{PREDICTIONS}, or the former. Evaluate again: {command_line('eval', 'MODEL')} writes both to "
@@ -68,8 +70,9 @@ def describe(first: Judged, second: Judged) -> str:
     """Return the comparison as text: both accuracies, a table of the images, and what it means."""
     found = compare(first, second)
     total = len(first.rows)
+    right = {"A": found.both + found.first_only, "B": found.both + found.second_only}
     lines = [
-        f"{letter}: {judged.folder}: top-1 {with_interval(judged.metrics['top1'], total, '95%: ')}"
+        f"{letter}: {judged.folder}: top-1 {with_interval(right[letter] / total, total, '95%: ')}"
         for letter, judged in (("A", first), ("B", second))
     ]
     lines += [

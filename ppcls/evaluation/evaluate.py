@@ -11,7 +11,7 @@ import numpy as np
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, Unreadable, eval_batch_indices, require_within
-from ppcls.errors import ConfigError, DataError, PpclsError, Stopped
+from ppcls.errors import ConfigError, DataError, Stopped
 from ppcls.evaluation.calibrate import Sureness
 from ppcls.evaluation.label_metrics import average_precision_of_ranks, judge
 from ppcls.evaluation.metrics import (
@@ -23,7 +23,7 @@ from ppcls.evaluation.metrics import (
     likeliest_valid,
     sample_type,
 )
-from ppcls.inference.predictions import sigmoid
+from ppcls.inference.predictions import require_finite, sigmoid
 from ppcls.inference.predictor import Predictor
 from ppcls.intervals import interval_of, wilson
 from ppcls.progress import progress_bar
@@ -229,10 +229,7 @@ class _Scorer:
         if not len(batch.indices):
             return np.array([0, 0, 0, 0, len(batch.unreadable)], np.float64)
         logits = self.to_logits(outputs)
-        if not np.isfinite(logits).all():
-            raise PpclsError(
-                "The network returned values that are not finite: its weights are damaged or diverged."
-            )
+        require_finite(logits)
         span = slice(self._filled, self._filled + len(batch.indices))
         if len(self.logits):
             self.logits[span] = logits

@@ -12,7 +12,9 @@ from ppcls.data.loader import eval_batch_indices
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation import html
 from ppcls.evaluation.calibrate import (
+    COLDEST,
     FEWEST_ERRORS,
+    HOTTEST,
     RECALL,
     SCORES,
     Sureness,
@@ -108,6 +110,11 @@ def describe_sureness(sureness: Sureness) -> str:
         lines = [
             f"temperature 1: with {errors} errors none can be fitted, at least {FEWEST_ERRORS} are needed"
         ]
+    elif not 1.001 * COLDEST < found.temperature < HOTTEST / 1.001:
+        lines.append(
+            f"note: the best temperature is beyond the limits, {COLDEST:g} to {HOTTEST:g}. Check that the "
+            "labels are those of the network's classes."
+        )
     lines.append(f"{'':14}{'before':>10}{'after':>10}   (after: each half at the other's temperature)")
     for name, title in MEASURES.items():
         before, after = getattr(sureness.before, name), getattr(sureness.after, name)
@@ -122,7 +129,7 @@ def describe_sureness(sureness: Sureness) -> str:
 def sentence(sureness: Sureness) -> str:
     """Return how many answers are sure, and how often these are wrong, for everyone."""
     found, answers = sureness.calibration, sureness.answers
-    rate, count = _percent(found.max_error), found.images
+    rate, count = f"{100 * found.max_error:.3g}", found.images
     if answers.threshold is None:
         text = (
             f"No threshold is known to keep the errors at {rate} of 100 or fewer: that takes at least "

@@ -125,7 +125,7 @@ def require_writable(
             raise ExportError(f"The format {name} cannot be written here: {reason}")
     if options.int8 is not None:
         require_int8(model, description, formats, options)
-    if options.opset is not None and "onnx" not in formats:
+    if options.opset is not None and not any(".onnx" in FORMATS[name].endings for name in formats):
         raise ConfigError(
             f"--opset is for the format onnx, which is not written. Received: --opset {options.opset}, "
             f"--formats {' '.join(formats)}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ppcls.config import Activation
+from ppcls.errors import PpclsError
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ def best_classes(
         labels=tuple(str(i) if names is None else names[i] for i in best),
         probabilities=tuple(float(probabilities[i]) for i in best),
     )
+
+
+def require_finite(outputs: np.ndarray) -> None:
+    """Raise PpclsError for outputs of a network that are not finite."""
+    if not np.isfinite(outputs).all():
+        raise PpclsError(
+            "The network returned values that are not finite: its weights are damaged or diverged."
+        )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -33,7 +33,14 @@ from ppcls.inference.artifact import Artifact
 from ppcls.inference.calibration import Calibration
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
-from ppcls.inference.predictions import Prediction, best_classes, logits_of, probabilities_of, softmax
+from ppcls.inference.predictions import (
+    Prediction,
+    best_classes,
+    logits_of,
+    probabilities_of,
+    require_finite,
+    softmax,
+)
 from ppcls.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -183,7 +190,8 @@ class Predictor:
 
     def to_probabilities(self, outputs: np.ndarray) -> np.ndarray:
         """Return the probabilities of the engine's outputs, calibrated if the export has a calibration. The
-        order of the classes is the same."""
+        order of the classes is the same. Raises PpclsError for outputs that are not finite."""
+        require_finite(outputs)
         if self.temperature is not None:
             return softmax(self.to_logits(outputs).astype(np.float64) / self.temperature)
         if self.description.output == "probabilities":

@@ -12,6 +12,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
+MOST_METHOD = 16  # characters that are kept of a method: the protocol has no limit
 PAUSE = 0.2  # seconds between writes
 WAITING = 10_000  # lines; if their reader stops, further ones are dropped, and counted
 
@@ -36,7 +37,8 @@ class Entry:
     @staticmethod
     def of(method: str, given_id: bytes | None) -> "Entry":
         text = (given_id or b"").decode("latin-1")
-        return Entry(text if _ID.fullmatch(text) else f"{random.getrandbits(128):032x}", method)
+        request_id = text if _ID.fullmatch(text) else f"{random.getrandbits(128):032x}"
+        return Entry(request_id, method[:MOST_METHOD])
 
     @property
     def seconds(self) -> float:

@@ -295,7 +295,10 @@ def predict_work(model: ServedModel, body: bytes, request: Request) -> tuple[Any
     picture = first_file(body, request.headers.get("content-type", ""))
     topk = request.query_params.get("topk")
     if topk is not None and not (
-        topk.isascii() and topk.isdecimal() and 1 <= int(topk[:9]) <= model.predictor.num_classes
+        topk.isascii()
+        and topk.isdecimal()
+        and len(topk) <= 9
+        and 1 <= int(topk) <= model.predictor.num_classes
     ):
         raise RequestError(
             400, f"topk is a number of classes, 1 to {model.predictor.num_classes}. Received: {topk[:40]!r}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppcls.data.decode import count_pixels
 from ppcls.data.loader import empty_batch
-from ppcls.errors import DataError, ExportError
+from ppcls.errors import DataError, ExportError, PpclsError
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.predictions import Prediction
 from ppcls.inference.predictor import Predictor
@@ -93,9 +93,11 @@ class ServedModel:
         self.queue.reserve()
         self.queue.put(job)
         try:
-            job.future.result(WARM_UP_SECONDS)
+            outputs = job.future.result(WARM_UP_SECONDS)
         except RequestError as error:
             raise ExportError(f"{self.name} did not answer its first request: {error}") from error
+        if not np.isfinite(outputs[0]).all():
+            raise ExportError(f"{self.name} returns values that are not finite: its weights are damaged.")
 
     @property
     def batch_size(self) -> int:
@@ -196,6 +198,8 @@ class ServedModel:
     def _finish(self, job: Job, outputs: Outputs) -> None:
         try:
             job.future.set_result(job.finish(outputs))
+        except PpclsError as error:  # outputs that are not finite
+            job.future.set_exception(RequestError(400, str(error)))
         except Exception as error:  # noqa: BLE001 - it is reported by this request, not by all of its batch
             job.future.set_exception(error)
 

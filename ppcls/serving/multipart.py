@@ -8,6 +8,8 @@ from python_multipart.multipart import parse_options_header
 
 from ppcls.serving.protocol import RequestError
 
+MAX_PARTS = 100  # of a form: each takes its time in the server's loop
+
 
 def first_file(body: bytes, content_type: str) -> bytes:
     """Return the first file of a form, multipart/form-data; of another content type the body itself.
@@ -41,11 +43,15 @@ class _Form:
         self.is_complete = False
         self._header, self._headers = b"", b""
         self._parts: list[bytes] = []
+        self._count = 0
 
     def callbacks(self) -> Any:
         return {name: getattr(self, name) for name in dir(self) if name.startswith("on_")}
 
     def on_part_begin(self) -> None:
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise RequestError(400, f"A form may have {MAX_PARTS} parts.")
         self._headers, self._parts = b"", []
 
     def on_header_field(self, data: bytes, start: int, end: int) -> None:

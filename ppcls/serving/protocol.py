@@ -5,12 +5,14 @@ Sources: kserve/open-inference-protocol, specification/protocol/inference_rest.m
 docs/protocol/extension_binary_data.md and extension_classification.md.
 """
 
+import contextlib
 import json
 import math
 import struct
 from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,6 +21,8 @@ T = TypeVar("T")
 VERSION = "1"  # of each model
 HEADER_LENGTH = "inference-header-content-length"
 MAX_JSON = 4 << 20  # bytes; to read more numbers as text would stop all other requests for too long
+MAX_SIZE = 2**31 - 1  # of a tensor's axis
+MAX_TIMEOUT = 10**12  # microseconds; JSON's numbers have no limit
 DATATYPES = {"image": "BYTES", "x": "FP32"}
 
 
@@ -75,7 +79,8 @@ def parse_infer(
     """
     size = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal() and int(header_length[:18]) <= size):
+        is_number = header_length.isascii() and header_length.isdecimal() and len(header_length) <= 18
+        if not is_number or int(header_length) > size:
             raise RequestError(
                 400, f"Inference-Header-Content-Length must be 0 to {size}. Received: {header_length[:40]}"
             )
@@ -99,7 +104,7 @@ def parse_infer(
         id=_get(request, "id", str, None, "the request"),
         inputs=inputs,
         outputs=requested,
-        timeout=timeout / 1e6 if timeout > 0 else None,
+        timeout=min(timeout, MAX_TIMEOUT) / 1e6 if timeout > 0 else None,
     )
 
 
@@ -195,13 +200,14 @@ def _parse_inputs(
         )
     expected = INPUTS[0].shape if name == "image" else INPUTS[1].shape
     is_valid = len(shape) == len(expected) and all(
-        type(size) is int and size >= 1 and fixed in (-1, size)
+        type(size) is int and 1 <= size <= MAX_SIZE and fixed in (-1, size)
         for size, fixed in zip(shape, expected, strict=False)
     )
     if not is_valid:
         raise RequestError(
             400,
-            f"The input {name} has the shape {list(expected)}, each at least 1. Received: {str(shape)[:100]}",
+            f"The input {name} has the shape {list(expected)}, each 1 to {MAX_SIZE}. Received: "
+            f"{str(shape)[:100]}",
         )
     if shape[0] > max_images:
         raise RequestError(413, f"A request may have {max_images} images. Received: {shape[0]}")
@@ -254,14 +260,24 @@ def _view_floats(data: memoryview, shape: list[int]) -> np.ndarray:
 
 
 def _to_floats(data: list[Any], shape: list[int]) -> np.ndarray:
-    try:
-        array = np.array(data)
-    except ValueError:
-        array = np.array(None)
+    array = np.array(None)
+    if _has_numbers_only(data):
+        with contextlib.suppress(ValueError):  # lists of unequal lengths
+            array = np.array(data)
     if array.dtype.kind not in "iuf" or array.size != math.prod(shape):
         raise RequestError(400, f"data of x must be {math.prod(shape)} numbers, as its shape {shape} says.")
     with np.errstate(over="ignore"):
         return _require_finite(array.astype(np.float32).reshape(shape))
+
+
+def _has_numbers_only(data: list[Any]) -> bool:
+    """Return whether there is nothing else in the list and the lists in it. Of texts, NumPy would make an
+    array in which each takes as much memory as the longest."""
+    while kinds := set(map(type, data)):
+        if kinds != {list}:
+            return kinds <= {int, float}
+        data = list(chain.from_iterable(data))
+    return False
 
 
 def _require_finite(array: np.ndarray) -> np.ndarray:
