@@ -53,3 +53,13 @@ def first_line(error: BaseException) -> str:
     telling = [line for line in lines if "Error" in line or "error" in line or "fail" in line.lower()]
     text = (telling or lines or [type(error).__name__])[0][:300]
     return text if text.endswith(".") else text + "."
+
+
+def why_unreadable(error: BaseException) -> str:
+    """Return the reason of an error while a file was read, in a line: a file that is missing, a key that is
+    missing in it, or what the error says."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    return " ".join(str(error).split())

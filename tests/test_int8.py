@@ -14,6 +14,7 @@ from test_tools import SAMPLE
 
 import ppcls
 from ppcls.cli import export as cli
+from ppcls.cli import infer
 from ppcls.config import DataConfig
 from ppcls.data.dataset import Dataset, open_calibration, open_path
 from ppcls.data.files import find_images
@@ -179,7 +180,7 @@ def test_what_was_made_for_vnni_is_not_taken_elsewhere(written, monkeypatch):
         assert any("--int8-for any" in line for line in said) != has_sums
 
 
-def test_a_precision_that_cannot_be_had_is_refused(written, exported):
+def test_a_precision_that_cannot_be_had_is_refused(written, exported, pictures):
     folder, *_ = written
     with pytest.raises(ExportError, match="no int8 form.*--int8"):
         ppcls.load(exported, precision="int8", log=lambda line: None)
@@ -190,6 +191,11 @@ def test_a_precision_that_cannot_be_had_is_refused(written, exported):
     published = ["model.weights=pretrained"]
     with pytest.raises(ConfigError, match="int8.*Received: EfficientNetB0.*--int8"):
         ppcls.load("EfficientNetB0", precision="int8", overrides=published, log=lambda line: None)
+    command = ["EfficientNetB0", "-i", str(pictures), "--precision", "int8"]
+    with pytest.raises(ConfigError, match="int8.*Received: EfficientNetB0.*--int8"):
+        infer.main(command)
+    with pytest.raises(ConfigError, match="--explain.*--precision int8"):
+        infer.main([*command, "--explain", "why"])
     for engine in ("openvino-int8", "onnxruntime-int8"):
         if ENGINES[engine].is_installed:
             with pytest.raises(ExportError, match=f"{engine}.*--int8"):

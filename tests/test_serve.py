@@ -420,6 +420,8 @@ def test_limits_are_options(capsys):
     assert run.returncode == 2 and "--queue must be at least 1" in run.stderr
     run = run_python("-m", "ppcls", "serve", "NoSuchModel")
     assert run.returncode == 2 and "NoSuchModel" in run.stderr
+    with pytest.raises(ConfigError, match="--port.*65536"):
+        parse(["EfficientNetB0", "--port", "65536"])
 
 
 def test_a_port_that_is_taken(server, exported):
@@ -427,6 +429,11 @@ def test_a_port_that_is_taken(server, exported):
     assert run.returncode == 2 and "--port" in run.stderr and str(server.port) in run.stderr
     assert server.ask("/v2/health/ready")[0] == 200
     assert run_python("-m", "ppcls", "serve", exported, "--host", "no.such.host.invalid").returncode == 2
+
+
+def test_the_requested_precision_is_that_of_the_engine(exported):
+    run = run_python("-m", "ppcls", "serve", exported, "--port", 0, "--precision", "int8", timeout=60)
+    assert run.returncode == 2 and "--int8" in run.stderr  # the export has no int8 form
 
 
 def test_a_damaged_file_is_the_next_engines_work(exported, tmp_path, files):

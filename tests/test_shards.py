@@ -196,6 +196,12 @@ def test_packing_mixes_on_request_and_keeps_what_is_there(photos, tmp_path):
         main(["pack", str(photos), str(tmp_path / "a")])
     main(["pack", str(photos), str(tmp_path / "a"), "--overwrite"])
     assert len(list((tmp_path / "a").glob("*.tar"))) == 1 and len(open_path(tmp_path / "a")) == 23
+    for folder in (photos, tmp_path / "b"):  # which would mean the shards, or lose those it holds
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(DataError, match=str(folder)):
+            main(["pack", str(folder), str(folder), "--overwrite"])
+        assert sorted(folder.rglob("*")) == before
+    assert len(open_path(tmp_path / "b")) == 23
 
 
 def test_threads_forks_and_pickles_read_alike(photos, tmp_path, monkeypatch):
@@ -324,6 +330,8 @@ def test_wrong_places_are_refused(photos, tmp_path):
         main(["index", "s3://bucket/a.tar"])
     with pytest.raises(DataError, match="shard-size"):
         main(["pack", str(photos), str(tmp_path / "x"), "--shard-size", "big"])
+    with pytest.raises(DataError, match="--shuffle.*-1"):
+        main(["pack", str(photos), str(tmp_path / "x"), "--shuffle", "-1"])
     index = tmp_path / "out" / INDEX_FILE
     index.write_bytes(index.read_bytes()[:200])
     with pytest.raises(DataError, match="cut off"):

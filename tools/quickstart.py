@@ -1,4 +1,4 @@
-"""Train on small real images with two processes, evaluate, export and classify. About 4 minutes.
+"""Train on small real images with two processes, evaluate, export and classify. About two minutes.
 
 Each step is a command of its own. It is printed, and can be run by hand from the project's folder.
 """

@@ -109,7 +109,8 @@ def open_model(
         require_engine(engine, "auto", "measure", "eager")
     config, export = resolved
     if export is None:
-        return open_predictor(config, engine or default, precision=precision, topk=topk, bulk=bulk, log=log)
+        engine = engine or (default if precision == "float" else "auto")
+        return open_predictor(config, engine, precision=precision, topk=topk, bulk=bulk, log=log)
     if distributed.world_size() > 1:
         distributed.start("cpu")
     predictor = open_export(

@@ -134,10 +134,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             )
     elif args.output is None and (args.resume or distributed.world_size() > 1):
         raise ConfigError("--resume and several processes need a file to write to: --output FILE.csv")
-    if args.explain is not None and args.engine not in (None, "eager"):
-        raise ConfigError(
-            f"--explain runs the network itself. Received: --engine {args.engine}. Leave it out."
-        )
+    for option, own in (("engine", (None, "eager")), ("precision", ("float",))):
+        given = getattr(args, option)
+        if args.explain is not None and given not in own:
+            raise ConfigError(
+                f"--explain runs the network itself. Received: --{option} {given}. Leave it out."
+            )
     return args
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ppcls.serving.server import OpenExplainer
 
 PACKAGES = ("prometheus_client", "python_multipart", "starlette", "uvicorn")  # of the extra `serve`
+LAST_PORT = 65535
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -40,7 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def opener(model: str) -> "Callable[[], Predictor]":
         return lambda: load(
-            model, args.engine or "auto", overrides=args.override, topk=args.topk, log=to_stderr
+            model,
+            args.engine or "auto",
+            precision=args.precision,
+            overrides=args.override,
+            topk=args.topk,
+            log=to_stderr,
         )
 
     # a wrong name is an error before the server listens
@@ -93,6 +99,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.topk < 1:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
+    if not 0 <= args.port <= LAST_PORT:  # the system would take the remainder
+        raise ConfigError(f"--port must be from 0 to {LAST_PORT}. Received: {args.port}")
     return args
 
 

@@ -58,6 +58,9 @@ def pack(args: argparse.Namespace) -> int:
     from ppcls.data.pack import pack as pack_images
     from ppcls.progress import progress_bar
 
+    shard_size = _bytes(args.shard_size)
+    if args.shuffle is not None and args.shuffle < 0:
+        raise DataError(f"--shuffle must be 0 or more. Received: {args.shuffle}")
     dataset = open_path(args.source, args.root)
     root = args.root or (args.source if args.source.is_dir() else args.source.parent)
     with progress_bar(len(dataset), "pack") as bar:
@@ -65,7 +68,7 @@ def pack(args: argparse.Namespace) -> int:
             dataset,
             root,
             args.output,
-            shard_size=_bytes(args.shard_size),
+            shard_size=shard_size,
             shuffle_seed=args.shuffle,
             overwrite=args.overwrite,
             progress=bar.update,

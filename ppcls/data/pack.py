@@ -56,8 +56,11 @@ def pack(
     root: the folder below which an image's path is its name in the shards. shuffle_seed: mix the images, as
     remote training data should be; None: in the dataset's order. resume: keep the shards that an earlier
     call with the same arguments has written. progress: called with the images of each step.
-    Raises DataError for a folder that has shards already, and for an image that cannot be read.
+    Raises DataError for a folder that has shards already or is `root`, and for an image that cannot be read.
     """
+    if root is not None and output.resolve() == root.resolve():
+        # then this folder would mean the shards; shards that are in it already would be lost
+        raise DataError(f"{output} is the folder of the images. Choose another folder for the shards.")
     old = sorted(output.glob("shard-*.tar"))
     if (old or (output / INDEX_FILE).exists()) and not (overwrite or resume):
         raise DataError(

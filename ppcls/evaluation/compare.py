@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls.commands import command_line
-from ppcls.errors import DataError
+from ppcls.errors import DataError, why_unreadable
 from ppcls.evaluation.tables import METRICS, PREDICTIONS
 from ppcls.intervals import mcnemar, with_interval
 
@@ -35,9 +35,9 @@ class Comparison(NamedTuple):
 
 def read_judged(path: Path) -> Judged:
     """Read an evaluation: its folder or the metrics.json in it. Raises DataError for anything else."""
-    if not path.is_dir() and path.name != METRICS:
+    if path.is_file() and path.name != METRICS:
         raise DataError(f"{path} is not an evaluation. Expected: its folder, or the {METRICS} in it.")
-    folder = path if path.is_dir() else path.parent
+    folder = path.parent if path.name == METRICS else path
     try:
         metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
         with (folder / PREDICTIONS).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -49,9 +49,9 @@ def read_judged(path: Path) -> Judged:
             raise ValueError(f"{len(rows)} rows, but {metrics['count']} images in {METRICS}")
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
         raise DataError(
-            f"{path} is not a whole evaluation ({error!r}). Expected: a folder with {METRICS} and "
-            f"{PREDICTIONS}, or the former. Evaluate again: {command_line('eval', 'MODEL')} writes both to "
-            "-o output_dir=DIR."
+            f"{path} is not a whole evaluation ({why_unreadable(error)}). Expected: a folder with "
+            f"{METRICS} and {PREDICTIONS}, or its {METRICS}. Evaluate again: {command_line('eval', 'MODEL')} "
+            "writes both to -o output_dir=DIR."
         ) from error
     return Judged(folder, metrics, rows)
 

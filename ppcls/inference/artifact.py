@@ -13,7 +13,7 @@ from ppcls.commands import command_line
 from ppcls.config import Activation
 from ppcls.config_files import DESCRIPTION
 from ppcls.data.class_names import ClassNames
-from ppcls.errors import ExportError
+from ppcls.errors import ExportError, why_unreadable
 from ppcls.inference.calibration import Calibration
 from ppcls.inference.formats import FORMATS, INT8_FORMATS
 from ppcls.preprocessing import Preprocessing
@@ -212,8 +212,7 @@ def read_artifact(folder: str | Path) -> Artifact:
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, ExportError):
             raise
-        reason = f"no {error.args[0]}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ExportError(f"{folder / DESCRIPTION} is damaged ({reason}). {again}") from error
+        raise ExportError(f"{folder / DESCRIPTION} is damaged ({why_unreadable(error)}). {again}") from error
     for name, size in ((name, size) for sizes in artifact.files.values() for name, size in sizes.items()):
         path = folder / name
         if not path.is_file():

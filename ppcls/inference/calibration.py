@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ppcls.commands import command_line
-from ppcls.errors import ConfigError
+from ppcls.errors import ConfigError, why_unreadable
 from ppcls.preprocessing import Preprocessing
 
 CALIBRATION = "calibration.json"
@@ -83,8 +83,8 @@ def read_calibration(path: Path, subject: Subject, precisions: Sequence[str]) ->
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(
-            f"{path} is not a calibration ({error!r}). Expected: the {CALIBRATION} that an evaluation with "
-            f"--calibrate writes. {again}"
+            f"{path} is not a calibration ({why_unreadable(error)}). Expected: the {CALIBRATION} that an "
+            f"evaluation with --calibrate writes. {again}"
         ) from error
     for name, own in subject.to_dict().items():
         if parts[name] != own:

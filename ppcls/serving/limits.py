@@ -24,7 +24,7 @@ class Limits:
     drain: Positive = 30.0  # seconds after SIGTERM in which the accepted requests are answered
     batch: Count = 1  # pictures of waiting requests that are computed together
     wait: NotNegative = 0.0  # milliseconds that a batch waits for further requests
-    streams: Count | None = None  # batches side by side while requests wait; null: as many as cores
+    streams: Count | None = None  # batches side by side while requests wait; by default as many as cores
 
     @property
     def body_bytes(self) -> int:
