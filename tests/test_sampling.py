@@ -1,5 +1,7 @@
 """Repeat factors: how often an epoch uses the images of each class, and what it uses them for."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +12,7 @@ from ppcls.data.dataset import Dataset
 from ppcls.data.files import Files
 from ppcls.data.loader import load_batches, train_batch_indices
 from ppcls.data.sampling import draw_epoch, imbalance_hint, repeat_factors
-from ppcls.data.seeding import random_state
+from ppcls.data.seeding import SAMPLING, random_state
 from ppcls.data.transforms import TrainTransform
 from ppcls.preprocessing import Preprocessing
 from ppcls.training.batches import train_batches
@@ -87,6 +89,46 @@ def test_the_draw_stays_what_it_is():
         != DRAWN
         != draw_epoch(factors, Files([""] * len(factors)), len(factors), 2, 2).tolist()
     )
+
+
+def draw_at_once(factors, source, uses, seed, epoch):
+    """The same draw without blocks, as the first version had it: states of runs rely on it."""
+    count, random = len(factors), random_state(seed, epoch, 0, SAMPLING)
+    images = random.permutation(count)
+    ends = np.floor(np.cumsum(factors[images]) * (uses / count) + random.uniform()).astype(np.int64)
+    ends[-1] = uses
+    times = np.diff(ends, prepend=0)
+    number_of_use = np.arange(uses) - np.repeat(ends - times, times)
+    drawn = np.repeat(images, times) + count * number_of_use
+    return drawn[random.permutation(uses)]
+
+
+@pytest.mark.parametrize("block", [1, 10, 436, 1 << 16])
+def test_the_draw_does_not_depend_on_its_blocks(monkeypatch, block):
+    monkeypatch.setattr("ppcls.data.sampling._BLOCK", block)
+    for sampling, uses in (("sqrt", SIZE), ("balanced", SIZE + 100), ("balanced", 3 * SIZE)):
+        factors = repeat_factors(LABELS, sampling)
+        expected = draw_at_once(factors, FILES, uses, 4, 5)
+        np.testing.assert_array_equal(draw_epoch(factors, FILES, uses, 4, 5), expected)
+
+
+def test_an_order_takes_few_bytes_an_image():
+    size = 1 << 20
+    labels = np.minimum(random_state(1).geometric(0.01, size), 999)
+
+    def order(sampling):
+        factors = repeat_factors(labels, sampling)
+        return train_batch_indices(Files(range(size)), 32, seed=0, epoch=0, factors=factors)
+
+    for sampling, most in (("natural", 8), ("sqrt", 20)):
+        tracemalloc.start()
+        try:
+            kept = order(sampling)
+            now, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        blocks = 5 * 2**20  # of a few arrays of 65,536 images
+        assert kept.nbytes == 8 * size <= now < 8 * size + blocks and peak < most * size + blocks
 
 
 class Extreme(np.random.RandomState):

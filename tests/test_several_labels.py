@@ -104,21 +104,6 @@ def test_a_label_that_is_there_twice_counts_twice():
     assert twice.item() == pytest.approx(-np.log(softmax_of(LOGITS[:1])[0, 2]), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", ["softmax", "binary"])
-def test_half_precision_is_left_to_the_network(loss):
-    """The sums of a loss are in float32."""
-    labels, shares = paddle.to_tensor(LABELS), paddle.to_tensor(SHARES)
-    logits = paddle.to_tensor(LOGITS).astype("bfloat16")
-
-    def loss_of(logits):
-        if loss == "binary":
-            return binary_cross_entropy(logits, labels, 0.1, shares)
-        return cross_entropy(logits, labels, 0.1, None, shares)
-
-    expected, found = loss_of(logits.astype("float32")), loss_of(logits)
-    assert found.dtype == paddle.float32 and found.item() == expected.item()
-
-
 # Metrics
 
 

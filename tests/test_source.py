@@ -2,8 +2,10 @@
 benchmark take as it is. Nothing but its `read` opens an image."""
 
 import csv
+import gc
 import io
 import json
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from helpers import predictor_of
 from PIL import Image
 
 from ppcls.benchmarks.data import measure_data, read_images
-from ppcls.data.check import find_problems, inspect_images, summarize
+from ppcls.data.check import find_problems, inspect_images
 from ppcls.data.dataset import Dataset, Source
 from ppcls.data.files import Files
 from ppcls.data.loader import eval_batch_indices, load_batch, load_batches
@@ -121,11 +123,27 @@ def test_it_is_evaluated_with_a_report(dataset, tmp_path):
 
 
 def test_it_is_checked(dataset):
-    inspected = inspect_images(dataset, 2)
-    findings = find_problems([(dataset, inspected)])
-    assert [text.split(": ")[0] for text in findings.unreadable] == [dataset.where(4), dataset.where(7)]
-    assert findings.duplicates == ["shard/3.png of the memory as 3; shard/9.png of the memory as 3"]
-    assert summarize(dataset, inspected).smallest == (8, 8)
+    found = inspect_images(dataset, 2)
+    findings = find_problems([found])
+    assert [text.split(": ")[0] for text in findings.unreadable.first] == [dataset.where(4), dataset.where(7)]
+    assert findings.duplicates.first == ["shard/3.png of the memory as 3; shard/9.png of the memory as 3"]
+    assert found.smallest == (8, 8)
+
+
+def test_a_check_keeps_16_bytes_of_an_image():
+    count = 3000
+    images = [(str(number), b"P6 8 8 255\n" + number.to_bytes(2, "big") * 96) for number in range(count)]
+    dataset = Dataset(Memory(images))
+    inspect_images(dataset.select(range(100)), 2)  # imports
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        found = inspect_images(dataset, 2)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 35 * count
+    finally:
+        tracemalloc.stop()
+    assert len(find_problems([found])) == 0 and found.short_sides == {8: count}
 
 
 def test_it_is_measured(dataset):

@@ -1,5 +1,6 @@
 """Options of a training step: gathered batches, clipping, recomputed blocks, bad losses."""
 
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,9 @@ from helpers import HAS_ONEDNN, ROOT, on_two_ranks, run_python
 from paddle import nn
 from two_ranks import SMALL, Normed, Plain, are_equal, batches, halves, make_state, spoil, train, weights
 
+from ppcls.data.label_sets import LabelSets
 from ppcls.errors import ConfigError, PpclsError
+from ppcls.evaluation.metrics import log_probabilities
 from ppcls.training import step as step_module
 from ppcls.training.length import global_batch
 from ppcls.training.step import add_gradients, train_step
@@ -160,6 +163,52 @@ def test_half_precision_is_refused_on_a_cpu(amp):
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match=f"train.amp .*Received: {amp}"):
         make_state(Plain, f"train.amp={amp}")
+
+
+class Halved(Plain):
+    """Its logits are bfloat16, as with train.amp. Paddle casts nothing on a CPU, whatever auto_cast says."""
+
+    def forward(self, x):
+        return super().forward(x).astype("bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("loss", "class_weights"), [("softmax", [1, 1, 1]), ("softmax", [0.3, 1.7, 1.1]), ("binary", [1, 1, 1])]
+)
+def test_the_loss_of_label_sets_is_in_float32_whatever_the_network_computes_in(
+    loss, class_weights, monkeypatch
+):
+    """Shares of 1/3 and weights would lose their digits in bfloat16. The sums are numpy's, in float64."""
+    state = make_state(Halved, f"train.loss={loss}", "train.label_smoothing=0.1")
+    state.class_weights = None if loss == "binary" else paddle.to_tensor(class_weights, "float32")
+    places = []
+
+    @contextmanager
+    def autocast():
+        places.append("inside")
+        yield
+        places.append("outside")
+
+    mean_at = step_module._mean_at
+    monkeypatch.setattr(state.precision, "autocast", autocast)
+    monkeypatch.setattr(step_module, "_mean_at", lambda *a: places.append("loss") or mean_at(*a))
+    (batch,) = batches(1, 8)
+    sets = LabelSets.of_sizes([0, 1, 2, 1, 0, 2, 0, 1, 0, 1, 2, 2, 1], [3, 1, 2, 1, 1, 3, 1, 1])
+    labels, shares = sets.targets(np.arange(8))
+    shares = (shares > 0).astype(np.float32) if loss == "binary" else shares
+    found = add_gradients(state, batch._replace(labels=labels, shares=shares))
+    assert places == ["inside", "outside", "loss"] and state.model.fc.weight.grad.dtype == paddle.float32
+
+    logits = state.model(paddle.to_tensor(batch.images)).astype("float64").numpy()
+    targets = np.zeros((8, 3))
+    np.add.at(targets, (np.arange(8)[:, None], labels), shares)
+    targets *= class_weights
+    targets = 0.9 * targets + 0.1 * targets.sum(1, keepdims=True) / 3
+    if loss == "binary":
+        expected = (np.logaddexp(0, logits) - targets * logits).mean()
+    else:
+        expected = -(targets * log_probabilities(logits)).sum(1).mean()
+    assert found == pytest.approx(expected, rel=2e-6)
 
 
 @pytest.mark.skipif(not paddle.get_device().startswith("gpu"), reason="needs a GPU")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ppcls import distributed
 from ppcls.commands import command_line
+from ppcls.data.class_names import CLASS_NAMES, ClassNames, read_class_names
 from ppcls.errors import ConfigError
 
 FOUND_SOMETHING = 1
@@ -36,6 +37,11 @@ def add_clean_command(commands: Any) -> None:
         "--root", type=Path, metavar="DIR", help="folder of the lists' paths (default: each list's own)"
     )
     command.add_argument(
+        "--class-names",
+        metavar="FILE",
+        help=f"names of the classes of lists, one a line (default: {CLASS_NAMES} beside the first list)",
+    )
+    command.add_argument(
         "--output", type=Path, default=Path("clean"), metavar="DIR", help="folder to write (default: clean)"
     )
     command.add_argument("--force", action="store_true", help="replace the table in it, with your actions")
@@ -62,7 +68,8 @@ def clean(args: argparse.Namespace) -> int:
         )
     search.require_packages()
     resolved = resolve_model(args.model, args.override)
-    images = search.join_datasets([open_path(path, args.root) for path in args.sources])
+    datasets = [open_path(path, args.root) for path in args.sources]
+    images = search.join_datasets(datasets, _names_of_lists(args))
     search.require_unseen(resolved.config, images)
     predictor = open_model(resolved, args.engine, default="auto", bulk=True)
     count = len(images.labels)
@@ -83,3 +90,12 @@ def clean(args: argparse.Namespace) -> int:
     log(f"written: {args.output / PAGE}")
     log(f"written: {table}; docs/usage.md says how to make a corrected list of it")
     return FOUND_SOMETHING if any(counts.values()) else 0
+
+
+def _names_of_lists(args: argparse.Namespace) -> ClassNames | None:
+    """Return the names of the lists' classes: those given, or those beside the first list."""
+    first = args.sources[0]
+    beside = first.with_name(CLASS_NAMES)
+    if args.class_names is None and not (first.is_file() and beside.is_file()):
+        return None
+    return read_class_names(args.class_names or str(beside), None)

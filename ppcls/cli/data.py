@@ -13,10 +13,12 @@ from ppcls.commands import command_line
 from ppcls.errors import DataError
 
 if TYPE_CHECKING:
-    from ppcls.data.check import Summary
+    from ppcls.data.check import Inspection
     from ppcls.data.dataset import Dataset
     from ppcls.data.overlap import Album, Match
 
+# The network of configs/finetune.yaml; and those that are proposed if only their weights are on this machine.
+START_NETWORKS = ("EfficientNetB0", "EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2")
 MOST_NEAR_BITS = 96  # other photographs differ in 96 of 256 bits and more
 
 
@@ -117,12 +119,15 @@ def _print_next(folder: Path, output: Path, num_classes: int, image: str) -> Non
     """Print the commands that come after a split. image: the path of one, below the folder."""
     from ppcls.config import as_yaml
     from ppcls.data.split import CLASS_NAMES, EVAL_LIST, TRAIN_LIST
+    from ppcls.weights.load import are_here
 
     root = ["--root", str(folder)] if output != folder else []
     print("next, check for damaged and duplicate images:")
     print("  " + command_line("data", "check", output / TRAIN_LIST, output / EVAL_LIST, *root))
     run_folder = Path("output", folder.resolve().name or "photos")
+    network = next(filter(are_here, START_NETWORKS), START_NETWORKS[0])
     options = {
+        **({} if network == START_NETWORKS[0] else {"model.name": network}),
         "model.num_classes": num_classes,
         "data.train_root": str(folder),
         "data.train_list": str(output / TRAIN_LIST),
@@ -142,7 +147,7 @@ def _print_next(folder: Path, output: Path, num_classes: int, image: str) -> Non
 def check(args: argparse.Namespace) -> int:
     """Check lists and folders, and print a summary of each and all findings."""
     from ppcls import distributed
-    from ppcls.data.check import find_problems, inspect_images, summarize
+    from ppcls.data.check import find_problems, inspect_images
     from ppcls.data.dataset import describe_classes, open_path
     from ppcls.progress import progress_bar
 
@@ -153,15 +158,13 @@ def check(args: argparse.Namespace) -> int:
     if args.near_bits is not None:
         raise DataError("--near-bits is for copies of other images: --against EVAL.")
     datasets = [open_path(path, args.root) for path in args.sources]
-    inspections = []
+    workers = args.num_workers or distributed.cores()
     with progress_bar(sum(map(len, datasets)), "check") as bar:
-        for dataset in datasets:
-            workers = args.num_workers or distributed.cores()
-            inspections.append((dataset, inspect_images(dataset, workers, bar.update)))
-    for path, (dataset, inspected) in zip(args.sources, inspections, strict=True):
-        _print_summary(path, summarize(dataset, inspected))
-        if dataset.all_labels is not None:
-            print(f"  {describe_classes(dataset)}")
+        inspections = [inspect_images(dataset, workers, bar.update) for dataset in datasets]
+    for path, inspection in zip(args.sources, inspections, strict=True):
+        _print_summary(path, inspection)
+        if inspection.dataset.all_labels is not None:
+            print(f"  {describe_classes(inspection.dataset)}")
     findings = find_problems(inspections)
     for title, texts in (
         ("class folders without an image", findings.empty),
@@ -171,21 +174,23 @@ def check(args: argparse.Namespace) -> int:
         ("leaks, the same bytes in two sources", findings.leaks),
         ("duplicates, the same bytes twice in a source", findings.duplicates),
     ):
-        if texts:
-            print(f"{title}: {len(texts)}")
-            print("\n".join(f"  {text}" for text in texts))
+        if texts.count:
+            print(f"{title}: {texts.count}")
+            print("\n".join(f"  {text}" for text in texts.first))
+        if texts.count > len(texts.first):
+            print(f"  and {texts.count - len(texts.first)} more")
     if findings:
         return FOUND_SOMETHING
     print("no problems found")
     return 0
 
 
-def _print_summary(source: Path, summary: "Summary") -> None:
-    print(f"{source}: {summary.images} images, {summary.unreadable} of them unreadable")
-    if summary.smallest and summary.largest:
+def _print_summary(source: Path, found: "Inspection") -> None:
+    print(f"{source}: {len(found.dataset)} images, {found.unreadable.count} of them unreadable")
+    if found.smallest and found.largest:
         print(
-            f"  pixels: {summary.smallest[1]} x {summary.smallest[0]} to {summary.largest[1]} x "
-            f"{summary.largest[0]} (width x height), median of the short side {summary.median_short_side}"
+            f"  pixels: {found.smallest[1]} x {found.smallest[0]} to {found.largest[1]} x "
+            f"{found.largest[0]} (width x height), median of the short side {found.median_short_side}"
         )
 
 

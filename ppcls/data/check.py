@@ -1,10 +1,9 @@
 """Check datasets before training: unreadable and damaged images, duplicates, leaks and conflicting labels."""
 
 import hashlib
-import statistics
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -14,57 +13,106 @@ import numpy as np
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode, find_jpeg_damage
 from ppcls.data.each_image import each_image
+from ppcls.data.label_sets import LabelSets
 from ppcls.errors import DataError
 
+MOST_TEXTS = 10_000  # of each kind of finding; further ones are counted
 
-class Inspected(NamedTuple):
-    """Result for one image: the `digest` of its bytes and its height and width; or the `error`.
-    damage: what a second decoder says of pixels that are read all the same."""
+Size = tuple[int, int]  # height and width
+
+
+@dataclass
+class Texts:
+    """The first MOST_TEXTS of some texts, and the number of all of them."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+    def add(self, text: str) -> None:
+        self.extend(Texts(1, [text]))
+
+    def extend(self, other: "Texts") -> None:
+        self.count += other.count
+        self.first += other.first[: MOST_TEXTS - len(self.first)]
+
+
+@dataclass
+class Inspection:
+    """Result for a dataset, in 16 bytes of memory for each image.
+
+    digests: uint64 [N, 2], of the images' bytes; 0 for an unreadable one. short_sides: the number of images
+    with each short side. smallest, largest: sizes of the images of least and most pixels.
+    """
+
+    dataset: Dataset
+    digests: np.ndarray
+    unreadable: Texts = field(default_factory=Texts)
+    damaged: Texts = field(default_factory=Texts)
+    short_sides: Counter[int] = field(default_factory=Counter)
+    smallest: Size | None = None
+    largest: Size | None = None
+
+    @property
+    def median_short_side(self) -> int | None:
+        """The median of the images' short sides; of an even number the mean of the two middle ones."""
+        sides, count = sorted(self.short_sides), self.short_sides.total()
+        if not count:
+            return None
+        ends = np.cumsum([self.short_sides[side] for side in sides])
+        middle = np.searchsorted(ends, [(count - 1) // 2, count // 2], "right")
+        return sum(sides[place] for place in middle) // 2
+
+    def add_size(self, size: Size) -> None:
+        """Count a readable image."""
+        pixels = size[0] * size[1]
+        self.short_sides[min(size)] += 1
+        if self.smallest is None or pixels < self.smallest[0] * self.smallest[1]:
+            self.smallest = size
+        if self.largest is None or pixels > self.largest[0] * self.largest[1]:
+            self.largest = size
+
+
+class _Inspected(NamedTuple):
+    """Result for one image: the `digest` of its bytes and its size; or the `error`. damage: what a second
+    decoder says of pixels that are read all the same."""
 
     digest: bytes
-    size: tuple[int, int]
+    size: Size
     error: str | None = None
     damage: str | None = None
 
 
 def inspect_images(
     dataset: Dataset, num_workers: int, progress: Callable[[int], object] = lambda count: None
-) -> list[Inspected]:
+) -> Inspection:
     """Read and decode every image with `num_workers` threads. `progress` is called with 1 after each one."""
-    found = []
+    found = Inspection(dataset, np.zeros((len(dataset), 2), np.uint64))
     with warnings.catch_warnings():
         warnings.filterwarnings("always", module="PIL")  # for each image, not only for the first
-        for inspected in each_image(dataset, partial(_inspect, dataset), num_workers):
-            found.append(inspected)
+        for index, image in enumerate(each_image(dataset, partial(_inspect, dataset), num_workers)):
+            if image.error is None:
+                found.digests[index] = np.frombuffer(image.digest, np.uint64)
+                found.add_size(image.size)
+            else:
+                found.unreadable.add(f"{dataset.where(index)}: {image.error}")
+            if image.damage is not None:
+                found.damaged.add(f"{dataset.where(index)}: {image.damage}")
             progress(1)
     return found
 
 
-def _inspect(dataset: Dataset, index: int) -> Inspected:
+def _inspect(dataset: Dataset, index: int) -> _Inspected:
     try:
         data = dataset.read(index)
         height, width = decode(data, dataset.where(index)).shape[:2]
         damage = find_jpeg_damage(data)
     except DataError as error:
-        return Inspected(b"", (0, 0), str(error))
+        return _Inspected(b"", (0, 0), str(error))
     except OSError as error:
-        return Inspected(b"", (0, 0), error.strerror or str(error))
+        return _Inspected(b"", (0, 0), error.strerror or str(error))
     except MemoryError:
-        return Inspected(b"", (0, 0), "out of memory while the file is read")
-    return Inspected(hashlib.blake2b(data, digest_size=16).digest(), (height, width), damage=damage)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Summary of a dataset. counts: images of each class, by its name or label; empty without labels.
-    smallest, largest: height and width of the images of least and most pixels."""
-
-    images: int
-    unreadable: int
-    counts: dict[str, int]
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
-    median_short_side: int | None
+        return _Inspected(b"", (0, 0), "out of memory while the file is read")
+    return _Inspected(hashlib.blake2b(data, digest_size=16).digest(), (height, width), damage=damage)
 
 
 @dataclass(frozen=True)
@@ -72,82 +120,71 @@ class Findings:
     """Texts, one for each class folder without an image, each unreadable or damaged image, and each group of
     images with the same bytes."""
 
-    empty: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)  # read, but with corrupt pixels
-    conflicts: list[str] = field(default_factory=list)  # same bytes, different labels
-    leaks: list[str] = field(default_factory=list)  # same bytes in two datasets
-    duplicates: list[str] = field(default_factory=list)  # same bytes twice in one dataset
+    empty: Texts = field(default_factory=Texts)
+    unreadable: Texts = field(default_factory=Texts)
+    damaged: Texts = field(default_factory=Texts)  # read, but with corrupt pixels
+    conflicts: Texts = field(default_factory=Texts)  # same bytes, different labels
+    leaks: Texts = field(default_factory=Texts)  # same bytes in two datasets
+    duplicates: Texts = field(default_factory=Texts)  # same bytes twice in one dataset
 
     def __len__(self) -> int:
         kinds = (self.empty, self.unreadable, self.damaged, self.conflicts, self.leaks, self.duplicates)
-        return sum(map(len, kinds))
+        return sum(texts.count for texts in kinds)
 
 
-def summarize(dataset: Dataset, inspected: Sequence[Inspected]) -> Summary:
-    """Count a dataset's images, classes and sizes."""
-    sizes = [item.size for item in inspected if item.error is None]
-    counts: Counter[str] = Counter()
-    sets = dataset.all_labels
-    if sets is not None:
-        total = max(int(sets.values.max()) + 1, len(dataset.class_names or ()))
-        for label, count in enumerate(np.bincount(sets.values, minlength=total).tolist()):
-            counts[_class_name(dataset, label)] = count
-    return Summary(
-        images=len(dataset),
-        unreadable=len(inspected) - len(sizes),
-        counts=dict(counts),
-        smallest=min(sizes, key=lambda size: size[0] * size[1], default=None),
-        largest=max(sizes, key=lambda size: size[0] * size[1], default=None),
-        median_short_side=int(statistics.median(map(min, sizes))) if sizes else None,
-    )
-
-
-def find_problems(inspections: Sequence[tuple[Dataset, Sequence[Inspected]]]) -> Findings:
+def find_problems(inspections: Sequence[Inspection]) -> Findings:
     """Find class folders without an image, unreadable and damaged images, and groups of images with the same
     bytes: with different labels, in two datasets, or twice in one. A group is listed under each kind that it
     belongs to."""
     findings = Findings()
-    groups: defaultdict[bytes, list[tuple[int, int]]] = defaultdict(list)
-    for number, (dataset, inspected) in enumerate(inspections):
-        sets = dataset.all_labels
-        if sets is not None and dataset.class_names is not None:
-            used = set(sets.values.tolist())
-            folders = enumerate(dataset.class_names.folders)
-            findings.empty.extend(folder for label, folder in folders if label not in used)
-        for index, item in enumerate(inspected):
-            if item.error is None:
-                groups[item.digest].append((number, index))
-            else:
-                findings.unreadable.append(f"{dataset.where(index)}: {item.error}")
-            if item.damage is not None:
-                findings.damaged.append(f"{dataset.where(index)}: {item.damage}")
-    for members in groups.values():
-        if len(members) == 1:
-            continue
-        labels = {_label(inspections[number][0], index) for number, index in members} - {None}
-        comparable = len({inspections[number][0].class_names is None for number, _ in members}) == 1
-        names = "; ".join(_describe(inspections[number][0], index) for number, index in members)
+    datasets = [inspection.dataset for inspection in inspections]
+    sets = [dataset.all_labels for dataset in datasets]
+    for inspection, own in zip(inspections, sets, strict=True):
+        findings.unreadable.extend(inspection.unreadable)
+        findings.damaged.extend(inspection.damaged)
+        if own is not None and inspection.dataset.class_names is not None:
+            used = set(np.unique(own.values).tolist())
+            for label, folder in enumerate(inspection.dataset.class_names.folders):
+                if label not in used:
+                    findings.empty.add(folder)
+    starts = np.cumsum([0, *map(len, datasets)])
+    for group in _equal_groups(np.concatenate([inspection.digests for inspection in inspections])):
+        numbers = np.searchsorted(starts, group, "right") - 1
+        places = zip(numbers.tolist(), (group - starts[numbers]).tolist(), strict=True)
+        members = [(datasets[number], sets[number], index) for number, index in places]
+        labels = {_label(*member) for member in members} - {None}
+        comparable = len({dataset.class_names is None for dataset, _, _ in members}) == 1
+        names = "; ".join(_describe(*member) for member in members)
         if len(labels) > 1 and comparable:  # a list's numbers are not compared with folders' names
-            findings.conflicts.append(names)
-        numbers = {number for number, _ in members}
-        if len(numbers) > 1:
-            findings.leaks.append(names)
-        if len(members) > len(numbers):
-            findings.duplicates.append(names)
+            findings.conflicts.add(names)
+        different = len(np.unique(numbers))
+        if different > 1:
+            findings.leaks.add(names)
+        if len(members) > different:
+            findings.duplicates.add(names)
     return findings
 
 
-def _class_name(dataset: Dataset, label: int) -> str:
-    return str(label) if dataset.class_names is None else dataset.class_names.names[label]
+def _equal_groups(digests: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the positions, ascending, of two and more equal rows of uint64 [N, 2] that are not 0. The group
+    with the first of all comes first."""
+    order = np.lexsort(digests.T)
+    ordered = digests[order]
+    is_equal = (ordered[1:] == ordered[:-1]).all(axis=1) & ordered[1:].any(axis=1)
+    edges = np.flatnonzero(np.diff(is_equal, prepend=False, append=False))
+    begins, ends = edges[::2], edges[1::2] + 1
+    for group in np.argsort(order[begins]):
+        yield order[begins[group] : ends[group]]
 
 
-def _label(dataset: Dataset, index: int) -> str | None:
+def _label(dataset: Dataset, sets: LabelSets | None, index: int) -> str | None:
     """Return the names of an image's labels, in their order; None without labels."""
-    sets = dataset.all_labels
-    return None if sets is None else ", ".join(_class_name(dataset, label) for label in sets[index])
+    if sets is None:
+        return None
+    names = dataset.class_names
+    return ", ".join(str(label) if names is None else names.names[label] for label in sets[index])
 
 
-def _describe(dataset: Dataset, index: int) -> str:
-    label = _label(dataset, index)
+def _describe(dataset: Dataset, sets: LabelSets | None, index: int) -> str:
+    label = _label(dataset, sets, index)
     return dataset.where(index) if label is None else f"{dataset.where(index)} as {label}"

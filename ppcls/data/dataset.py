@@ -4,7 +4,6 @@ import hashlib
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 from unicodedata import normalize
@@ -59,8 +58,8 @@ class Source(Protocol):
 
     def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
         """Return indices int64 [N] in random order; i + k * len(self) stands for a further use of image i.
-        A source that reads neighbours together keeps them together, for each of `parts` processes, which
-        takes every image p + k * parts."""
+        They may be changed in place. A source that reads neighbours together keeps them together, for each
+        of `parts` processes, which takes every image p + k * parts."""
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Begin to fetch images that will be read soon. A source that is quick does nothing."""
@@ -94,9 +93,10 @@ class Dataset:
         """Return a dataset of image files."""
         return Dataset(Files(paths), labels, class_names)
 
-    @cached_property
+    @property
     def all_labels(self) -> LabelSets | None:
-        """The labels of each image as a set, whether it has one or several; None without labels."""
+        """The labels of each image as a set, whether it has one or several; None without labels. Of single
+        labels it is made anew at each call, and takes 8 bytes an image."""
         return self.label_sets if self.labels is None else LabelSets.of_labels(self.labels)
 
     def __len__(self) -> int:

@@ -77,7 +77,8 @@ class Files:
         return Files([self.paths[index] for index in indices], self.list_file, lines)
 
     def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
-        return indices[random.permutation(len(indices))]
+        random.shuffle(indices)
+        return indices
 
     def prefetch(self, indices: Sequence[int]) -> None:
         """Do nothing: a disk is quick."""

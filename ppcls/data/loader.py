@@ -119,9 +119,10 @@ def train_batch_indices(
     world_size: int = 1,
     factors: np.ndarray | None = None,
     min_batches: int = 0,
-) -> list[np.ndarray]:
-    """Return the shuffled indices of a rank's batches. From each global batch the rank takes images rank,
-    rank + world_size, ... An incomplete last global batch is dropped. The source decides how it is shuffled.
+) -> np.ndarray:
+    """Return the shuffled indices of a rank's batches, int64 [B, batch_size]. From each global batch the rank
+    takes images rank, rank + world_size, ... An incomplete last global batch is dropped. The source decides
+    how it is shuffled.
 
     min_batches: if the images fill fewer batches, they are used again, in another order and under other
     numbers: index + k * count is a further use of the image `index`. No image is used once more before all
@@ -132,10 +133,11 @@ def train_batch_indices(
     if factors is not None:
         shuffled = draw_epoch(factors, source, max(images, count), seed, epoch, world_size)
     else:
-        rounds = range(math.ceil(images / max(count, 1)))
-        uses = [use * count + source.shuffle(np.arange(count), random, world_size) for use in rounds]
-        shuffled = np.concatenate(uses) if uses else np.arange(0)
-    return [shuffled[start + rank : start + size : world_size] for start in range(0, images, size)]
+        starts = range(0, images, max(count, 1))
+        uses = [source.shuffle(np.arange(n, n + count), random, world_size) for n in starts]
+        shuffled = uses[0] if len(uses) == 1 else np.concatenate([np.arange(0), *uses])
+    batches = shuffled[:images].reshape(-1, batch_size, world_size)[:, :, rank]
+    return np.ascontiguousarray(batches)  # without the shares of the other ranks
 
 
 def load_batches(

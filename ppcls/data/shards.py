@@ -106,25 +106,36 @@ class Shards:
 
     def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
         if not self.is_remote:
-            return indices[random.permutation(len(indices))]
+            random.shuffle(indices)
+            return indices
         return self._shuffle_blocks(indices, random, parts)
 
     def _shuffle_blocks(self, indices: np.ndarray, random: np.random.RandomState, parts: int) -> np.ndarray:
         """Order blocks of neighbours at random, and mix the images of WINDOW blocks with one another. Then
         part p of `parts` processes, which takes every image p + k * parts, finds whole blocks."""
-        places = indices % len(self)  # further uses of an image have larger numbers
-        numbers = places if self.chosen is None else self.chosen[places]
-        columns = self.index.columns
-        shards = np.searchsorted(columns["starts"], numbers, "right") - 1
-        blocks = np.stack([shards, columns["offset"][numbers] // BLOCK_BYTES])
-        _, block = np.unique(blocks, axis=1, return_inverse=True)
-        block = block.reshape(-1)
-        rank = random.permutation(block.max() + 1 if len(block) else 0)[block]  # places of the blocks
-        window = rank // WINDOW
-        mixed = np.lexsort((random.random_sample(len(window)), window))
-        whole = len(mixed) // parts * parts
-        order = np.concatenate([mixed[:whole].reshape(parts, -1).T.reshape(-1), mixed[whole:]])
+        blocks = self._block_numbers()
+        numbers = indices % len(self)  # further uses of an image have larger numbers
+        block = blocks[numbers if self.chosen is None else self.chosen[numbers]]
+        del blocks, numbers
+        is_used = np.zeros(block.max(initial=-1) + 1, bool)
+        is_used[block] = True
+        window_of = np.zeros(len(is_used), np.int32)
+        window_of[is_used] = random.permutation(is_used.sum()) // WINDOW
+        window = window_of[block]
+        del block
+        order = np.lexsort((random.random_sample(len(window)), window))
+        if parts > 1:
+            whole = len(order) // parts * parts
+            order[:whole] = order[:whole].reshape(parts, -1).T.reshape(-1)
         return indices[order]
+
+    def _block_numbers(self) -> np.ndarray:
+        """Return the number of each image's block, int32 [N], of all images of the index: see `_span`."""
+        block, starts = self.index.columns["offset"] // BLOCK_BYTES, self.index.columns["starts"]
+        is_first = np.zeros(len(block), bool)
+        is_first[1:] = block[1:] != block[:-1]
+        is_first[starts[starts < len(block)]] = True
+        return np.cumsum(is_first, dtype=np.int32) - 1
 
     @property
     def sizes(self) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.config_files import load_config, run_of_checkpoint
+from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset, open_split
 from ppcls.data.decode import decode
 from ppcls.data.overlap import find_shared_images, perceptual_hash
@@ -66,9 +67,13 @@ def require_packages() -> None:
         raise ConfigError(f"This command needs packages: {problem}")
 
 
-def join_datasets(datasets: Sequence[Dataset]) -> Images:
-    """Put datasets with the same classes together. Raises DataError for a dataset without labels, for
-    different classes, for fewer than two classes, and for a class of fewer than FOLDS images."""
+def join_datasets(datasets: Sequence[Dataset], class_names: ClassNames | None = None) -> Images:
+    """Put datasets with the same classes together.
+
+    class_names: for lists, which have none; a label beyond them is shown as its number. Raises DataError for
+    a dataset without labels, for different classes, for fewer than two classes, and for a class of fewer than
+    FOLDS images.
+    """
     first = datasets[0]
     for dataset in datasets:
         if dataset.label_sets is not None:
@@ -93,7 +98,9 @@ def join_datasets(datasets: Sequence[Dataset]) -> Images:
     labels = np.concatenate([dataset.labels for dataset in datasets if dataset.labels is not None])
     if len(np.unique(labels)) < 2:
         raise DataError("All images have the same label. A wrong label is found by the images of others.")
-    names = first.class_names.names if first.class_names else [str(n) for n in range(labels.max() + 1)]
+    known = first.class_names or class_names
+    names = list(known.names) if known else []
+    names += [str(label) for label in range(len(names), labels.max() + 1)]
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < FOLDS:
             raise _too_few(names[label], count)

@@ -130,10 +130,9 @@ def evaluate(
     _require_measurable(predictor, dataset, classes)
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_indices = eval_batch_indices(len(dataset), predictor.batch_size, rank, world_size)
-    kept = sum(map(len, batch_indices)) if keep_samples or keep_logits else 0
-    scorer = _Scorer(dataset, predictor, classes, kept)
-    if keep_logits:
-        scorer.logits = np.empty((kept, predictor.num_classes), np.float32)
+    keep_samples |= keep_logits
+    own = sum(map(len, batch_indices))
+    scorer = _Scorer(dataset, predictor, classes, own, keep_samples=keep_samples, keep_logits=keep_logits)
     # As many steps on each process, so that none waits long: gloo gives up after 30 s.
     steps = len(eval_batch_indices(len(dataset), predictor.batch_size, 0, world_size))
     batches = predictor.run(dataset, batch_indices, on_error=on_error)
@@ -156,7 +155,7 @@ def evaluate(
     count = int(totals[0])
     if count == 0:
         raise DataError(f"None of the {len(dataset)} images can be read; the first: {unreadable[0].where}.")
-    samples = np.concatenate(distributed.gather(scorer.samples)) if keep_samples or keep_logits else None
+    samples = np.concatenate(distributed.gather(scorer.samples)) if keep_samples else None
     order = None if samples is None else np.argsort(samples["index"], kind="stable")
     return Evaluation(
         top1=totals[1] / count,
@@ -167,7 +166,7 @@ def evaluate(
         images_per_second=len(dataset) / seconds,
         class_counts=sum(distributed.gather(scorer.class_counts)),
         samples=None if samples is None else samples[order],
-        logits=gather_rows(scorer.logits[: len(scorer.samples)])[order] if keep_logits else None,
+        logits=gather_rows(scorer.logits)[order] if keep_logits else None,
         has_sets=dataset.label_sets is not None,
         average_precision=scorer.average_precision(),
     )
@@ -196,31 +195,43 @@ class _Scorer:
     """Compares the logits of batches with the labels, and collects this process's counts of classes,
     unreadable images and samples.
 
-    capacity: the number of samples to save. num_classes: the number of classes that can be predicted.
-    logits: where those of the samples are saved, if they have room.
+    images: the number of this process's. num_classes: the number of classes that can be predicted. A network
+    with a sigmoid for each class needs the logits of all images too, 4 bytes for each class of an image.
     """
 
     def __init__(
-        self, dataset: Dataset, predictor: Predictor, classes: np.ndarray | None, capacity: int
+        self,
+        dataset: Dataset,
+        predictor: Predictor,
+        classes: np.ndarray | None,
+        images: int,
+        *,
+        keep_samples: bool,
+        keep_logits: bool,
     ) -> None:
         num_classes = predictor.num_classes
         self.labels, self.temperature = dataset.labels, predictor.temperature
         self.to_logits = predictor.to_logits
         self.is_binary = predictor.activation == "sigmoid"
         self.sets = dataset.all_labels if self.is_binary else dataset.label_sets
-        self._scores: list[tuple[np.ndarray, np.ndarray]] = []  # logits and indices of batches
         self.excluded = None if classes is None else np.setdiff1d(np.arange(num_classes), classes)
         self.num_classes = num_classes if classes is None else len(classes)
         self.class_counts = np.zeros((3, num_classes), np.int64)
         self.unreadable: list[Unreadable] = []
-        self._samples = np.empty(capacity, sample_type(self.num_classes))
-        self.logits = np.empty((0, num_classes), np.float32)
+        self._samples = np.empty(images if keep_samples else 0, sample_type(self.num_classes))
+        rows = images if keep_logits or self.is_binary else 0
+        self._indices, self._logits = np.empty(rows, np.int64), np.empty((rows, num_classes), np.float32)
         self._filled = 0
 
     @property
     def samples(self) -> np.ndarray:
         """The samples so far."""
         return self._samples[: self._filled]
+
+    @property
+    def logits(self) -> np.ndarray:
+        """The logits so far, before any temperature, float32 [n, C]."""
+        return self._logits[: self._filled]
 
     def add(self, batch: Batch, outputs: np.ndarray) -> np.ndarray:
         """Return metrics.batch_sums of a batch, and the number of its unreadable images, float64 [5]. Raises
@@ -231,8 +242,8 @@ class _Scorer:
         logits = self.to_logits(outputs)
         require_finite(logits)
         span = slice(self._filled, self._filled + len(batch.indices))
-        if len(self.logits):
-            self.logits[span] = logits
+        if len(self._logits):
+            self._logits[span], self._indices[span] = logits, batch.indices
         if self.temperature is not None:
             logits = logits / np.float32(self.temperature)
         if self.excluded is not None:
@@ -246,7 +257,7 @@ class _Scorer:
                 rows["loss"] = losses
             if self.is_binary:
                 rows["probability"] = sigmoid(np.take_along_axis(logits, rows["best"].astype(np.int64), 1))
-            self._filled += len(rows)
+        self._filled = span.stop
         self.class_counts += counts
         return np.array([*batch_sums(logits, truth, losses), len(batch.unreadable)])
 
@@ -256,8 +267,6 @@ class _Scorer:
         """Return the true class of each image, its loss, None for the cross-entropy with this class, and the
         counts of classes."""
         if self.sets is not None:
-            if self.is_binary:
-                self._scores.append((logits.astype(np.float32), indices))
             return judge(logits, *self.sets.targets(indices), is_binary=self.is_binary)
         if self.labels is None:
             raise ValueError("images without labels cannot be evaluated")
@@ -269,9 +278,7 @@ class _Scorer:
         """Return the average precision of each class over all processes; None with a softmax."""
         if not self.is_binary or self.sets is None:
             return None
-        scores = [np.empty((0, self.class_counts.shape[1]), np.float32), *(s for s, _ in self._scores)]
-        indices = [np.empty(0, np.int64), *(i for _, i in self._scores)]
-        return average_precision_of_ranks(np.concatenate(scores), np.concatenate(indices), self.sets)
+        return average_precision_of_ranks(self.logits, self._indices[: self._filled], self.sets)
 
 
 def _require_measurable(predictor: Predictor, dataset: Dataset, classes: np.ndarray | None) -> None:

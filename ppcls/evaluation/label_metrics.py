@@ -8,7 +8,7 @@ from ppcls import distributed
 from ppcls.data.label_sets import LabelSets
 from ppcls.evaluation.metrics import likeliest_valid, log_probabilities, top_classes
 
-_BLOCK = 1 << 24  # scores of all processes that are sorted together
+_BLOCK = 1 << 22  # scores of all processes that are sorted together, in some 60 bytes for each
 
 
 class Judged(NamedTuple):

