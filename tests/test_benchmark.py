@@ -208,6 +208,7 @@ def test_serve_measures_a_server_and_writes_json(exported, pictures, tmp_path, c
     assert set(over["statuses"]) == {"200", "429"} and sum(over["statuses"].values()) == 200
     assert over["accepted"]["p99"] > over["rejected"]["p50"] > 0
     assert over["memory"]["peak"] >= over["memory"]["start"] > 20
+    assert 0 < over["loop_processor_share"] <= 1 and 0 < over["generator"]["processor_share"] <= 1
     assert over["generator"]["lag"]["p50"] >= 0 and figures["exit_code"] == 0
     assert f"{share:8.2f}" in capsys.readouterr().out
 

@@ -23,6 +23,7 @@ from ppcls.inference.engines import engine as records
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import CPU_BATCH, EngineType, LoadedEngine
 from ppcls.inference.engines.fallback import FallbackEngine
+from ppcls.inference.engines.onnxruntime import session_options
 from ppcls.inference.export import export_model
 from ppcls.inference.fastest import measure, rank_engines, streams_for
 from ppcls.inference.formats import FORMATS, writable_formats
@@ -101,6 +102,13 @@ def test_openvino_fills_its_table_of_types_before_any_thread_runs(exported, monk
     monkeypatch.setattr(openvino.Type, "to_dtype", lambda kind: calls.append(kind) or to_dtype(kind))
     open_here(exported, "openvino", streams=2)
     assert calls
+
+
+def test_threads_of_onnxruntime_take_no_core_while_they_wait():
+    pytest.importorskip("onnxruntime")
+    options = session_options(2)
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 @pytest.mark.parametrize("kind", ["onnx", "paddle"])

@@ -16,6 +16,10 @@ from helpers import ROOT, Served
 from ppcls.serving.jobs import Job, JobQueue
 
 pytest.importorskip("uvicorn")
+from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: E402
+
+from ppcls.serving.connection import Connection, Head  # noqa: E402
+
 SLOW = ROOT / "tests" / "slow_server.py"
 PREDICT = b"POST /predict HTTP/1.1\r\n"
 
@@ -62,6 +66,15 @@ def post(server, body, headers=b""):
     return connect(server, with_length(PREDICT + headers, body))
 
 
+def fill(server, folder, picture):
+    """Give the workers and a queue of two all that they take, and return the connections."""
+    connections = [post(server, picture) for _ in range(2)]
+    wait_until(lambda: len(computed(folder)) == 1)
+    connections += [post(server, picture) for _ in range(2)]
+    wait_until(lambda: 'ppcls_queue_depth{model="slow"} 2.0' in server.ask("/metrics")[2].decode())
+    return connections
+
+
 def wait_until(condition):
     until = time.monotonic() + 60
     while not condition():
@@ -71,10 +84,7 @@ def wait_until(condition):
 
 def test_a_full_queue_is_answered_before_the_body_is_read(tmp_path, picture):
     with start(tmp_path, 1.0, "queue=2") as server:
-        first = [post(server, picture) for _ in range(2)]  # in work
-        wait_until(lambda: len(computed(tmp_path)) == 1)
-        first += [post(server, picture) for _ in range(2)]
-        time.sleep(0.1)
+        first = fill(server, tmp_path, picture)
         # no body at all; and by its head alone, as it is not even asked whether the body could be read
         head = PREDICT + b"Content-Encoding: gzip\r\n"
         with closing(connect(server, with_length(head, b"", len(picture)))) as refused:
@@ -88,6 +98,46 @@ def test_a_full_queue_is_answered_before_the_body_is_read(tmp_path, picture):
         assert len(computed(tmp_path)) == 4
         text = server.ask("/metrics")[2].decode()
         assert 'ppcls_rejected_total{cause="queue_full",model="slow"} 1.0' in text
+
+
+def test_refusals_by_the_head_alone_are_those_of_the_application(tmp_path, picture):
+    """One connection after another request, heads and bodies in one piece or in several."""
+    with start(tmp_path, 5.0, "queue=2") as server:
+        kept = connect(server, b"GET /v2 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert read_answer(kept)[0] == 200
+        busy = fill(server, tmp_path, picture)
+        answers = []
+        for model in (b"/predict?model=slow", b"/v2/models/slow/infer"):
+            request = with_length(b"POST %s HTTP/1.1\r\nX-Request-Id: 7\r\n" % model, picture)
+            cut = request.index(b"\r\n\r\n") + 2
+            for parts in (
+                (request,),
+                (request[: cut + 9], request[cut + 9 :]),
+                (request[:cut], request[cut:]),
+            ):
+                for part in parts:
+                    kept.sendall(part)
+                    time.sleep(0.03)
+                answers.append(read_answer(kept))
+        statuses, heads, values = zip(*answers, strict=True)
+        assert set(statuses) == {429} and all(value == values[0] for value in values)
+        # only what uvicorn answers has a date: a head in two parts takes the long way
+        assert ["\r\ndate: " in head for head in heads] == [False, False, True] * 2
+        fields = [
+            sorted(line for line in head.split("\r\n") if not line.startswith("date: ")) for head in heads
+        ]
+        assert all(one == fields[0] for one in fields)
+        kept.sendall(with_length(PREDICT, picture) * 3)  # in a pipeline
+        received = b""
+        while received.count(b"full") < 3:
+            received += kept.recv(65536)
+        assert received.count(b"HTTP/1.1 429 ") == 3 and b"date: " not in received
+        wait_until(lambda: sum(line["request_id"] == "7" for line in server.log) == 6)
+        lines = [line for line in server.log if line["request_id"] == "7"]
+        assert {(line["status"], line["cause"]) for line in lines} == {(429, "queue_full")}
+        assert {line["route"] for line in lines} == {"/predict", "/v2/models/{model}/infer"}
+        for connection in [kept, *busy]:
+            connection.close()
 
 
 def test_a_deadline_is_answered_at_once_and_costs_no_work(tmp_path, picture):
@@ -210,6 +260,20 @@ def test_an_engine_that_dies(tmp_path, picture):
         assert server.ask("/v2/health/live")[0] == 200
 
 
+def test_a_model_that_failed_is_opened_again(tmp_path, picture):
+    with start(tmp_path, 0, "reopen=0.2") as server:
+        (tmp_path / "dead").touch()
+        status, head, _ = read_answer(post(server, picture))
+        assert status == 503 and "\r\nretry-after: 1\r\n" in head
+        server.wait_for("slow could not be opened: ")
+        assert server.ask("/v2/health/ready")[0] == 503 and read_answer(post(server, picture))[0] == 503
+        (tmp_path / "dead").unlink()
+        server.wait_for("slow is ready again")
+        assert server.ask("/v2/health/ready")[0] == 200 and read_answer(post(server, picture))[0] == 200
+        assert any(line.startswith("slow failed: ") and "dead" in line for line in server.errors)
+        assert server.end(signal.SIGTERM) == 0
+
+
 def test_bodies_that_are_too_large(tmp_path, picture):
     with start(tmp_path, 0, "body=0.01", "pixels=0.1", "buffer=0.006") as server:
         for declared in (20_000, 10**12, 10**18):
@@ -247,6 +311,16 @@ def test_clients_that_are_slow_or_silent(tmp_path, picture):
             for _ in range(100):
                 answered.sendall(bytes(1000))
                 time.sleep(0.05)
+
+
+def test_a_client_that_does_not_take_its_answers(tmp_path):
+    with start(tmp_path, 0, "idle=1.0", "connections=1") as server, socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.connect(("127.0.0.1", server.port))
+        greedy.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 1000)
+        time.sleep(0.2)
+        assert server.ask("/v2/health/live")[0] == 503  # it has the only connection
+        wait_until(lambda: server.ask("/v2/health/live")[0] == 200)
 
 
 def test_more_connections_than_the_limit(tmp_path):
@@ -296,6 +370,61 @@ def test_fuzz_for_long(tmp_path, picture):
     with start(tmp_path, 0, "upload=2.0") as server:
         assert check_fuzz(server, picture, 2000, seed=7) < 40
         assert server.end(signal.SIGTERM) == 0
+
+
+# Heads
+
+
+FIELDS = b"Host: a\r\nContent-Length: 12\r\nX-Request-Id:  id 7\t\r\n"
+
+
+def test_a_head_as_nearly_all_clients_send_it():
+    data = b"POST /predict?topk=3 HTTP/1.1\r\n" + FIELDS + b"Accept: */*\r\n\r\n"
+    assert Head.of(data + b"the body") == Head("/predict?topk=3", b"id 7", len(data), 12)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /predict HTTP/1.1\r\n" + FIELDS,  # not whole
+        b"GET /predict HTTP/1.1\r\n" + FIELDS + b"\r\n",
+        b"POST /predict HTTP/1.0\r\n" + FIELDS + b"\r\n",
+        b"POST  /predict HTTP/1.1\r\n" + FIELDS + b"\r\n",
+        b"POST /pre dict HTTP/1.1\r\n" + FIELDS + b"\r\n",
+        b"POST /predict HTTP/1.1\n" + FIELDS + b"\r\n",
+        b"POST /predict HTTP/1.1\r\nContent-Length: 12\r\n\r\n",
+        b"POST /predict HTTP/1.1\r\nHost: a\r\n\r\n",
+        *(
+            b"POST /predict HTTP/1.1\r\n" + FIELDS + line + b"\r\n\r\n"
+            for line in (
+                b"Content-Length: 12",
+                b"Transfer-Encoding: chunked",
+                b"transfer-encoding : chunked",
+                b"Connection: close",
+                b"Upgrade: websocket",
+                b"Expect: 100-continue",
+                b" folded",
+                b"A: \xff",
+                b"A: a\rb",
+                b"A: a\nb",
+                b"A",
+                b": a",
+            )
+        ),
+        *(
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: %s\r\n\r\n" % length
+            for length in (b"", b"-1", b"+1", b"1_0", b"0x10", b"1 2", b"4, 4", b"1" * 19, b"\xb2")
+        ),
+    ],
+)
+def test_other_heads_are_left_to_the_parser(head):
+    assert Head.of(head) is None
+
+
+def test_what_is_overridden_of_uvicorn_is_there():
+    """A later version may have other names: then the limits of connections would hold no more."""
+    own = {name for name, value in vars(Connection).items() if callable(value) and not name.startswith("_")}
+    assert own - {"refuse"} == own & set(dir(H11Protocol)) and len(own) > 7
 
 
 # The queue

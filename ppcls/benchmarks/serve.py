@@ -78,6 +78,16 @@ class ServerProcess:
             return 0.0
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
+    def loop_seconds(self) -> float:
+        """Return the seconds of the processor that the event loop, which is the first thread, has used; 0
+        where the system does not say."""
+        try:
+            text = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/stat").read_text()
+        except OSError:
+            return 0.0
+        user, system = text.rpartition(")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> int:
         """End it as an orchestrator does, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
@@ -199,7 +209,7 @@ def _overload(server: ServerProcess, load: LoadProcess, sizes: Sizes) -> dict[st
     before = _closed(load, CLIENTS, sizes.seconds)["rate"]
     rate = TIMES * before
     planned = np.random.RandomState(0).exponential(1 / rate, sizes.requests).cumsum()
-    memory = [server.memory()]
+    memory, loop = [server.memory()], server.loop_seconds()
     load.begin(planned=planned.tolist())
     end = time.monotonic() + planned[-1]
     while time.monotonic() < end:
@@ -207,6 +217,7 @@ def _overload(server: ServerProcess, load: LoadProcess, sizes: Sizes) -> dict[st
         memory.append(server.memory())
     figures = load.end()
     memory.append(server.memory())
+    loop = server.loop_seconds() - loop
     capacity = (before + _closed(load, CLIENTS, sizes.seconds)["rate"]) / 2
     arrived, sent, answered, status = figures["rows"].T
     latency = 1000 * (answered - arrived)
@@ -224,6 +235,7 @@ def _overload(server: ServerProcess, load: LoadProcess, sizes: Sizes) -> dict[st
         "rejected": _latencies(latency[status == 429]),
         "accepted_limit": 1000 * 2 * sizes.queue / float(goodput) if goodput else 0.0,
         "memory": {"start": memory[0], "quarter": quarter[0], "peak": max(memory), "end": memory[-1]},
+        "loop_processor_share": loop / figures["seconds"],
         "generator": {
             "processor_share": figures["processor_seconds"] / figures["seconds"],
             "lag": _latencies(1000 * (sent - arrived)),

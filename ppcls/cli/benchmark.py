@@ -447,8 +447,9 @@ def _print_serve(figures: dict[str, Any]) -> None:
     print(f"  2 x queue / goodput: {over['accepted_limit']:.0f} ms")
     print("  memory of the server: " + ", ".join(f"{key} {value:.0f} MiB" for key, value in memory.items()))
     print(
-        f"  the generator used {over['generator']['processor_share']:.2f} of a core, and was late by "
-        f"{lag['p50']:.1f} ms (p50), {lag['p99']:.1f} ms (p99)"
+        f"  the server's event loop used {over['loop_processor_share']:.2f} of a core, the generator "
+        f"{over['generator']['processor_share']:.2f}; it was late by {lag['p50']:.1f} ms (p50), "
+        f"{lag['p99']:.1f} ms (p99)"
     )
 
 

@@ -106,6 +106,12 @@ class Predictor:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
+        self.reopen()
+
+    def reopen(self) -> None:
+        """Open the engine anew, as after a failure. The old one is let go before. Raises ExportError."""
+        for name in ("engine", "bulk_engine"):
+            self.__dict__.pop(name, None)
         self.engine = self.open_engine(self._first_streams)
 
     def _set_preprocessing(self, preprocessing: Preprocessing) -> None:

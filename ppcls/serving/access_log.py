@@ -11,16 +11,37 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
+CLIENT_LEFT = 499  # a status of the log and the figures only: the client closed its connection
+_CAUSES = {
+    400: "malformed",
+    404: "unknown",
+    405: "method",
+    408: "slow_body",
+    411: "no_length",
+    413: "too_large",
+    415: "encoding",
+    422: "unreadable",
+    429: "queue_full",
+    CLIENT_LEFT: "client_left",
+    500: "internal",
+    503: "unavailable",
+    504: "deadline",
+}
 _ID = re.compile(r"[\x21-\x7e]{1,128}")
 MOST_METHOD = 16  # characters that are kept of a method: the protocol has no limit
 PAUSE = 0.2  # seconds between writes
 WAITING = 10_000  # lines; if their reader stops, further ones are dropped, and counted
 
 
+def cause_of(status: int) -> str:
+    """Return the cause of an error in one word."""
+    return _CAUSES.get(status, "other")
+
+
 @dataclass
 class Entry:
     """What is known of one request. request_id: the client's X-Request-Id, or a new one. route: the pattern
-    of the path. size: bytes of the body. waited: seconds in the queue. cause: of an error, in one word."""
+    of the path. size: bytes of the body. waited: seconds in the queue. cause: of an error: see `cause_of`."""
 
     request_id: str
     method: str

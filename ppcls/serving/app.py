@@ -1,16 +1,10 @@
 """The server's addresses, as an ASGI application. Its loop moves bytes only: workers decode and compute."""
 
-import asyncio
 import json
 import sys
 import traceback
-from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import parse_qs
 
-import anyio
-import h11
-import numpy as np
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,254 +12,17 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 import ppcls
-from ppcls.serving.access_log import AccessLog, Entry
-from ppcls.serving.connection import IS_LOST, ON_LOST
-from ppcls.serving.jobs import Job, Outputs
-from ppcls.serving.limits import Limits
-from ppcls.serving.metrics import CONTENT_TYPE, Metrics
+from ppcls.serving.access_log import CLIENT_LEFT, Entry
+from ppcls.serving.intake import ClientLeft, answer
+from ppcls.serving.jobs import Outputs
+from ppcls.serving.metrics import CONTENT_TYPE
 from ppcls.serving.model import ServedModel, extras_of
 from ppcls.serving.multipart import first_file
 from ppcls.serving.page import HEADERS, page_of
-from ppcls.serving.protocol import HEADER_LENGTH, MAX_JSON, VERSION, RequestError, encode_infer, parse_infer
+from ppcls.serving.protocol import HEADER_LENGTH, MAX_JSON, RequestError, encode_infer, parse_infer
+from ppcls.serving.state import Server
 
 EXTENSIONS = ["binary_tensor_data", "classification"]
-TIMEOUT = "x-request-timeout-ms"  # header: milliseconds that the client waits
-RESERVED_SECONDS = 1.0  # in which a slow sender keeps its place in the queue
-CLIENT_LEFT = 499  # in the log and the figures only
-CAUSES = {
-    400: "malformed",
-    404: "unknown",
-    405: "method",
-    408: "slow_body",
-    411: "no_length",
-    413: "too_large",
-}
-CAUSES |= {415: "encoding", 422: "unreadable", 429: "queue_full", CLIENT_LEFT: "client_left", 500: "internal"}
-CAUSES |= {503: "unavailable", 504: "deadline"}
-
-
-class ClientLeft(Exception):
-    """The client closed its connection before its answer."""
-
-
-class Server:
-    """The models and the state that all requests share.
-
-    is_draining: the server ends; further requests are refused. accepted: requests for inference between the
-    decision to take them and their answer. buffered: bytes of their bodies.
-    """
-
-    def __init__(self, names: Sequence[str], limits: Limits, log: AccessLog) -> None:
-        self.limits, self.log = limits, log
-        self.metrics = Metrics(names)
-        self.models = {name: ServedModel(name, limits, self.metrics) for name in names}
-        self.is_draining = False
-        self.accepted = 0
-        self.buffered = 0
-
-    @property
-    def is_ready(self) -> bool:
-        models = self.models.values()
-        return not self.is_draining and all(model.ready and model.failure is None for model in models)
-
-    def refuse_head(self, head: h11.Request) -> tuple[int, dict[str, str], bytes] | None:
-        """Return the answer to a request whose head alone says that the queue of its model is full, or None
-        for all others: they are read further."""
-        path, _, query = head.target.decode("latin-1").partition("?")
-        if head.method != b"POST":
-            return None
-        if path == "/predict":
-            name = parse_qs(query).get("model", [next(iter(self.models))])[0]
-            route = path
-        elif path.startswith("/v2/models/") and path.endswith("/infer"):
-            name = path.removeprefix("/v2/models/").removesuffix("/infer")
-            route = "/v2/models/{model}/infer"
-        else:
-            return None
-        model = self.models.get(name)
-        if model is None or not model.queue.is_full or not model.ready or model.failure or self.is_draining:
-            return None
-        ids = [value for key, value in head.headers if key == b"x-request-id"]
-        entry = Entry.of("POST", ids[0] if ids else None)
-        entry.model, entry.status, entry.cause, entry.is_inference = name, 429, CAUSES[429], True
-        entry.route = route
-        self.metrics.failed(name, entry.cause)
-        self.log.add(entry.to_dict())
-        error = full(model)
-        body = json.dumps({"error": str(error)}).encode()
-        return error.status, error.headers | {"x-request-id": entry.request_id}, body
-
-    def find(self, request: Request, name: str | None = None) -> ServedModel:
-        """Return the model of a request's path, or of this name. Raises RequestError."""
-        name = name or request.path_params["model"]
-        version = request.path_params.get("version", VERSION)
-        model = self.models.get(name)
-        if model is None:
-            raise RequestError(
-                404, f"Unknown model. Expected: {', '.join(self.models)}. Received: {name[:100]!r}"
-            )
-        request.scope["entry"].model = model.name
-        if version != VERSION:
-            raise RequestError(
-                404, f"{model.name} has the version {VERSION} only. Received: {version[:40]!r}"
-            )
-        return model
-
-    def require_ready(self, model: ServedModel) -> None:
-        """Raise RequestError if a request for inference cannot be taken now."""
-        if self.is_draining:
-            raise RequestError(
-                503, "The server is draining: it ends.", {"Retry-After": "1", "Connection": "close"}
-            )
-        model.require_ready()
-
-
-def full(model: ServedModel) -> RequestError:
-    """Return the error of a full queue."""
-    return RequestError(
-        429, f"The queue of {model.name} is full.", {"Retry-After": str(model.seconds_to_wait)}
-    )
-
-
-class Place:
-    """A place in a model's queue while a request's body is read. A slow sender loses it to others."""
-
-    def __init__(self, model: ServedModel) -> None:
-        self._model = model
-        self.is_held = False
-        self.take()
-        self._timer = asyncio.get_running_loop().call_later(RESERVED_SECONDS, self.release)
-
-    def take(self) -> None:
-        """Reserve the place, if it is not held. Raises RequestError for a full queue."""
-        if not self.is_held:
-            self.is_held = self._model.queue.reserve()
-        if not self.is_held:
-            raise full(self._model)
-
-    def release(self) -> None:
-        if self.is_held:
-            self._model.queue.release()
-            self.is_held = False
-
-    def fill(self, job: Job) -> None:
-        """Put the job into the place. Raises RequestError if it was lost and the queue is full."""
-        self.take()
-        self.is_held = False
-        self._model.queue.put(job)
-
-    def close(self) -> None:
-        self._timer.cancel()
-        self.release()
-
-
-# Makes of the body the job's inputs, the function that makes the answer of the outputs, and the seconds that
-# the client waits, if the body states them.
-Work = Callable[
-    [ServedModel, bytes, Request],
-    tuple[Sequence[bytes] | np.ndarray, Callable[[Outputs], Response], float | None],
-]
-
-
-async def answer(
-    server: Server, model: ServedModel, request: Request, work: Work, max_bytes: int | None = None
-) -> Response:
-    """Take a request for inference, or refuse it before its body is read, and return its answer.
-
-    max_bytes: of the body, if less than the server's limit. Raises RequestError or ClientLeft.
-    """
-    entry: Entry = request.scope["entry"]
-    entry.is_inference = True
-    server.require_ready(model)
-    deadline = entry.started + _timeout(request, server.limits.deadline)
-    limit = min(max_bytes or server.limits.body_bytes, server.limits.body_bytes)
-    _require_length(request, limit)
-    place = Place(model)
-    server.accepted += 1
-    try:
-        body = await read_body(server, request, limit)
-        inputs, finish, timeout = work(model, body, request)
-        entry.images = len(inputs)
-        if timeout is not None:
-            deadline = min(deadline, entry.started + timeout)
-        job = Job(inputs, finish, deadline)
-        place.fill(job)
-        try:
-            return await wait_for(model, job, request)
-        finally:
-            entry.waited = job.taken - job.queued if job.taken else None
-    finally:
-        place.close()
-        server.buffered -= entry.size
-        server.accepted -= 1
-
-
-async def wait_for(model: ServedModel, job: Job, request: Request) -> Response:
-    """Return a job's result. Raises RequestError at the deadline if it still waits, and ClientLeft if the
-    client goes away before a worker has taken it."""
-    timer = asyncio.get_running_loop().call_at(job.deadline, model.queue.cancel, job)
-    request.scope[ON_LOST] = lambda: model.queue.cancel(job)
-    if request.scope[IS_LOST]:
-        model.queue.cancel(job)
-    try:
-        return await asyncio.wrap_future(job.future)
-    except asyncio.CancelledError:
-        if not job.future.cancelled():
-            raise
-        if request.scope[IS_LOST]:
-            raise ClientLeft from None
-        raise RequestError(504, "The deadline passed while the request waited.") from None
-    finally:
-        timer.cancel()
-
-
-async def read_body(server: Server, request: Request, limit: int) -> bytes:
-    """Return a request's body. Raises RequestError if it is too large or too slow, or if all bodies together
-    are too large; ClientLeft if it is cut off."""
-    entry: Entry = request.scope["entry"]
-    chunks = []
-    try:
-        with anyio.fail_after(server.limits.upload):
-            while True:
-                message = await request.receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                chunks.append(message.get("body", b""))
-                entry.size += len(chunks[-1])
-                server.buffered += len(chunks[-1])
-                if entry.size > limit:
-                    raise _too_large(limit, "more")
-                if server.buffered > server.limits.buffer_bytes:
-                    raise RequestError(429, "The bodies of all requests are too large.", {"Retry-After": "1"})
-                if not message.get("more_body", False):
-                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    except TimeoutError:
-        raise RequestError(
-            408, f"The body did not arrive within {server.limits.upload:g} seconds.", {"Connection": "close"}
-        ) from None
-
-
-def _require_length(request: Request, limit: int) -> None:
-    """Raise RequestError for a stated length above the limit, before a byte of the body is read."""
-    if "content-encoding" in request.headers:
-        raise RequestError(415, "Send the body as it is, without Content-Encoding.")
-    length = request.headers.get("content-length", "0")
-    if len(length) > 18 or int(length) > limit:
-        raise _too_large(limit, length[:30])
-
-
-def _too_large(limit: int, received: str) -> RequestError:
-    return RequestError(413, f"A body may have {limit} bytes. Received: {received}")
-
-
-def _timeout(request: Request, default: float) -> float:
-    """Return the seconds that a request may wait. Raises RequestError."""
-    text = request.headers.get(TIMEOUT)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and 0 < len(text) <= 9):
-        raise RequestError(400, f"{TIMEOUT} is a whole number of milliseconds. Received: {text[:40]!r}")
-    return min(default, int(text) / 1000)
 
 
 def _json(values: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -396,7 +153,7 @@ class Addresses:
 
     async def model_ready(self, request: Request) -> Response:
         model = self.server.find(request)
-        is_ready = model.ready and model.failure is None and not self.server.is_draining
+        is_ready = model.ready and not self.server.is_draining
         return _json({"name": model.name, "ready": is_ready}, 200 if is_ready else 503)
 
 
@@ -425,7 +182,9 @@ class Shell:
         except ClientLeft:
             entry.status = CLIENT_LEFT
         finally:
-            self._record(scope, entry)
+            route = scope.get("route")
+            entry.route = None if route is None else route.path
+            self.server.record(entry)
 
     async def _respond(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
         """Let the address answer, or return the error to answer."""
@@ -441,16 +200,3 @@ class Shell:
             print(traceback.format_exc(), file=sys.stderr, flush=True)
             return _json({"error": "internal error"}, 500)
         return None
-
-    def _record(self, scope: Scope, entry: Entry) -> None:
-        route = scope.get("route")
-        entry.route = None if route is None else route.path
-        status = entry.status or 500
-        if status >= 400:
-            entry.cause = CAUSES.get(status, "other")
-        if entry.model is not None and entry.is_inference:
-            if status < 400:
-                self.server.metrics.answered(entry.model, entry.seconds, entry.waited or 0.0)
-            else:
-                self.server.metrics.failed(entry.model, entry.cause or "other")
-        self.server.log.add(entry.to_dict())

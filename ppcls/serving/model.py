@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,21 @@ Explain = Callable[[np.ndarray], bytes]
 SHARE = 2  # the streams are opened if this many times the first engine's memory is free
 
 
+@dataclass(frozen=True)
+class Engines:
+    """What computes a model. wide: one stream of all threads, the quickest for a single batch. many: streams
+    of one thread each, which do more in all; or the same engine."""
+
+    wide: Engine
+    many: Engine
+
+
 class ServedModel:
     """One model of the server.
 
     A single request is computed on an engine that uses all threads. While others wait, each worker computes
-    on a stream of a second engine, which does more in all. `ready` and `failure` say how the model is:
-    loading, ready, or failed for the reason given.
+    on a stream of a second engine, which does more in all. A model is loading until `ready` is true. It is
+    false again when the model has failed, for the reason `failure`, until `reopen` succeeds.
     """
 
     def __init__(self, name: str, limits: Limits, metrics: Metrics) -> None:
@@ -43,6 +52,8 @@ class ServedModel:
         self.failure: str | None = None
         self.predictor: Predictor
         self.explain: Explain | None = None
+        self._engines: Engines | None = None
+        self._first = 0  # bytes of memory that the predictor's own engine takes
         self._workers: list[threading.Thread] = []
         self._seconds = 0.0  # that a job took a worker, a running mean
         metrics.watch_queue(name, lambda: len(self.queue))
@@ -50,32 +61,52 @@ class ServedModel:
     def start(self, predictor: Predictor, memory: int) -> str:
         """Open the engines, answer a warm-up request, and return a line about the model. memory: of the
         process before the predictor was opened. Raises PpclsError."""
-        self.predictor = predictor
-        first = used_memory() - memory
-        self._wide = predictor.engine
-        self._many = self._open_streams(first)
-        count = max(2, self._many.streams)  # one decodes while another one computes
-        names = [f"{self.name}-{number}" for number in range(count)]
-        self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
-        for engine in {id(engine): engine for engine in (self._wide, self._many)}.values():
-            self._warm_up(engine)
-        for worker in self._workers:
-            worker.start()
-        self._answer_one()
-        self.ready = True
-        streams = f"1 stream of all threads and {self._many.streams} of one each"
-        if self._many is self._wide:
-            streams = f"{self._wide.streams} stream{'s' * (self._wide.streams > 1)}"
+        self.predictor, self._first = predictor, used_memory() - memory
+        engines = self._open_engines()
+        streams = f"1 stream of all threads and {engines.many.streams} of one each"
+        if engines.many is engines.wide:
+            streams = f"{engines.wide.streams} stream{'s' * (engines.wide.streams > 1)}"
         megabytes = (used_memory() - memory) / 2**20
-        return f"{self.name}: {self._wide.name}, {streams}, {megabytes:.0f} MiB of memory"
+        return f"{self.name}: {engines.wide.name}, {streams}, {megabytes:.0f} MiB of memory"
 
-    def _open_streams(self, first: int) -> Engine:
+    def reopen(self) -> None:
+        """Open the engines anew after a failure, and answer a warm-up request. Raises PpclsError."""
+        self.predictor.reopen()
+        self._open_engines()
+
+    def _open_engines(self) -> Engines:
+        engines = Engines(self.predictor.engine, self._open_streams())
+        for engine in {id(engine): engine for engine in (engines.wide, engines.many)}.values():
+            self._warm_up(engine)
+        self._engines = engines
+        if not self._workers:
+            count = max(2, engines.many.streams)  # one decodes while another one computes
+            names = [f"{self.name}-{number}" for number in range(count)]
+            self._workers = [threading.Thread(target=self._work, name=name, daemon=True) for name in names]
+            for worker in self._workers:
+                worker.start()
+        self._answer_one()
+        self.ready, self.failure = True, None
+        return engines
+
+    def _open_streams(self) -> Engine:
         """Open the engine of several streams if it is one of its own and memory has room for it."""
-        wished = self.limits.streams or self.predictor.streams
+        wide, wished = self.predictor.engine, self.limits.streams or self.predictor.streams
         free = free_memory()
-        if wished == self._wide.streams or (free is not None and free < SHARE * first):
-            return self._wide
+        if wished == wide.streams or (free is not None and free < SHARE * self._first):
+            return wide
         return self.predictor.open_engine(wished)
+
+    def _fail(self, engine: Engine, reason: str) -> None:
+        """Let go of the engines, of which this one failed, unless others have replaced them already."""
+        if self._engines is not None and engine in (self._engines.wide, self._engines.many):
+            self.ready, self.failure, self._engines = False, reason, None
+
+    def _failed(self) -> RequestError:
+        """Return the answer to all requests while the model has failed."""
+        pause = math.ceil(self.limits.reopen)
+        reason = f"The model {self.name} failed: {self.failure} It is opened again."
+        return RequestError(503, reason, {"Retry-After": str(pause)})
 
     def _warm_up(self, engine: Engine) -> None:
         """Run each batch size once on each stream: engines allocate when they meet one."""
@@ -133,7 +164,7 @@ class ServedModel:
         return {
             "name": self.name,
             "versions": [VERSION],
-            "platform": f"ppcls_{self._wide.name}",
+            "platform": f"ppcls_{self.predictor.engine.name}",
             "inputs": [tensor.to_dict() for tensor in INPUTS],
             "outputs": [tensor.to_dict() for tensor in self.outputs],
         }
@@ -141,7 +172,7 @@ class ServedModel:
     def require_ready(self) -> None:
         """Raise RequestError if the model is loading or has failed."""
         if self.failure is not None:
-            raise RequestError(503, f"The model {self.name} failed: {self.failure}")
+            raise self._failed()
         if not self.ready:
             raise RequestError(503, f"The model {self.name} is loading.", {"Retry-After": "1"})
 
@@ -163,7 +194,10 @@ class ServedModel:
         while (taken := self.queue.take(self.batch_size, self.limits.wait / 1000)) is not None:
             jobs, is_alone = taken
             try:
-                self._compute(jobs, self._wide if is_alone else self._many)
+                engines = self._engines
+                if engines is None:
+                    raise self._failed()
+                self._compute(jobs, engines.wide if is_alone else engines.many)
             except Exception as error:  # noqa: BLE001 - the requests report it, and the worker goes on
                 for job in jobs:
                     if not job.future.done():
@@ -240,8 +274,8 @@ class ServedModel:
             except ExportError as error:
                 if not is_usual:
                     raise RequestError(400, f"{list(joined.shape)} cannot be computed: {error}") from error
-                self.failure = str(error)
-                raise RequestError(503, f"The model {self.name} failed: {error}") from error
+                self._fail(engine, str(error))
+                raise self._failed() from error
             self.metrics.computed(self.name, len(batch))
         return parts[0] if len(parts) == 1 else tuple(map(np.concatenate, zip(*parts, strict=True)))
 

@@ -15,13 +15,15 @@ from ppcls.commands import command_line
 from ppcls.errors import ConfigError
 from ppcls.inference.predictor import Predictor
 from ppcls.serving.access_log import AccessLog
-from ppcls.serving.app import Server, Shell
-from ppcls.serving.connection import Connection
+from ppcls.serving.app import Shell
+from ppcls.serving.connection import MAX_HEAD, Connection
 from ppcls.serving.limits import Limits
 from ppcls.serving.memory import used_memory
 from ppcls.serving.model import Explain
+from ppcls.serving.state import Server
 
 BACKLOG = 1024  # connections that the system holds until they are accepted
+NEVER = 10**9  # seconds
 LEAVE_SECONDS = 2.0  # for answers that are on their way when all else is done
 Open = Callable[[], Predictor]
 OpenExplainer = Callable[[Predictor], Explain]
@@ -85,11 +87,7 @@ class _Process(uvicorn.Server):
         connection = type(
             "Connection",
             (Connection,),
-            {
-                "idle": limits.idle,
-                "most": limits.connections,
-                "refuse_head": staticmethod(server.refuse_head),
-            },
+            {"idle": limits.idle, "most": limits.connections, "refuse": staticmethod(server.refuse)},
         )
         super().__init__(
             uvicorn.Config(
@@ -101,7 +99,8 @@ class _Process(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                timeout_keep_alive=int(limits.idle) + 1,
+                h11_max_incomplete_event_size=MAX_HEAD,
+                timeout_keep_alive=NEVER,  # the connection has its own limit
                 timeout_graceful_shutdown=int(LEAVE_SECONDS),
             )
         )
@@ -119,7 +118,7 @@ class _Process(uvicorn.Server):
         self._loader.start()
 
     def load(self, models: Mapping[str, Open], explainers: Mapping[str, OpenExplainer]) -> None:
-        """Open the models one after the other, in a thread of its own."""
+        """Open the models one after the other, in a thread of its own, and later those anew that fail."""
         try:
             for name, open_model in models.items():
                 memory = used_memory()
@@ -135,6 +134,22 @@ class _Process(uvicorn.Server):
         gc.freeze()  # what was loaded stays, and need not be looked through again
         self._take_signals()
         self._log("ready")
+        self._reopen_failed()
+
+    def _reopen_failed(self) -> None:
+        """Open the engines of models that failed again, from time to time, as long as the process lives."""
+        while True:
+            time.sleep(self._server.limits.reopen)
+            for name, model in self._server.models.items():
+                if model.failure is None:
+                    continue
+                self._log(f"{name} failed: {model.failure} It is opened again.")
+                try:
+                    model.reopen()
+                except Exception as error:  # noqa: BLE001 - it is tried again
+                    self._log(f"{name} could not be opened: {error}")
+                else:
+                    self._log(f"{name} is ready again")
 
     def _take_signals(self) -> None:
         """Handle signals again: a library that was loaded may have taken them."""

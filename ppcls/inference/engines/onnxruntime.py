@@ -2,14 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ppcls.inference.engines.engine import EngineType, RunBatch
 from ppcls.processor import flushed_denormals
 
+if TYPE_CHECKING:
+    import onnxruntime
 
-def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]:
+
+def session_options(threads: int) -> "onnxruntime.SessionOptions":
+    """Return the options of a session of so many threads."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -19,11 +24,17 @@ def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]
     options.log_severity_level = 4  # errors are raised, and need not be printed as well
     # of the threads that it starts; `run` does so in its caller's
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    return options
+
+
+def _open(file: Path, threads: int, streams: int) -> tuple[list[RunBatch], bool]:
+    import onnxruntime
+
     available = onnxruntime.get_available_providers()
     providers = [f"{kind}ExecutionProvider" for kind in ("Tensorrt", "CUDA", "CPU")]
     with flushed_denormals():  # the first session changes this thread's setting for good
         session = onnxruntime.InferenceSession(
-            str(file), options, providers=[name for name in providers if name in available]
+            str(file), session_options(threads), providers=[name for name in providers if name in available]
         )
     name = session.get_inputs()[0].name
 
