@@ -92,7 +92,7 @@ def test_a_list_without_images(tmp_path, content):
 
 
 def test_a_list_in_another_encoding(tmp_path):
-    with pytest.raises(DataError, match="UTF-8"):
+    with pytest.raises(DataError, match="UTF-8.*binary file"):
         open_list(tmp_path, "a.jpg 0\n".encode("utf-16"))
 
 

@@ -262,6 +262,9 @@ def test_unequal_classes_are_hinted_at_and_their_recalls_are_shown(colours, tmp_
     assert all(f"{name} {recall:.4f} (" in said for name, recall in shown)
     metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert metrics["class_recall"] == best["eval_class_recall"]
+    assert train.main([str(output), "--resume", "auto"]) == 0  # the run by its folder keeps its names
+    assert "data.class_names was" not in capsys.readouterr().out
+    assert load_config(output / "train.yaml").data.class_names == str(tmp_path / "names.txt")
 
 
 def test_patience_ends_a_run_that_gets_no_better(colours, tmp_path, capsys):

@@ -67,18 +67,19 @@ def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
-def read_model(args: argparse.Namespace) -> "Resolved":
-    """Return what MODEL, -c and --exported name together. Raises ConfigError or ExportError."""
+def read_model(args: argparse.Namespace, *, to_train: bool = False) -> "Resolved":
+    """Return what MODEL, -c and --exported name together. to_train: see resolve_model. Raises ConfigError or
+    ExportError."""
     from ppcls.inference.resolve import resolve_model
 
     if args.model is None or args.config is None:
-        return resolve_model(args.model or args.config, args.override, args.exported)
+        return resolve_model(args.model or args.config, args.override, args.exported, to_train=to_train)
     raise ConfigError(f"MODEL and -c are the same. Received: {args.model} and -c {args.config}. Give one.")
 
 
-def read_config(args: argparse.Namespace) -> Config:
+def read_config(args: argparse.Namespace, *, to_train: bool = False) -> Config:
     """Return the config of a command that needs the network itself. Raises ConfigError for an export."""
-    config, export = read_model(args)
+    config, export = read_model(args, to_train=to_train)
     if export is not None:
         raise ConfigError(about_folder(export))
     return config

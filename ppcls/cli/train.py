@@ -31,7 +31,7 @@ START = {
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     refuse_options_of_evaluation(args.override)
-    config = read_config(args)
+    config = read_config(args, to_train=True)
     config = replace(config, model=replace(config.model, weights=None, variant=None, averaged=True))
     writes = not args.check and args.show_batch is None
     with locked(config.output_path) if writes and distributed.rank() == 0 else nullcontext():

@@ -15,7 +15,10 @@ def read_lines(path: Path, option: str = "") -> list[str]:
     except OSError as error:
         raise DataError(f"{option}{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{option}{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
+        raise DataError(
+            f"{option}{path} is not UTF-8 text: {error}. Expected: a text file, not an image or another "
+            "binary file. Save a text of another encoding as UTF-8."
+        ) from error
     if "\ufeff" in text:
         text = re.sub("^\ufeff+", "", text, flags=re.MULTILINE)
     return text.split("\n")

@@ -22,12 +22,17 @@ class Resolved(NamedTuple):
 
 
 def resolve_model(
-    name: str | Path | None, overrides: Sequence[str] = (), exported: str | Path | None = None
+    name: str | Path | None,
+    overrides: Sequence[str] = (),
+    exported: str | Path | None = None,
+    *,
+    to_train: bool = False,
 ) -> Resolved:
     """Return what `name` means: a model by its name, a YAML file, the folder of a training run (or
     weights in its checkpoints), or the folder of an export.
 
-    exported: the folder of an export; `name` then gives the options of its data, or is None.
+    exported: the folder of an export; `name` then gives the options of its data, or is None. to_train: keep
+    data.class_names of a run, which its weights do not bring to a training.
     Raises ConfigError or ExportError, with what to give instead.
     """
     if name is not None and is_export(name):
@@ -41,7 +46,8 @@ def resolve_model(
             "No model is given. Expected: MODEL, which is the name of one, such as EfficientNetLite0, a YAML "
             "file, the folder of a training run, or the folder of an export."
         )
-    return Resolved(_with_own_names(load_config(name, overrides), overrides), None)
+    config = load_config(name, overrides)
+    return Resolved(config if to_train else _with_own_names(config, overrides), None)
 
 
 def _with_own_names(config: Config, overrides: Sequence[str]) -> Config:
