@@ -19,17 +19,10 @@ from ppcls.config import DataConfig
 from ppcls.config_files import parse_config
 from ppcls.data import overlap
 from ppcls.data.__main__ import main
+from ppcls.data.copies import COPY_BITS, HASH_ROWS, Album, find_copies, perceptual_hash
 from ppcls.data.dataset import Dataset, open_path, open_split
 from ppcls.data.decode import decode
-from ppcls.data.overlap import (
-    COPY_BITS,
-    Album,
-    check_overlap,
-    find_copies,
-    find_equal_contents,
-    find_shared_images,
-    group_equal,
-)
+from ppcls.data.overlap import check_overlap, find_equal_contents, find_shared_images, group_equal
 from ppcls.errors import ConfigError, DataError
 from ppcls.training.run import look_for_overlap
 
@@ -284,8 +277,8 @@ def copies(tmp_path_factory):
 @pytest.mark.parametrize("known", ["eval", "eval.txt", "eval-shards"])
 def test_copies_are_found_wherever_they_lie(place, known, copies, monkeypatch):
     home, expected = copies
-    monkeypatch.setattr(overlap, "CHUNK", 5)
-    monkeypatch.setattr(overlap, "_BLOCK", 3)
+    monkeypatch.setattr("ppcls.data.copies.CHUNK", 5)
+    monkeypatch.setattr("ppcls.data.copies._BLOCK", 3)
     dataset = open_path(home / place)
     album = Album.of([open_path(home / known)], 2)
     found = {}
@@ -341,7 +334,7 @@ def test_photographs_are_not_copies_of_one_another():
         image = Image.open(io.BytesIO(photographs.read(index))).convert("RGB")
         for kind in (*KINDS, "cropped"):
             pixels = decode(KINDS[kind](photographs.read(index), image) if kind in KINDS else cropped(image))
-            hashes = overlap.perceptual_hash(pixels, overlap.HASH_ROWS)[None]
+            hashes = perceptual_hash(pixels, HASH_ROWS)[None]
             (best,), (bits,) = album.nearest(hashes)
             assert (album.places[best][1], bits <= COPY_BITS) == (index, True), (kind, bits)
 

@@ -14,8 +14,8 @@ from ppcls.errors import DataError
 
 if TYPE_CHECKING:
     from ppcls.data.check import Inspection
+    from ppcls.data.copies import Album, Match
     from ppcls.data.dataset import Dataset
-    from ppcls.data.overlap import Album, Match
 
 # The network of configs/finetune.yaml; and those that are proposed if only their weights are on this machine.
 START_NETWORKS = ("EfficientNetB0", "EfficientNetLite0", "EfficientNetLite1", "EfficientNetLite2")
@@ -200,8 +200,8 @@ def _check_against(args: argparse.Namespace) -> int:
     import warnings
 
     from ppcls import distributed
+    from ppcls.data.copies import COPY_BITS, Album, find_copies, require_hash
     from ppcls.data.dataset import open_path
-    from ppcls.data.overlap import COPY_BITS, Album, find_copies, require_hash
     from ppcls.progress import progress_bar
 
     most = COPY_BITS if args.near_bits is None else args.near_bits

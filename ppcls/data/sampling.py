@@ -31,8 +31,11 @@ def repeat_factors(labels: np.ndarray | LabelSets, sampling: str) -> np.ndarray 
         factors = _class_factors(labels, sampling)[labels]
     else:
         sets = LabelSets.of_labels(labels)
-        factors = _class_factors(sets.values, sampling)[sets.values]
-        factors = np.maximum.reduceat(factors, sets.starts[:-1])
+        of_class, factors = _class_factors(sets.values, sampling), np.empty(len(sets))
+        for start in range(0, len(sets), _BLOCK):
+            ends = sets.starts[start : start + _BLOCK + 1]
+            values = sets.values[ends[0] : ends[-1]]
+            factors[start : start + _BLOCK] = np.maximum.reduceat(of_class[values], ends[:-1] - ends[0])
     factors /= factors.mean()
     return factors
 
