@@ -85,15 +85,15 @@ setup(
         "int8": ["nncf>=3.0,<4", "onnx>=1.14", "openvino>=2024.4"],  # to write int8 forms
         "remote": ["fsspec[http]>=2024.2"],  # shards at a URL; s3 and gs besides with s3fs, gcsfs
         "serve": [
-            *("anyio>=4.0", "h11>=0.14", "prometheus_client>=0.20"),
-            *("python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"),
+            *("anyio>=4.0", "h11>=0.16", "prometheus_client>=0.20"),
+            *("python-multipart>=0.0.18", "starlette>=1.7", "uvicorn>=0.30"),
         ],
         "test": [
             *("pytest>=8.0", "pytest-xdist>=3.5", "setuptools", "wheel"),
             *("cleanlab>=2.7", "imagehash>=4.3", "scikit-learn>=1.3", "scipy>=1.10", "threadpoolctl>=3.1"),
             *("fsspec[http]>=2024.2", "moto[server]>=5.0", "s3fs>=2024.2", "webdataset>=0.2.100"),
-            *("anyio>=4.0", "h11>=0.14", "prometheus_client>=0.20"),
-            *("python-multipart>=0.0.18", "starlette>=1.0", "uvicorn>=0.30"),
+            *("anyio>=4.0", "h11>=0.16", "prometheus_client>=0.20"),
+            *("python-multipart>=0.0.18", "starlette>=1.7", "uvicorn>=0.30"),
             *("nncf>=3.0,<4", "tritonclient[http]>=2.56"),
         ],
         "lint": ["ruff>=0.9", "mypy>=1.14", "types-PyYAML"],

@@ -33,7 +33,7 @@ def picture(tmp_path_factory):
 
 
 def start(folder, seconds, *limits, ready="ready"):
-    return Served([SLOW, folder, seconds, *limits], ready)
+    return Served([SLOW, folder, seconds, "batch=1", *limits], ready)
 
 
 def computed(folder):
@@ -457,6 +457,21 @@ def test_jobs_are_taken_up_to_the_size_of_a_batch():
     assert queue.take(3, 0) == (jobs[5:], True)
     queue.close()
     assert queue.take(3, 0) is None
+
+
+def test_workers_that_wait_share_what_comes():
+    queue, taken = JobQueue(10), []
+    workers = [threading.Thread(target=lambda: taken.append(queue.take(4, 0)[0])) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    wait_until(lambda: queue._idle == 2)
+    with queue._changed:  # both are there before a worker looks
+        for _ in range(3):
+            queue.reserve()
+            queue.put(job())
+    for worker in workers:
+        worker.join(60)
+    assert sorted(map(len, taken)) == [1, 2]
 
 
 def test_a_batch_waits_for_further_jobs():

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 18  # bytes that are read or written at once
+CHUNK = 1 << 18  # bytes that are written at once
+ANSWER = 1 << 14  # bytes that are read at once
 PATIENCE = 60.0  # seconds without any answer, after which a run is given up
 LOST = 0  # the status of a request whose connection broke
 
@@ -49,7 +50,7 @@ class Connection:
     def receive(self) -> int | None:
         """Read what there is. Return the status if the answer is complete, LOST if there will be none."""
         try:
-            data = self.socket.recv(CHUNK)
+            data = self.socket.recv(ANSWER)
         except BlockingIOError:
             return None
         except OSError:

@@ -1,5 +1,6 @@
 """The work of one model: a bounded queue of jobs, and what a worker takes from it."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -38,7 +39,7 @@ class JobQueue:
         self.length = length
         self._waiting: deque[Job] = deque()
         self._reserved = 0
-        self._busy = 0  # workers
+        self._busy = self._idle = 0  # workers that compute, and that wait for jobs
         self._is_closed = False
         self._changed = threading.Condition()
 
@@ -78,17 +79,21 @@ class JobQueue:
 
     def take(self, images: int, wait: float) -> tuple[list[Job], bool] | None:
         """Wait for jobs, and return those of about this number of images, and whether a worker has the
-        machine for itself: nothing else waits or is computed. None: the queue is closed and empty.
+        machine for itself: nothing else waits or is computed. None: the queue is closed and empty. While
+        other workers wait for jobs, these have their share: only what all workers leave is batched.
 
         wait: seconds in which further jobs may come to fill the batch. `done` must be called behind the work.
         """
         with self._changed:
             jobs: list[Job] = []
             while not jobs:
+                self._idle += 1
                 self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                self._idle -= 1
                 if not self._waiting:
                     return None
-                self._take_some(jobs, images)
+                share = images if wait else math.ceil(len(self._waiting) / (self._idle + 1))
+                self._take_some(jobs, min(images, share))
             until = time.monotonic() + wait
             while (missing := images - _count(jobs)) > 0 and (left := until - time.monotonic()) > 0:
                 self._changed.wait_for(lambda: self._waiting or self._is_closed, left)

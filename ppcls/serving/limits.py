@@ -23,7 +23,7 @@ class Limits:
     connections: Count = 512  # at a time; a further one is answered 503
     drain: Positive = 30.0  # seconds after SIGTERM in which the accepted requests are answered
     reopen: Positive = 30.0  # seconds from one attempt to open a model again that has failed to the next
-    batch: Count = 1  # pictures of waiting requests that are computed together
+    batch: Count = 2  # pictures of waiting requests that are computed together
     wait: NotNegative = 0.0  # milliseconds that a batch waits for further requests
     streams: Count | None = None  # batches side by side while requests wait; by default as many as cores
 
