@@ -216,11 +216,11 @@ class Pointwise:
     def _product(self) -> Primitive:
         own = self.geometry
         transposed = strided((own.in_channels, own.out_channels), (1, own.in_channels))
-        return matmul(self._x, transposed, self._y, *self._posts)
+        return matmul(self._x, transposed, self._y, *self._posts, gemm=not self._posts)
 
     @cached_property
     def _data_product(self) -> Primitive:
-        return matmul(self._y, self._weight, self._x)
+        return matmul(self._y, self._weight, self._x, gemm=True)
 
     @cached_property
     def _add(self) -> Primitive:
@@ -229,7 +229,8 @@ class Pointwise:
     @cached_property
     def _weights_product(self) -> Primitive:
         own = self.geometry
-        return matmul(strided((own.out_channels, own.pixels), (1, own.out_channels)), self._x, self._weight)
+        transposed = strided((own.out_channels, own.pixels), (1, own.out_channels))
+        return matmul(transposed, self._x, self._weight, gemm=True)
 
 
 class Depthwise(Convolution):
@@ -278,7 +279,7 @@ class Depthwise(Convolution):
         sums, taps = strided((c, h, w), (1, w * c, c)), strided((c, h, w), (kernel**2, kernel, 1))
         return (
             binary(dnnl.MULTIPLY, self._source, for_each_sample(n, c), self._source),
-            matmul(plain(1, n), plain(n, h * w * c), plain(1, h * w * c)),
+            matmul(plain(1, n), plain(n, h * w * c), plain(1, h * w * c), gemm=True),
             reorder(sums, taps),
         )
 
@@ -316,15 +317,19 @@ class Depthwise(Convolution):
             place = column - own.pads[0][1]  # of the pixel that it sees, from that of the output
             moved = 0 if -1 <= place <= 1 else place // own.stride
             groups.setdefault(moved, []).append(column)
+        groups[0] = groups.pop(0)  # last: it writes again what wider parts have written
+        least = min(own.stride, 2)  # of one column that skips pixels there is no fast kernel: take two
         try:
-            parts = [self._part(moved, columns[0], len(columns)) for moved, columns in groups.items()]
+            parts = [self._part(moved, columns, least) for moved, columns in groups.items()]
         except OneDNNError:  # such as one column that begins within the image
             return None
         return parts if all(part.primitive.name.startswith(FAST) for part in parts) else None
 
-    def _part(self, moved: int, first: int, number: int) -> "_Part":
-        """Return the part of `number` columns from `first` on, for which dy is moved by `moved` pixels."""
+    def _part(self, moved: int, columns: list[int], least: int) -> "_Part":
+        """Return the part of these columns, at least so many, for which dy is moved by `moved` pixels."""
         own = self.geometry
+        number = max(len(columns), least)
+        first = min(columns[0], own.kernel - number)
         (top, left), (bottom, _) = own.pads
         width, kernel = self.out_shape[2], own.kernel
         before = left + own.stride * moved - first

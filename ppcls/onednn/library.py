@@ -64,6 +64,8 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_engine_create": (NEW, c_int, c_size_t),
     "dnnl_stream_create": (NEW, c_void_p, c_uint),
     "dnnl_stream_destroy": (c_void_p,),
+    "dnnl_get_primitive_cache_capacity": (POINTER(c_int),),
+    "dnnl_set_primitive_cache_capacity": (c_int,),
     "dnnl_memory_desc_create_with_strides": (NEW, c_int, _DIMS, c_int, _DIMS),
     "dnnl_memory_desc_create_with_tag": (NEW, c_int, _DIMS, c_int, c_int),
     "dnnl_memory_desc_destroy": (c_void_p,),
@@ -79,6 +81,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_post_ops_append_binary": (c_void_p, c_int, c_void_p),
     "dnnl_post_ops_destroy": (c_void_p,),
     "dnnl_primitive_desc_query": (c_void_p, c_int, c_int, c_void_p),
+    "dnnl_primitive_desc_next_impl": (c_void_p,),
     "dnnl_primitive_desc_destroy": (c_void_p,),
     "dnnl_primitive_create": (NEW, c_void_p),
     "dnnl_primitive_execute": (c_void_p, c_void_p, c_int, POINTER(Argument)),
@@ -117,7 +120,10 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_pooling_forward_primitive_desc_create": (NEW, c_void_p, c_int, c_int, *_POOLING, c_void_p),
     "dnnl_pooling_backward_primitive_desc_create": (NEW, c_void_p, c_int, *_POOLING, c_void_p, c_void_p),
 }
-CHECKED_BY_CALLER = ("dnnl_primitive_execute", "dnnl_memory_set_data_handle")  # hundreds of calls a step
+CHECKED_BY_CALLER = (
+    *("dnnl_primitive_execute", "dnnl_memory_set_data_handle"),  # hundreds of calls a step
+    "dnnl_primitive_desc_next_impl",  # the last one has none
+)
 # Arguments and result of the others
 OTHERS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "dnnl_version": ((), POINTER(_Version)),
@@ -174,6 +180,14 @@ def engine() -> c_void_p:
     new = c_void_p()
     library().dnnl_engine_create(byref(new), CPU, 0)
     return new
+
+
+def forget_primitives() -> None:
+    """Empty the library's cache, which keeps primitives that nobody has any more."""
+    capacity = c_int()
+    library().dnnl_get_primitive_cache_capacity(byref(capacity))
+    for number in (0, capacity):
+        library().dnnl_set_primitive_cache_capacity(number)
 
 
 class Handle:
