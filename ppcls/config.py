@@ -77,7 +77,7 @@ SYNONYMS = {
 
 
 Activation = Literal["softmax", "sigmoid"]  # makes probabilities of logits: of all together, or of each
-KernelsOption = Literal["auto", "onednn", "paddle"]
+KernelsOption = Literal["auto", "onednn", "onednn-bf16", "paddle"]
 
 
 @dataclass(frozen=True)
@@ -257,13 +257,20 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     device: Literal["auto", "cpu", "gpu"] = "auto"  # auto: a GPU if Paddle has one
-    kernels: KernelsOption = "auto"  # of eager runs; auto: oneDNN's, if usable
+    kernels: KernelsOption = (
+        "auto"  # of eager runs; auto: oneDNN's, if usable; onednn-bf16: training multiplies in bfloat16
+    )
     seed: Seed = 0  # of all random choices
     output_dir: str | None = None  # folder of the results; null: output/ and the model's name
 
     @property
     def output_path(self) -> Path:
         return Path(self.output_dir or f"output/{self.model.name}")
+
+    @property
+    def exact_kernels(self) -> KernelsOption:
+        """The kernels outside of training, which compute in float32."""
+        return "onednn" if self.kernels == "onednn-bf16" else self.kernels
 
     def to_yaml(self) -> str:
         """Return all options as the text of a YAML file."""

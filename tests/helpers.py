@@ -31,6 +31,8 @@ LIMIT = 1e-5  # of ||a - b|| / ||b|| to published logits, float32: single small 
 
 _PADDLE = find_spec("paddle")
 HAS_ONEDNN = bool(_PADDLE and (Path(_PADDLE.origin or "").parent / "libs/libdnnl.so.3").exists())
+_PROCESSOR = Path("/proc/cpuinfo")
+HAS_BF16 = HAS_ONEDNN and "amx_bf16" in (_PROCESSOR.read_text() if _PROCESSOR.exists() else "")
 
 ARTIFACT = Artifact(
     model="EfficientNetB0",

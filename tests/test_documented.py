@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from helpers import code_without_ppcls, corrected_list
+from helpers import HAS_BF16, code_without_ppcls, corrected_list
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -72,6 +72,7 @@ ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
 FINETUNE = "python tools/train.py -c configs/finetune.yaml -o model.num_classes=3"
 KERNELS = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels paddle onednn"
+BF16 = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels onednn onednn-bf16"
 SAME_STEPS = "-o data.batch_size=16 -o device=cpu -o optim.name=sgd -o train.ema_decay=null"
 MORE_IMAGES = "-o data.eval_list=photos/train_list.txt"  # 9 are too few to calibrate
 PHOTOS = {"output/photos": "RUN"}
@@ -263,6 +264,7 @@ HOW: dict[str, Run | str] = {
     f"python {TRAIN_SPEED} -o data.batch_size=16 -o device=cpu": Run(FEW_STEPS),
     f"{KERNELS} {SAME_STEPS}": Run(f"{FEW_STEPS} --rounds 1"),
     f"{KERNELS} --beside-torch PYTHON {SAME_STEPS}": "needs torch and timm",
+    f"{BF16} {SAME_STEPS}": Run(f"{FEW_STEPS} --rounds 1") if HAS_BF16 else "needs a processor with AMX",
     f"{LAUNCH_2} {TRAIN_SPEED} -o data.batch_size=8 -o device=cpu": Run(FEW_STEPS),
     "python tools/benchmark.py train -c configs/Fix_ResNeXt101_32x48d_wsl.yaml --synthetic --steps 2 "
     "-o data.batch_size=8 -o device=cpu": Run(

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import HAS_ONEDNN, LIMIT, build_filled, read_golden, relative_difference, value_from
+from helpers import HAS_BF16, HAS_ONEDNN, LIMIT, build_filled, read_golden, relative_difference, value_from
 from two_ranks import SMALL, make_state, weights
 
 from ppcls import build_model
@@ -28,6 +28,7 @@ from ppcls.training.step import train_step
 from ppcls.training.sync_bn import SyncBatchNorm2D
 
 pytestmark = pytest.mark.skipif(not HAS_ONEDNN, reason="this Paddle comes without oneDNN's library")
+NEEDS_BF16 = pytest.mark.skipif(not HAS_BF16, reason="oneDNN multiplies in bfloat16 with AMX")
 
 
 class ShortVariant(ResNeXtVariant):
@@ -106,16 +107,43 @@ def test_gradients_are_as_near_to_float64_as_paddles(family, seed, record_proper
     largest = max(map(np.linalg.norm, expected.values()))
     names = [name for name in expected if np.linalg.norm(expected[name]) > 1e-6 * largest]
     assert len(names) > 50
-    medians = {}
-    for name, network in (("Paddle", model), ("oneDNN", OneDNNNetwork(model))):
+    networks, medians = {"Paddle": model, "oneDNN": OneDNNNetwork(model)}, {}
+    if HAS_BF16:
+        networks["bfloat16"] = OneDNNNetwork(model, bf16=True)
+    for name, network in networks.items():
         set_arrays(model, start)
         _, gradients = pass_both_ways(model, network, *draw(seed, 48, 8))
         distances = [difference(gradients[key], expected[key]) for key in names]
         medians[name] = float(np.median(distances))
-        assert max(distances) < 1e-4
+        assert max(distances) < 1e-4 or name == "bfloat16"
     record_property("median distance to float64", medians)
     print(f"\n{family}, distance of gradients to float64: {medians}")
     assert medians["oneDNN"] <= 1.25 * medians["Paddle"]
+    assert 1e-3 < medians.get("bfloat16", 0.01) < 0.35  # that of random directions is 1.4
+
+
+def rounded(values):
+    """Return float32 values rounded to bfloat16, ties to even: the upper half of the bits."""
+    bits = values.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+@NEEDS_BF16
+@pytest.mark.parametrize(("kernel", "groups"), [(1, 1), (3, 4)])
+def test_products_in_bfloat16_round_their_factors_and_nothing_else(kernel, groups):
+    """The reference multiplies rounded factors in float64."""
+    geometry = Geometry(2, 12, 10, 64, 64, kernel, 1, groups, "symmetric", bf16=True)
+    random = np.random.RandomState(0)
+    shapes = geometry.in_shape, geometry.weight_shape, geometry.out_shape
+    own = [random.normal(size=shape).astype(np.float32) for shape in shapes]
+    actual = usable._convolved(geometry, *map(paddle.to_tensor, own))
+    x, weight, dy = (
+        paddle.to_tensor(rounded(array).astype(np.float64), stop_gradient=False) for array in own
+    )
+    y = F.conv2d(x.transpose([0, 3, 1, 2]), weight, padding=kernel // 2, groups=groups)
+    y = y.transpose([0, 2, 3, 1])
+    for found, expected in zip(actual, (y, *paddle.grad(y, [x, weight], [dy])), strict=True):
+        assert difference(found, expected.numpy()) < 1e-6
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0, 100.0])
@@ -543,12 +571,19 @@ def test_an_error_of_the_library_is_an_exception():
 
 
 @pytest.mark.parametrize(
-    ("kernels", "name"), [("auto", "oneDNN 3"), ("onednn", "oneDNN 3"), ("paddle", "Paddle's")]
+    ("kernels", "name"),
+    [
+        ("auto", "oneDNN 3"),
+        ("onednn", "oneDNN 3"),
+        pytest.param("onednn-bf16", "oneDNN 3", marks=NEEDS_BF16),
+        ("paddle", "Paddle's"),
+    ],
 )
 def test_the_choice_is_said(kernels, name):
     state = make_state(SMALL, f"kernels={kernels}")
     assert state.kernels.name.startswith(name) and name in str(state.kernels)
     assert isinstance(state.network, OneDNNNetwork) == (name != "Paddle's")
+    assert ("bf16" in str(state.kernels)) == (kernels == "onednn-bf16")
 
 
 def test_what_it_cannot_run_falls_back_with_a_reason(monkeypatch):
@@ -565,15 +600,34 @@ def test_what_it_cannot_run_falls_back_with_a_reason(monkeypatch):
         kernels = resolve_kernels("auto", network)
         assert kernels.name == PADDLE and reason in kernels.reason
         assert kernels.network(network) is network
-        with pytest.raises(ConfigError, match=f"kernels=onednn.*{reason}"):
-            resolve_kernels("onednn", network)
+        for requested in ("onednn", "onednn-bf16"):
+            with pytest.raises(ConfigError, match=f"kernels={requested} .*{reason}.*-o kernels=auto"):
+                resolve_kernels(requested, network)
     assert "train.amp" in resolve_kernels("auto", model, "train.amp=bf16").reason
     for replaced, reason in (("_self_test", "computes other values"), ("library", "cannot be loaded")):
         usable._fault.cache_clear()
         with monkeypatch.context() as patch:
-            patch.setattr(usable, replaced, lambda reason=reason: fail(reason))
+            patch.setattr(usable, replaced, partial(fail, reason))
             assert reason in resolve_kernels("auto", model).reason
         usable._fault.cache_clear()
+
+
+def test_a_processor_without_bfloat16_is_refused_it():
+    """As oneDNN sees it: the variable hides AMX from it."""
+    code = """
+from ppcls import build_model
+from ppcls.errors import ConfigError
+from ppcls.onednn import resolve_kernels
+model = build_model("EfficientNetB0_small", num_classes=2)
+try:
+    found = str(resolve_kernels("onednn-bf16", model))
+except ConfigError as error:
+    found = str(error)
+print((found, resolve_kernels("onednn", model).name))
+"""
+    refused, exact = value_from(code, ONEDNN_MAX_CPU_ISA="AVX2")
+    assert "kernels=onednn-bf16" in refused and "AMX" in refused and "-o kernels=auto" in refused
+    assert exact.startswith("oneDNN 3") and "bf16" not in exact
 
 
 def fail(reason):

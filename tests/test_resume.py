@@ -16,7 +16,7 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
-from helpers import HAS_ONEDNN, draw_classes
+from helpers import HAS_BF16, HAS_ONEDNN, draw_classes
 from two_ranks import Normed, are_equal, weights
 
 from ppcls import build_model
@@ -26,8 +26,9 @@ from ppcls.config_files import load_config
 from ppcls.data.dataset import open_split
 from ppcls.data.decode import decode
 from ppcls.errors import ConfigError, PpclsError, Stopped
-from ppcls.evaluation.evaluate import Evaluation
+from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.files import locked
+from ppcls.inference.load import over_network
 from ppcls.preprocessing import Preprocessing
 from ppcls.training import step as step_module
 from ppcls.training.checkpoint import find_state, read_state, states_in, write_state
@@ -564,6 +565,9 @@ def test_a_state_of_a_version_without_these_options_resumes(config, tmp_path, wh
     assert lines == whole[1][1:] and old == {k: v for k, v in whole[1][0].items() if k not in new}
 
 
+NEEDS_BF16 = pytest.mark.skipif(not HAS_BF16, reason="oneDNN multiplies in bfloat16 with AMX")
+
+
 @pytest.fixture
 def on_onednn(monkeypatch):
     """EfficientNetB0_small in place of Tiny, which has Paddle's kernels."""
@@ -573,8 +577,9 @@ def on_onednn(monkeypatch):
         pytest.skip("this Paddle comes without oneDNN's library")
 
 
-def test_a_run_on_onednn_goes_on_bit_for_bit(config, tmp_path, on_onednn):
-    options = ["train.epochs=2"]
+@pytest.mark.parametrize("kernels", ["onednn", pytest.param("onednn-bf16", marks=NEEDS_BF16)])
+def test_a_run_on_onednn_goes_on_bit_for_bit(config, tmp_path, on_onednn, kernels):
+    options = ["train.epochs=2", f"kernels={kernels}"]
     reference = make(config, *options, f"output_dir={tmp_path / 'whole'}")
     run(reference)
     first = make(config, *options)
@@ -583,6 +588,7 @@ def test_a_run_on_onednn_goes_on_bit_for_bit(config, tmp_path, on_onednn):
     second = resumed(config, *options)
     run(second, resume=True)
     assert second.state.kernels.name.startswith("oneDNN")
+    assert second.state.kernels.bf16 == (kernels == "onednn-bf16")
     assert are_equal(result(second), result(reference))
     assert lines_of(tmp_path / "run") == lines_of(tmp_path / "whole")
 
@@ -596,6 +602,22 @@ def test_other_kernels_are_noted(config, on_onednn):
     assert f"kernels was {was}, is Paddle's" in note and "last bits" in note
     del saved.header["bits"]["kernels"]  # as in states from before there was a choice
     assert make(config, "kernels=paddle").resume(saved) == [option]
+
+
+@NEEDS_BF16
+def test_products_in_bfloat16_are_noted_and_end_with_the_run(config, on_onednn):
+    """Evaluation within training uses them too; the same network evaluated by itself does not."""
+    trainer = make(config, "kernels=onednn-bf16")
+    saved = trainer.saved_state()
+    was = saved.header["bits"]["kernels"]
+    exact = make(config, "kernels=onednn")
+    option, note = exact.resume(saved)
+    assert "onednn-bf16" in option and f"kernels was {was}, is oneDNN 3" in note
+    assert make(config, "kernels=onednn-bf16").resume(saved) == []
+    losses = [own.evaluate().loss for own in (trainer, exact)]
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 1e-2
+    alone = evaluate(over_network(trainer.config, trainer.network), trainer.eval_set)
+    assert alone.loss == losses[1]
 
 
 def test_patience_and_the_end_are_known_after_a_resume(config, tmp_path):

@@ -128,7 +128,7 @@ def add_train_command(commands: Any) -> None:
         nargs="+",
         choices=get_args(KernelsOption),
         metavar="KERNELS",
-        help="compare these in turns, on one random batch: auto, onednn, paddle; one process",
+        help=f"compare these of {', '.join(get_args(KernelsOption))} in turns, on one random batch",
     )
     command.add_argument(
         "--beside-torch",

@@ -201,7 +201,7 @@ def over_network(
     """Return a Predictor over an eager network. log: is told its kernels."""
     data = config.data
     if log is not None:
-        log(f"engine: eager, {resolve_kernels(config.kernels, network.model)}")
+        log(f"engine: eager, {resolve_kernels(config.exact_kernels, network.model)}")
     return eager_predictor(
         network.model,
         network.preprocessing,
@@ -209,7 +209,7 @@ def over_network(
         topk=topk,
         num_workers=data.num_workers or threads,
         batch_size=data.batch_size,
-        kernels=config.kernels,
+        kernels=config.exact_kernels,
         activation=network.weights.activation if network.weights else "softmax",
     )
 

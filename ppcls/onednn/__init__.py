@@ -19,11 +19,13 @@ PADDLE = "Paddle's"
 class Kernels:
     """The kernels that a network runs on.
 
-    name: "oneDNN" and its version, or "Paddle's". reason: why the latter.
+    name: "oneDNN" and its version, or "Paddle's"; states record it. reason: why the latter. bf16: multiply in
+    bfloat16.
     """
 
     name: str
     reason: str | None = None
+    bf16: bool = False
 
     def __str__(self) -> str:
         return f"kernels: {self.name}" + (f" ({self.reason})" if self.reason else "")
@@ -34,22 +36,23 @@ class Kernels:
             return model
         from ppcls.onednn.networks import OneDNNNetwork
 
-        return OneDNNNetwork(model)
+        return OneDNNNetwork(model, self.bf16)
 
 
 def resolve_kernels(requested: str, model: "nn.Layer", obstacle: str | None = None) -> Kernels:
     """Return the kernels for a network of `build_model`.
 
-    requested: "auto", "onednn" or "paddle". obstacle: why oneDNN's cannot be used, as the caller knows.
+    requested: a value of the option `kernels`. obstacle: why oneDNN's cannot be used, as the caller knows.
     Raises ConfigError if oneDNN's are requested and cannot be used.
     """
     if requested == "paddle":
         return Kernels(PADDLE, "kernels=paddle")
     from ppcls.onednn.usable import version, why_not
 
-    reason = obstacle or why_not(model)
+    bf16 = requested == "onednn-bf16"
+    reason = obstacle or why_not(model, bf16)
     if reason is None:
-        return Kernels(f"oneDNN {version()}")
-    if requested == "onednn":
-        raise ConfigError(f"kernels=onednn is not possible here: {reason}. Use -o kernels=auto.")
+        return Kernels(f"oneDNN {version()}" + (", bf16" if bf16 else ""), bf16=bf16)
+    if requested != "auto":
+        raise ConfigError(f"kernels={requested} is not possible here: {reason}. Use -o kernels=auto.")
     return Kernels(PADDLE, reason)

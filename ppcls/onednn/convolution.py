@@ -34,11 +34,13 @@ from ppcls.onednn.primitives import (
 )
 from ppcls.onednn.tensors import empty, usable
 
+LEAST_SUMMANDS = 16  # input channels of a group: with fewer, bfloat16 is slower than float32
+
 Sides = tuple[int, int]
 
 
 class Geometry(NamedTuple):
-    """The shapes of a convolution. padding: "same" or "symmetric", as in ConvBN."""
+    """The shapes of a convolution. padding: "same" or "symmetric", as in ConvBN. bf16: see `attributes`."""
 
     batch: int
     height: int
@@ -49,6 +51,7 @@ class Geometry(NamedTuple):
     stride: int
     groups: int
     padding: str
+    bf16: bool = False
 
     @property
     def pads(self) -> tuple[Sides, Sides]:
@@ -104,15 +107,15 @@ class Convolution:
         self._source, self._target = channels_last(*own.in_shape), channels_last(*own.out_shape)
         groups, kernel = own.groups, own.kernel
         per_group = own.out_channels // groups, own.in_channels // groups, kernel, kernel
-        shape = (groups, *per_group) if groups > 1 else per_group
+        shape = self._shape = (groups, *per_group) if groups > 1 else per_group
         self._plain, chosen = plain(*shape), any_format(*shape)
         self._posts = posts
         first, last = own.pads
-        window = (dims((own.stride, own.stride)), dims((0, 0)), dims(first), dims(last))
+        window = self._window = (dims((own.stride, own.stride)), dims((0, 0)), dims(first), dims(last))
         self._forward = describe(
             "convolution_forward",
             *(dnnl.engine(), propagation, dnnl.DIRECT_CONVOLUTION),
-            *(self._source, chosen, None, self._target, *window, attributes(posts)),
+            *(self._source, chosen, None, self._target, *window, attributes(posts, bf16=own.bf16)),
         )
         self._data_arguments = (self._source, chosen, self._target, *window)
         self._weights_arguments = (self._source, chosen, None, self._target, *window)
@@ -154,7 +157,7 @@ class Convolution:
         own = describe(
             "convolution_backward_data",
             *(dnnl.engine(), dnnl.DIRECT_CONVOLUTION, *self._data_arguments),
-            *(self._forward, attributes()),
+            *(self._forward, attributes(bf16=self.geometry.bf16)),
         )
         weights = query(own, dnnl.WEIGHTS_OF)
         slots = [(dnnl.DIFF_TARGET, self._target), (dnnl.WEIGHTS, weights), (dnnl.DIFF_SOURCE, self._source)]
@@ -216,11 +219,11 @@ class Pointwise:
     def _product(self) -> Primitive:
         own = self.geometry
         transposed = strided((own.in_channels, own.out_channels), (1, own.in_channels))
-        return matmul(self._x, transposed, self._y, *self._posts, gemm=not self._posts)
+        return matmul(self._x, transposed, self._y, *self._posts, gemm=not self._posts, bf16=own.bf16)
 
     @cached_property
     def _data_product(self) -> Primitive:
-        return matmul(self._y, self._weight, self._x, gemm=True)
+        return matmul(self._y, self._weight, self._x, gemm=True, bf16=self.geometry.bf16)
 
     @cached_property
     def _add(self) -> Primitive:
@@ -230,7 +233,44 @@ class Pointwise:
     def _weights_product(self) -> Primitive:
         own = self.geometry
         transposed = strided((own.out_channels, own.pixels), (1, own.out_channels))
-        return matmul(transposed, self._x, self._weight, gemm=True)
+        return matmul(transposed, self._x, self._weight, gemm=True, bf16=own.bf16)
+
+
+class Rounded(Convolution):
+    """A convolution in bfloat16. oneDNN computes its weights' gradient of factors that are so in memory."""
+
+    def backward_weights(self, x: int, dy: int, dweight: int) -> None:
+        factors = [WORKSPACE.buffer(name, size) for _, name, size in self._copies]
+        for tensor, factor, (copy, _, _) in zip((x, dy), factors, self._copies, strict=True):
+            copy(tensor, factor)
+        super().backward_weights(factors[0], factors[1], dweight)
+
+    @cached_property
+    def _copies(self) -> list[tuple[Primitive, str, int]]:
+        """The copies of x and dy, the names of their buffers, and their bytes."""
+        own = zip((self._source, self._target), self._factors, ("rounded x", "rounded dy"), strict=True)
+        return [(reorder(exact, factor), name, size_of(factor)) for exact, factor, name in own]
+
+    @cached_property
+    def _factors(self) -> list[Handle]:
+        return [channels_last(*shape, kind=dnnl.BFLOAT16) for shape in (self.in_shape, self.out_shape)]
+
+    @cached_property
+    def _weights_parts(self) -> "Parts":
+        (x, dy), window = self._factors, self._window
+        arguments = x, any_format(*self._shape, kind=dnnl.BFLOAT16), None, dy, *window
+        forward = describe(
+            "convolution_forward",
+            *(dnnl.engine(), dnnl.TRAINING, dnnl.DIRECT_CONVOLUTION, *arguments, attributes()),
+        )
+        own = describe(
+            "convolution_backward_weights",
+            *(dnnl.engine(), dnnl.DIRECT_CONVOLUTION, x, any_format(*self._shape), None, dy, *window),
+            *(forward, attributes()),
+        )
+        weights = query(own, dnnl.DIFF_WEIGHTS_OF)
+        slots = [(dnnl.SOURCE, x), (dnnl.DIFF_TARGET, dy), (dnnl.DIFF_WEIGHTS, weights)]
+        return self._with_reorder(Primitive(own, slots), weights, self._plain)
 
 
 class Depthwise(Convolution):
@@ -420,25 +460,29 @@ def convolution(geometry: Geometry) -> Convolution | Pointwise:
     """Return the fastest convolution for training."""
     if geometry.is_pointwise:
         return Pointwise(geometry)
-    return (Depthwise if geometry.is_depthwise else Convolution)(geometry)
+    if geometry.is_depthwise:
+        return Depthwise(geometry)
+    return (Rounded if geometry.bf16 else Convolution)(geometry)
 
 
-def geometry_of(layer: ConvBN, x: Tensor) -> Geometry:
-    """Return the shapes of a layer's convolution of x [N, H, W, C]."""
+def geometry_of(layer: ConvBN, x: Tensor, bf16: bool) -> Geometry:
+    """Return the shapes of a layer's convolution of x [N, H, W, C]. bf16: multiply in bfloat16 if that is
+    faster: with a stride it is not."""
     n, h, w, c = x.shape
-    own, out = layer.shape, layer.conv.weight.shape[0]
-    return Geometry(n, h, w, c, out, own["kernel_size"], own["stride"], own["groups"], layer.padding)
+    own, (out, summands, _, _) = layer.shape, layer.conv.weight.shape
+    bf16 = bf16 and own["stride"] == 1 and summands >= LEAST_SUMMANDS
+    return Geometry(n, h, w, c, out, own["kernel_size"], own["stride"], own["groups"], layer.padding, bf16)
 
 
 class Convolve(Step):
     """The convolution of a ConvBN."""
 
-    def __init__(self, layer: ConvBN) -> None:
-        self.layer = layer
+    def __init__(self, layer: ConvBN, bf16: bool) -> None:
+        self.layer, self.bf16 = layer, bf16
         super().__init__(layer.conv.weight)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        self.geometry = geometry_of(self.layer, x)
+        self.geometry = geometry_of(self.layer, x, self.bf16)
         own = convolution(self.geometry)
         x, weight = usable(x, own.in_shape), usable(self.parameters[0], own.weight_shape)
         y = empty(own.out_shape)

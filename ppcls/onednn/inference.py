@@ -38,12 +38,14 @@ def is_plain(layers: Iterable[ConvBN | SqueezeExcite | None], *tensors: Tensor) 
     return all(tensor.stop_gradient for tensor in (*tensors, *parameters))
 
 
-def conv_bn(layer: ConvBN, x: Tensor, shortcut: Tensor | None = None, after: str | None = None) -> Tensor:
+def conv_bn(
+    layer: ConvBN, x: Tensor, shortcut: Tensor | None = None, after: str | None = None, *, bf16: bool
+) -> Tensor:
     """Return the layer's output for x [N, H, W, C], by one primitive.
 
     shortcut: is added to it. after: an activation of the sum.
     """
-    geometry, norm = geometry_of(layer, x), layer.bn
+    geometry, norm = geometry_of(layer, x, bf16), layer.bn
     plan = _plan(geometry, activation_of(layer), shortcut is not None, after)
     x, weight = usable(x, geometry.in_shape), usable(layer.conv.weight, geometry.weight_shape)
     own = vectors(geometry.out_channels, norm.weight, norm.bias, norm._mean, norm._variance)

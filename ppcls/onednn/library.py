@@ -19,9 +19,11 @@ STATUSES |= {5: "runtime error", 6: "not required", 7: "invalid graph", 8: "inva
 STATUSES |= {9: "invalid shape", 10: "invalid data type"}
 
 Dims = c_int64 * 12
-CPU, DEFAULT_STREAM, FLOAT32 = 1, 1, 3
+CPU, DEFAULT_STREAM = 1, 1
+BFLOAT16, FLOAT32 = 2, 3  # types of values
 ANY_FORMAT = 1
 USER_SCRATCHPAD = 1
+BF16_MATH = 1  # for products of float32
 TRAINING, INFERENCE, BACKWARD = 64, 96, 128  # kinds of propagation
 DIRECT_CONVOLUTION, MAX_POOLING = 1, 0x1FF
 RELU, LINEAR, LOGISTIC, SWISH, CLIP = 0x20, 0x26, 0x29, 0x2C, 0x2F  # clip_v2, whose slope at the limits is 0
@@ -74,6 +76,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_memory_destroy": (c_void_p,),
     "dnnl_primitive_attr_create": (NEW,),
     "dnnl_primitive_attr_set_scratchpad_mode": (c_void_p, c_int),
+    "dnnl_primitive_attr_set_fpmath_mode": (c_void_p, c_int),
     "dnnl_primitive_attr_set_post_ops": (c_void_p, c_void_p),
     "dnnl_primitive_attr_destroy": (c_void_p,),
     "dnnl_post_ops_create": (NEW,),

@@ -1,4 +1,4 @@
-"""Memory descriptors and primitives of oneDNN, all of float32."""
+"""Memory descriptors and primitives of oneDNN, of float32 where nothing else is said."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -82,10 +82,10 @@ WORKSPACE = Workspace()
 # Memory descriptors
 
 
-def strided(shape: Shape, strides: Shape) -> Handle:
+def strided(shape: Shape, strides: Shape, kind: int = dnnl.FLOAT32) -> Handle:
     """Describe memory of any strides, in elements."""
     own = "dnnl_memory_desc_create_with_strides"
-    return create("memory_desc", len(shape), dims(shape), dnnl.FLOAT32, dims(strides), function=own)
+    return create("memory_desc", len(shape), dims(shape), kind, dims(strides), function=own)
 
 
 def plain(*shape: int) -> Handle:
@@ -93,9 +93,9 @@ def plain(*shape: int) -> Handle:
     return strided(shape, tuple(prod(shape[axis + 1 :]) for axis in range(len(shape))))
 
 
-def channels_last(n: int, h: int, w: int, c: int) -> Handle:
+def channels_last(n: int, h: int, w: int, c: int, *, kind: int = dnnl.FLOAT32) -> Handle:
     """Describe a tensor [N, H, W, C]. To oneDNN its axes are N, C, H, W, whatever their order in memory."""
-    return strided((n, c, h, w), (h * w * c, 1, w * c, c))
+    return strided((n, c, h, w), (h * w * c, 1, w * c, c), kind)
 
 
 def for_each_channel(c: int) -> Handle:
@@ -108,10 +108,10 @@ def for_each_sample(n: int, c: int) -> Handle:
     return strided((n, c, 1, 1), (c, 1, c, c))
 
 
-def any_format(*shape: int) -> Handle:
+def any_format(*shape: int, kind: int = dnnl.FLOAT32) -> Handle:
     """Describe memory whose format the primitive chooses."""
     own = "dnnl_memory_desc_create_with_tag"
-    return create("memory_desc", len(shape), dims(shape), dnnl.FLOAT32, dnnl.ANY_FORMAT, function=own)
+    return create("memory_desc", len(shape), dims(shape), kind, dnnl.ANY_FORMAT, function=own)
 
 
 def size_of(descriptor: Handle) -> int:
@@ -152,11 +152,16 @@ ACTIVATIONS = {  # by the names of Paddle's functions
 KEEP_TARGET = ("relu", "relu6", "sigmoid")  # activations whose slope follows from their target
 
 
-def attributes(posts: Sequence[Post] = ()) -> Handle:
+def attributes(posts: Sequence[Post] = (), *, bf16: bool = False) -> Handle:
     """Return attributes with these post-ops and a scratchpad that the caller provides: oneDNN's own belongs
-    to the thread that created the primitive, and another one crashes."""
+    to the thread that created the primitive, and another one crashes.
+
+    bf16: allow the primitive to round what it multiplies to bfloat16. It still adds in float32.
+    """
     own = create("primitive_attr")
     library().dnnl_primitive_attr_set_scratchpad_mode(own, dnnl.USER_SCRATCHPAD)
+    if bf16:
+        library().dnnl_primitive_attr_set_fpmath_mode(own, dnnl.BF16_MATH)
     if posts:
         steps = create("post_ops")
         for post in posts:
@@ -246,15 +251,17 @@ def binary(algorithm: int, one: Handle, other: Handle, target: Handle, *posts: P
     return Primitive(descriptor, slots + operands(posts))
 
 
-def matmul(one: Handle, other: Handle, target: Handle, *posts: Post, gemm: bool = False) -> Primitive:
+def matmul(
+    one: Handle, other: Handle, target: Handle, *posts: Post, gemm: bool = False, bf16: bool = False
+) -> Primitive:
     """Multiply matrices. Called with one, other, target, operands.
 
     gemm: prefer the implementation of this name. For two matrices it is at least as fast, and it takes 10 to
-    30 kB where others take 150 to 250. But for post-ops it passes over the result once more.
+    30 kB where others take 150 to 250. But for post-ops it passes over the result once more, and it multiplies in float32. bf16: see `attributes`.
     """
-    arguments = dnnl.engine(), one, other, None, target, attributes(posts)
+    arguments = dnnl.engine(), one, other, None, target, attributes(posts, bf16=bf16)
     descriptor = describe("matmul", *arguments)
-    if gemm:
+    if gemm and not bf16:
         found = describe("matmul", *arguments)
         while not dnnl.implementation(found).startswith("gemm"):
             if library().dnnl_primitive_desc_next_impl(found):

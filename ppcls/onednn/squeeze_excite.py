@@ -102,13 +102,13 @@ class WeightsPlan:
     The gate g [N, C] is a factor of the weights [O, C], which are others for each image, [N, O, C].
     """
 
-    def __init__(self, n: int, p: int, c: int, o: int) -> None:
+    def __init__(self, n: int, p: int, c: int, o: int, bf16: bool) -> None:
         self._outputs, self._size = n * o, n * o * c * BYTES
         x, y, weights, gates = plain(n, p, c), plain(n, p, o), plain(n, o, c), plain(n, 1, c)
         self._weights = matmul(plain(n, o, 1), gates, weights, multiply(plain(1, o, c)))
-        self._product = matmul(x, strided((n, c, o), (o * c, 1, c)), y)
-        self._data_product = matmul(y, weights, x, add(gates))
-        self._weights_product = matmul(strided((n, o, p), (p * o, 1, o)), x, weights)
+        self._product = matmul(x, strided((n, c, o), (o * c, 1, c)), y, bf16=bf16)
+        self._data_product = matmul(y, weights, x, add(gates), bf16=bf16)
+        self._weights_product = matmul(strided((n, o, p), (p * o, 1, o)), x, weights, bf16=bf16)
         self._times_weight = binary(dnnl.MULTIPLY, plain(n, o * c), plain(1, o * c), plain(n, o * c))
         self._times_gate = binary(dnnl.MULTIPLY, weights, gates, weights)
         self._sum_outputs = matmul(plain(n, 1, o), weights, gates)
@@ -148,8 +148,8 @@ class ScalePlan:
     """The same; the gate is a factor of x. This is faster where an image has fewer pixels than outputs, or
     many small products are slow."""
 
-    def __init__(self, n: int, p: int, c: int, o: int) -> None:
-        self._convolution = Pointwise(Geometry(n, p, 1, c, o, 1, 1, 1, "same"))
+    def __init__(self, n: int, p: int, c: int, o: int, bf16: bool) -> None:
+        self._convolution = Pointwise(Geometry(n, p, 1, c, o, 1, 1, 1, "same", bf16))
         self._images, self._size, self._pixels = ImagePlan(n, p, 1, c), n * p * c * BYTES, n * p
 
     def forward(self, x: int, weight: int, gate: int, y: int) -> None:
@@ -173,25 +173,25 @@ class ScalePlan:
 
 
 @cached_by_thread
-def _plan(n: int, p: int, c: int, o: int) -> WeightsPlan | ScalePlan:
+def _plan(n: int, p: int, c: int, o: int, bf16: bool) -> WeightsPlan | ScalePlan:
     if p >= o:
-        plan = WeightsPlan(n, p, c, o)
+        plan = WeightsPlan(n, p, c, o, bf16)
         if plan.is_fast:
             return plan
-    return ScalePlan(n, p, c, o)
+    return ScalePlan(n, p, c, o, bf16)
 
 
 class GatedConvolve(Step):
     """Squeeze-excite, and the convolution of a ConvBN of kernel 1 behind it."""
 
-    def __init__(self, se: SqueezeExcite, layer: ConvBN) -> None:
-        self.gate = Gate(se)
+    def __init__(self, se: SqueezeExcite, layer: ConvBN, bf16: bool) -> None:
+        self.gate, self.bf16 = Gate(se), bf16
         super().__init__(layer.conv.weight, *self.gate.parameters)
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         n, h, w, c = x.shape
         out = self.parameters[0].shape[0]
-        self.key = n, h * w, c, out
+        self.key = n, h * w, c, out, self.bf16
         weight = usable(self.parameters[0], [out, c, 1, 1])
         gate = self.gate.forward(x, image_plan(n, h, w, c))
         y = empty([n, h, w, out])

@@ -16,18 +16,22 @@ from ppcls.architectures.variants import MBConvStage
 from ppcls.errors import first_line
 from ppcls.onednn import networks
 from ppcls.onednn.autograd import Block
+from ppcls.onednn.convolution import Geometry, convolution
 from ppcls.onednn.layers import ChannelsLast, GlobalAverage, MaxPool
 from ppcls.onednn.library import OneDNNError, library, version
 from ppcls.onednn.norm import activation_of
 from ppcls.onednn.primitives import ACTIVATIONS, forget_plans
+from ppcls.onednn.tensors import empty
 
 TOLERANCE = 1e-3  # of ||a - b|| / ||b||; the kernels differ by 1e-6
+BF16_TOLERANCE = 1e-2  # the same, of a product in bfloat16, which has 8 bits; it differs by 2e-3
 
 __all__ = ["version", "why_not"]
 
 
-def why_not(model: nn.Layer) -> str | None:
-    """Return why a network cannot run on oneDNN's kernels, in a few words; None if it can."""
+def why_not(model: nn.Layer, bf16: bool = False) -> str | None:
+    """Return why a network cannot run on oneDNN's kernels, in a few words; None if it can. bf16: why not with
+    products in bfloat16."""
     if not isinstance(model, (EfficientNet, ResNeXt101)):
         return f"{type(model).__name__} is not a network of this project"
     if not paddle.get_device().startswith("cpu"):
@@ -40,19 +44,23 @@ def why_not(model: nn.Layer) -> str | None:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if dtypes != {paddle.float32}:
         return f"they take float32, and the network has {', '.join(sorted(map(str, dtypes)))}"
-    return _fault()
+    return _fault(bf16)
 
 
 @cache
-def _fault() -> str | None:
+def _fault(bf16: bool) -> str | None:
     """Return what is wrong with the library or its kernels; None if nothing is."""
     try:
         library()
-        difference = _self_test()
+        difference, tolerance = _self_test(), TOLERANCE
+        if bf16 and difference < tolerance:
+            difference, tolerance = _bf16_test(), BF16_TOLERANCE
         forget_plans()
     except (OneDNNError, RuntimeError) as error:
         return first_line(error).rstrip(".")
-    if not difference < TOLERANCE:
+    if bf16 and difference == 0:
+        return f"oneDNN {version()} multiplies in bfloat16 with AMX, which this processor does not have"
+    if not difference < tolerance:
         return f"oneDNN {version()} computes other values than Paddle here, by {difference:.1e}"
     return None
 
@@ -120,3 +128,30 @@ def _values_of(sample: _Sample, forward: Callable[[Tensor], Tensor], images: np.
     for key, tensor in sample.state_dict().items():
         tensor.set_value(before[key])
     return outputs + [gradient.numpy() for gradient in gradients]
+
+
+def _bf16_test() -> float:
+    """Return the largest relative difference of convolutions in bfloat16 to those in float32, and of their
+    gradients; 0 if products stay in float32, as on processors without AMX."""
+    random = np.random.RandomState(0)
+    distances: list[float] = []
+    for kernel, groups in ((1, 1), (3, 2)):
+        if distances == [0, 0, 0]:
+            return 0.0
+        shape = Geometry(2, 8, 8, 64, 64, kernel, 1, groups, "same")
+        sizes = shape.in_shape, shape.weight_shape, shape.out_shape
+        own = [paddle.to_tensor(random.normal(size=size).astype(np.float32)) for size in sizes]
+        expected, found = (_convolved(geometry, *own) for geometry in (shape, shape._replace(bf16=True)))
+        pairs = zip(expected, found, strict=True)
+        distances += [float(np.linalg.norm(other - one) / np.linalg.norm(one)) for one, other in pairs]
+    return float(np.max(distances))
+
+
+def _convolved(geometry: Geometry, x: Tensor, weight: Tensor, dy: Tensor) -> list[np.ndarray]:
+    """Return the convolution of x, and the gradients of x and of the weight."""
+    own, found = convolution(geometry), [empty(tensor.shape) for tensor in (dy, x, weight)]
+    y, dx, dweight = (tensor.data_ptr() for tensor in found)
+    own.forward(x.data_ptr(), weight.data_ptr(), y)
+    own.backward_data(dy.data_ptr(), weight.data_ptr(), dx)
+    own.backward_weights(x.data_ptr(), dy.data_ptr(), dweight)
+    return [tensor.numpy() for tensor in found]
