@@ -18,6 +18,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from ppcls.intervals import with_interval  # noqa: E402
 from ppcls.training.curves import draw_curves, read_epochs  # noqa: E402
 
 OUTPUT = ROOT / "output/animals"
@@ -83,10 +84,11 @@ def main() -> None:
         train(folder, start, args.epochs)
         runs[start], seconds[start] = read_epochs(OUTPUT / start / "metrics.jsonl"), time.monotonic() - began
     draw_curves(runs, OUTPUT / "curves.png")
-    print(f"\n{'weights':12}{'last top-1':>12}{'best':>8}{'seconds':>10}")
+    print(f"\n{'weights':12}{'last top-1 (95%)':>28}{'best (95%)':>28}{'seconds':>10}")
     for start, epochs in runs.items():
-        top1 = [line["eval_top1"] for line in epochs]
-        print(f"{start:12}{top1[-1]:12.4f}{max(top1):8.4f}{seconds[start]:10.0f}")
+        top1, count = [line["eval_top1"] for line in epochs], epochs[-1]["eval_count"]
+        last, best = (with_interval(value, count) for value in (top1[-1], max(top1)))
+        print(f"{start:12}{last:>28}{best:>28}{seconds[start]:10.0f}")
     print(f"curves: {OUTPUT / 'curves.png'}")
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ppcls.intervals import with_interval
+
 ROOT = Path(__file__).resolve().parent.parent
 OUTPUT = ROOT / "output/finetune_experiment"
 BIRDS = {*range(7, 25), *range(80, 101), *range(127, 147)}
@@ -87,16 +89,18 @@ def main() -> None:
             80,
         ),
     }
-    table = [f"{'set':22}{'recipe':10}{'last top-1 of each draw':32}{'seconds':>10}"]
+    width = 26 * args.draws
+    table = [f"{'set':22}{'recipe':10}{'last top-1 of each draw (95%)':{width}}{'seconds':>10}"]
     for name, (root, lines, classes, count) in sets.items():
         for recipe in RECIPES:
             top1, began = [], time.monotonic()
             for seed in range(args.draws):
                 lists = OUTPUT / f"{len(classes)}x{count}-{seed}"
                 draw(lines, classes, count, seed, lists)
-                top1.append(train(recipe, root, lists, args.size, seed)[-1]["eval_top1"])
+                last = train(recipe, root, lists, args.size, seed)[-1]
+                top1.append(with_interval(last["eval_top1"], last["eval_count"]))
             seconds = (time.monotonic() - began) / args.draws
-            table.append(f"{name:22}{recipe:10}{' '.join(f'{x:.3f}' for x in top1):32}{seconds:10.0f}")
+            table.append(f"{name:22}{recipe:10}{', '.join(top1):{width}}{seconds:10.0f}")
     print("\n" + "\n".join(table))
 
 

@@ -18,6 +18,7 @@ from ppcls.cli import benchmark
 from ppcls.complexity import multiply_adds
 from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.engines import installed_engines
 from ppcls.inference.timing import time_in_blocks
 
 ROOT = Path(__file__).parent.parent
@@ -219,10 +220,29 @@ def test_a_server_that_does_not_start(tmp_path):
         ServerProcess([str(tmp_path / "none")], tmp_path / "log")
 
 
-def test_an_export_is_refused(exported):
-    for command in (["engines"], ["train", "--synthetic"]):
-        with pytest.raises(ConfigError, match=f"{exported}.*the network itself"):
-            benchmark.main([*command, str(exported)])
+def test_the_engines_of_an_export_are_compared_with_the_first(exported, pictures, tmp_path, capsys):
+    arguments = ["engines", str(exported), "--rounds", "1", "--json", str(tmp_path / "x.json")]
+    assert benchmark.main(arguments) == 0
+    figures, printed = json.loads((tmp_path / "x.json").read_text()), capsys.readouterr().out
+    assert not {"ceiling_gflops", "multiply_adds"} & figures.keys()  # they are the network's
+    names = installed_engines(read_artifact(exported))
+    first, *others = names
+    assert figures["reference"] == first and f"to {first}" in printed
+    assert figures["rows"].keys() - names - {"paddle without oneDNN"} == {
+        "predictor, of a picture in memory",
+        next(name for name in figures["rows"] if name.startswith("auto (")),
+    }
+    assert all(figures["rows"][name]["difference"] < 1e-4 for name in others)
+    assert all(row["share_of_ceiling"] is None for row in figures["rows"].values())
+    arguments = ["end2end", str(exported), "-i", str(pictures), "--rounds", "1", *arguments[-2:]]
+    assert benchmark.main(arguments) == 0
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert set(figures["images_per_second"]) == {"engine alone", "end to end"}
+
+
+def test_training_is_not_measured_on_an_export(exported):
+    with pytest.raises(ConfigError, match=f"{exported}.*the network itself"):
+        benchmark.main(["train", "--synthetic", str(exported)])
 
 
 @pytest.mark.parametrize("option", ["--rounds", "--batch-size"])

@@ -12,6 +12,7 @@ EPOCHS = [
     {"epoch": 3, "train_loss": 1.25, "eval_loss": 1.125, "eval_top1": 0.75, "lr": 1e-5},
 ]
 EPOCHS = [line | {"images_per_second": 56.78} for line in EPOCHS]
+WITH_INTERVALS = [line | {"eval_top1_interval": [0.125, line["eval_top1"] + 0.125]} for line in EPOCHS]
 
 
 def write(folder, lines):
@@ -19,17 +20,27 @@ def write(folder, lines):
 
 
 def test_the_table_has_a_line_an_epoch_and_a_star_at_the_best():
-    heading, *rows = epoch_table(EPOCHS).splitlines()
-    assert heading.split() == ["epoch", "train", "loss", "eval", "loss", "top-1", "lr", "images/s"]
+    heading, *rows = epoch_table(EPOCHS).splitlines()  # as an earlier version wrote them
+    assert heading.split() == ["epoch", "train", "loss", "eval", "loss", "top-1", "95%", "lr", "images/s"]
     assert rows[0].split() == ["1", "2.2500", "2.0000", "0.2500", "0.02", "56.8"]
     assert rows[1].split() == ["2", "1.5000", "1.0000", "0.7500", "0.01", "56.8", "*"]
     assert rows[2].split() == ["3", "1.2500", "1.1250", "0.7500", "1e-05", "56.8"]
 
 
+def test_the_interval_of_top1_stands_beside_it(tmp_path):
+    heading, *rows = epoch_table(WITH_INTERVALS).splitlines()
+    assert rows[0].split()[3:7] == ["0.2500", "0.1250", "to", "0.3750"]
+    assert heading.index("95%") + 3 == rows[0].index("0.3750") + 6
+    for name, lines in (("with", WITH_INTERVALS), ("without", EPOCHS)):
+        draw_curves({"": lines}, tmp_path / f"{name}.svg")
+    areas = [(tmp_path / f"{name}.svg").read_text().count("FillBetween") for name in ("with", "without")]
+    assert areas[0] > areas[1] == 0
+
+
 def test_another_measure_has_a_column_and_the_star(tmp_path):
     lines = [line | {"eval_macro_f1": value} for line, value in zip(EPOCHS, (0.5, 0.25, 0.5), strict=True)]
     heading, *rows = epoch_table(lines, "macro_f1").splitlines()
-    assert heading.split()[5:8] == ["top-1", "macro", "F1"]
+    assert heading.split()[5:9] == ["top-1", "95%", "macro", "F1"]
     assert rows[0].split() == ["1", "2.2500", "2.0000", "0.2500", "0.5000", "0.02", "56.8"]
     assert [row.endswith("*") for row in rows] == [False, False, True]  # of equal ones the lower loss
     draw_curves({"": lines}, tmp_path / "curves.svg", "macro_f1")

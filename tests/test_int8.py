@@ -1,8 +1,10 @@
 """int8 forms of exports: what they agree with, what is said of them, and when they are taken."""
 
+import json
 import math
 import time
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
@@ -13,8 +15,10 @@ from helpers import ARTIFACT
 from test_tools import SAMPLE
 
 import ppcls
+from ppcls import build_model
+from ppcls.benchmarks import engines
+from ppcls.cli import benchmark, infer
 from ppcls.cli import export as cli
-from ppcls.cli import infer
 from ppcls.config import DataConfig
 from ppcls.data.dataset import Dataset, open_calibration, open_path
 from ppcls.data.files import find_images
@@ -27,6 +31,7 @@ from ppcls.inference.formats import INT8_FORMATS
 from ppcls.inference.formats.format import ExportOptions, Int8Options
 from ppcls.inference.formats.int8 import QUANTIZERS, Node
 from ppcls.inference.predictor import describe
+from ppcls.inference.timing import time_in_blocks
 from ppcls.intervals import wilson
 
 IS_PADDLE2 = paddle.__version__.startswith("2.")
@@ -145,6 +150,17 @@ def test_the_engine_runs_the_int8_form_and_auto_leaves_it_out(written, name):
     predictor = ppcls.load(folder, log=said.append)
     assert not predictor.engine.name.endswith("int8") and any("--precision" in line for line in said)
     assert ppcls.load(folder, engine, log=said.append).engine.name == engine
+
+
+def test_int8_and_float_engines_are_measured_side_by_side(written, tmp_path, monkeypatch):
+    folder, _, artifact, _ = written
+    monkeypatch.setattr(engines, "time_in_blocks", partial(time_in_blocks, seconds=0.0, pause=0.0))
+    assert benchmark.main(["engines", str(folder), "--rounds", "1", "--json", str(tmp_path / "x.json")]) == 0
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    for name in artifact.int8:
+        float_engine = INT8_FORMATS[name].checked_with
+        assert rows[float_engine]["difference"] in (None, pytest.approx(0, abs=1e-4))
+        assert 1e-4 < rows[f"{float_engine}-int8"]["difference"] < INT8_TOLERANCE
 
 
 def rank(folder, artifact, monkeypatch, times, **options):
@@ -311,6 +327,11 @@ def test_what_is_missing_is_named_before_the_work(preprocessing, pictures, tmp_p
     assert names == ["openvino-int8"] and "'ppcls[int8]'" in missing["onnx-int8"]
     monkeypatch.setattr("ppcls.inference.formats.format.find_spec", lambda name: 1)
     assert "--opset 13" in int8.int8_formats(model, ["onnx", "openvino"], options)[1]["onnx-int8"]
+    with paddle.LazyGuard():
+        large = build_model("ResNeXt101_32x48d_wsl")
+    names, missing = int8.int8_formats(large, ["onnx", "openvino"], ExportOptions())
+    assert names == ["openvino-int8"]
+    assert "3.1 GiB" in missing["onnx-int8"] and "--formats openvino" in missing["onnx-int8"]
 
 
 def test_pictures_come_from_a_list_a_folder_or_a_pattern(pictures, tmp_path):
@@ -331,6 +352,25 @@ def test_the_distance_is_that_of_centred_logits():
     agreeing, distance = pictures.compare(own + [[0, 0], [0, 2], [0, 0]], np.arange(3))
     assert agreeing == 2 and distance == pytest.approx(2 / math.sqrt(2 + 6))
     assert int8.farthest(0.95) == pytest.approx(0.3) and int8.farthest(0.98) < 0.2
+
+
+def test_pictures_calibrate_as_they_are_and_mirrored(written, pictures, monkeypatch):
+    nncf = pytest.importorskip("nncf")
+    folder, _, artifact, _ = written
+    dataset, seen = Dataset.of_files(find_images(str(pictures))), []
+    ladder = int8.Ladder(folder, artifact, Int8Options(dataset), 1, lambda line: None)
+
+    def quantize(network, data, **given):
+        seen.extend(item["x"] for item in data.get_inference_data())
+        assert given["subset_size"] == len(seen)
+
+    monkeypatch.setattr(nncf, "quantize", quantize)
+    drawn = int8.Pictures(dataset, np.zeros((40, 6), np.float32), (np.arange(20), np.arange(20, 40)))
+    with ladder._items(drawn, None, "") as load:
+        int8._quantize(None, load, np.array([3, 5]), [], ladder.options)
+    assert len(seen) == 4 and not np.array_equal(seen[0], seen[2])
+    for plain, mirrored in (seen[:2], seen[2:]):
+        assert np.array_equal(plain[..., ::-1], mirrored) and not np.array_equal(plain, mirrored)
 
 
 def test_a_projection_is_a_convolution_without_an_activation():

@@ -34,6 +34,7 @@ from zoo.write import MEASURED, PAGES, READMES, plot_paths, stale_files, texts, 
 
 from ppcls import MODELS, build_model
 from ppcls.errors import DataError
+from ppcls.intervals import wilson
 from ppcls.weights.published import PUBLISHED
 
 ROOT = Path(__file__).parent.parent
@@ -168,8 +169,9 @@ def test_results_of_an_evaluation_are_taken(tmp_path):
     sample = results_folder(tmp_path / "sample", "EfficientNetLite0", top1=0.9, top5=0.99, count=200)
     merge(measured, sample)
     table = accuracy_table(ENGLISH, measured)
-    assert "| 0.773 | 0.935 | 0.7738 | 0.9331 | 50,000 |" in table
-    assert "| 0.9000 | 0.9900 | 200 |" in table
+    assert "| 0.773 | 0.935 | 0.7738 [0.7701, 0.7774] | 0.9331 [0.9309, 0.9353] | 50,000 |" in table
+    assert "| 0.9000 [0.8506, 0.9343] | 0.9900 [0.9643, 0.9973] | 200 |" in table
+    assert measured["accuracy"]["EfficientNetLite0"]["top1_interval"] == wilson(180, 200)
     notes = accuracy_notes(ENGLISH, measured).splitlines()
     assert "all 50,000 images" in notes[0] and "`x.pdparams`" in notes[0] and "/home" not in notes[0]
     assert "180 of 200 top-1, 198 top-5" in notes[1] and "sample" in notes[1]

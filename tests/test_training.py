@@ -21,6 +21,7 @@ from ppcls.config import OptimConfig
 from ppcls.config_files import load_config
 from ppcls.data.dataset import open_split
 from ppcls.errors import ConfigError, DataError, PpclsError
+from ppcls.intervals import wilson
 from ppcls.training.batches import batches_of_steps, train_batches
 from ppcls.training.length import RunLength
 from ppcls.training.optimizer import build_optimizer
@@ -252,8 +253,15 @@ def test_unequal_classes_are_hinted_at_and_their_recalls_are_shown(colours, tmp_
     assert (
         f"best balanced accuracy {best['eval_balanced_accuracy']:.4f}, top-1 {best['eval_top1']:.4f}" in said
     )
-    recalls = "recall of each class: blue {:.4f}, red {:.4f}\n".format(*best["eval_class_recall"])
-    assert recalls in said
+    bounds = best["eval_class_recall_interval"]
+    assert bounds == [list(wilson(round(12 * recall), 12)) for recall in best["eval_class_recall"]]
+    recalls = zip(("blue", "red"), best["eval_class_recall"], bounds, strict=True)
+    shown = (f"{name} {recall:.4f} ({low:.2f} to {high:.2f})" for name, recall, (low, high) in recalls)
+    assert f"recall of each class: {', '.join(shown)}\n" in said
+    low, high = best["eval_top1_interval"]
+    shown = f"top-1 {best['eval_top1']:.4f} (95%: {low:.4f} to {high:.4f})"
+    assert said.count(shown) >= 2  # behind its epoch, and at the end
+    assert f"{low:.4f} to {high:.4f}" in said.split("images/s\n")[-1]  # in the table
     from ppcls.cli import eval as evaluate
 
     evaluate.main(["-c", str(output), "-o", f"output_dir={tmp_path / 'eval'}"])

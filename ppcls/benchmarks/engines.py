@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Row:
     """The figures of an engine. seconds: of a batch, in each round. share: of the machine's float32 peak.
-    difference: between its outputs and those of the eager network, ||a - b|| / ||b||."""
+    difference: between its outputs and those of the reference, ||a - b|| / ||b||."""
 
     name: str
     seconds: list[float]
-    share: float
+    share: float | None
     difference: float | None
 
     def to_dict(self) -> dict[str, Any]:
@@ -43,7 +43,7 @@ class Row:
 
 def measure_engines(
     folder: Path,
-    model: "nn.Layer",
+    model: "nn.Layer | None",
     predictor: Predictor,
     *,
     requested: Sequence[str] | None,
@@ -54,16 +54,19 @@ def measure_engines(
 ) -> dict[str, Any]:
     """Measure engines on an exported network, which take turns, and with `with_eager` the network itself.
 
-    model: the network that was exported to `folder`. predictor: over the export, with the engine that "auto"
-    takes; its preprocessing decides the size. requested: engines, or None for all that are installed.
-    beside: folders with Paddle programs of other projects, for the same engine.
+    model: the network that was exported to `folder`; None: there is the export alone. Then nothing is
+    compared with the peak, the reference of the differences is its first float engine in place of the eager
+    network, and Paddle is not needed. predictor: over the export, with the engine that "auto" takes; its
+    preprocessing decides the size. requested: engines, or None for all that are installed. beside: folders
+    with Paddle programs of other projects, for the same engine.
     """
     artifact, threads = read_artifact(folder), cores()
     size = predictor.preprocessing.crop_size
     images = np.random.RandomState(0).normal(size=(batch_size, 3, size, size)).astype(np.float32)
     engines = _open_engines(folder, artifact, requested, beside, threads)
-    if with_eager:
+    if with_eager and model is not None:
         engines["eager"] = EagerEngine(model)
+    reference = _reference(engines, model)
     engines[f"auto ({predictor.engine.name})"] = predictor.engine
     runs: dict[str, Callable[[], object]] = {
         name: partial(engine.run, images) for name, engine in engines.items()
@@ -72,17 +75,23 @@ def measure_engines(
         side = predictor.preprocessing.resize_short
         picture = np.random.RandomState(0).randint(0, 256, (side, side, 3), np.uint8)
         runs["predictor, of a picture in memory"] = lambda: predictor(picture)
-    ceiling = float32_ceiling()
-    operations = multiply_adds(model, size, size)
+    peak: dict[str, Any] = {}
+    if model is not None:
+        peak = {
+            "multiply_adds": multiply_adds(model, size, size),
+            "ceiling_gflops": float32_ceiling() / 1e9,
+        }
     seconds = time_in_blocks(runs, rounds=rounds)
-    reference = engines["eager"].run(images) if with_eager else None
+    expected = None if reference is None else engines[reference].run(images)
     rows = []
     for name, times in seconds.items():
-        share = 2 * operations * batch_size / median(times) / ceiling
-        is_ours = name in engines and name != "eager" and not name.startswith("paddle, ")
-        difference = None
-        if reference is not None and is_ours:
-            difference = relative_difference(engines[name].run(images), reference)
+        share = difference = None
+        if peak:
+            operations = 2 * peak["multiply_adds"] * batch_size
+            share = operations / median(times) / (1e9 * peak["ceiling_gflops"])
+        is_ours = name in engines and name != reference and not name.startswith("paddle, ")
+        if expected is not None and is_ours:
+            difference = relative_difference(engines[name].run(images), expected)
         rows.append(Row(name, times, share, difference))
     return {
         "model": artifact.model,
@@ -90,8 +99,8 @@ def measure_engines(
         "batch_size": batch_size,
         "threads": threads,
         "rounds": rounds,
-        "multiply_adds": operations,
-        "ceiling_gflops": ceiling / 1e9,
+        "reference": reference,
+        **peak,
         "rows": {row.name: row.to_dict() for row in rows},
     }
 
@@ -110,6 +119,13 @@ def _open_engines(
     for other in beside:
         engines[f"paddle, {other}"] = open_program(other, threads)
     return engines
+
+
+def _reference(engines: dict[str, Engine], model: "nn.Layer | None") -> str | None:
+    """Return the engine that the others are compared with."""
+    if model is not None:
+        return "eager" if "eager" in engines else None
+    return next((name for name in engines if not name.endswith("-int8")), None)
 
 
 def relative_difference(output: np.ndarray, reference: np.ndarray) -> float:

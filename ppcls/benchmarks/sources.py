@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ppcls.benchmarks.data import MEAN, STD, spread
 from ppcls.errors import DataError
 from ppcls.processor import processor
@@ -40,7 +42,7 @@ def measure_sources(
         )
     preprocessing = Preprocessing(resize_short, crop_size, "bilinear", False, MEAN, STD)
 
-    def orders(dataset: "Dataset", epoch: int) -> list[Any]:
+    def orders(dataset: "Dataset", epoch: int) -> np.ndarray:
         return train_batch_indices(dataset.source, batch_size, seed=0, epoch=epoch)
 
     def read(dataset: "Dataset", epoch: int) -> None:

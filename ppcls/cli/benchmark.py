@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ppcls import distributed
-from ppcls.cli.common import add_config_options, log, num_workers, read_config, require_engine
+from ppcls.cli.common import (
+    add_config_options,
+    add_precision_option,
+    log,
+    num_workers,
+    read_config,
+    read_model,
+    require_engine,
+)
 from ppcls.config import Config, KernelsOption
 from ppcls.errors import ConfigError
 from ppcls.files import write_json
@@ -72,9 +80,11 @@ def add_engines_command(commands: Any) -> None:
         "engines",
         help="an image on each engine, compared with the peak speed of the machine",
         description="Milliseconds per batch on each engine: blocks of at least half a second take turns, "
-        "with a pause between them. Published weights are not downloaded: random ones take the same time.",
+        "with a pause between them. Published weights are not downloaded: random ones take the same time. Of "
+        "an exported model its own files are measured, int8 forms beside float ones.",
     )
-    add_config_options(command)
+    add_config_options(command, takes_exports=True)
+    add_precision_option(command)
     command.add_argument("--engines", nargs="+", metavar="ENGINE", help="default: all that are installed")
     command.add_argument(
         "--beside",
@@ -99,9 +109,10 @@ def add_end2end_command(commands: Any) -> None:
         description="Images per second from files on disk to classes, with the same engine on batches in "
         "memory, and with the eager network. They take turns.",
     )
-    add_config_options(command)
+    add_config_options(command, takes_exports=True)
     command.add_argument("-i", "--input", required=True, help="a folder or a glob pattern of images")
     command.add_argument("--engine", default="auto", help="default: the fastest for one image")
+    add_precision_option(command)
     command.add_argument(
         "--repeat", type=int, default=1, metavar="N", help="read the files N times (default 1)"
     )
@@ -225,17 +236,15 @@ def sources(args: argparse.Namespace) -> int:
 def engines(args: argparse.Namespace) -> int:
     for name in args.engines or ():
         require_engine(name)
-    config = _config_with_own_weights(args)
-
     from ppcls.benchmarks.engines import measure_engines
     from ppcls.inference.load import open_export
     from ppcls.inference.versions import versions
 
-    folder, network = _export(config)
+    config, folder, network = _export(args)
     figures = measure_engines(
         folder,
-        network.model,
-        open_export(folder, "auto", config=config, log=log),
+        network and network.model,
+        open_export(folder, "auto", precision=args.precision, config=config, log=log),
         requested=args.engines,
         beside=args.beside,
         with_eager=not args.no_eager,
@@ -245,32 +254,36 @@ def engines(args: argparse.Namespace) -> int:
     figures |= {"processor": processor(), "versions": versions()}
     print(
         f"{figures['model']} at {figures['size']} pixels, batch {args.batch_size}, {figures['threads']} "
-        f"threads of {figures['processor']}; peak {figures['ceiling_gflops']:.0f} GFLOP/s, "
-        f"{figures['multiply_adds'] / 1e9:.2f} G multiply-adds per image"
+        f"threads of {figures['processor']}"
     )
-    print(f"{'':34}{'milliseconds per batch':>24}{'share of':>10}{'difference':>12}")
-    print(f"{'':34}{'median':>8}{'min':>8}{'max':>8}{'ceiling':>10}{'to eager':>12}")
+    if "ceiling_gflops" in figures:
+        print(
+            f"peak {figures['ceiling_gflops']:.0f} GFLOP/s, {figures['multiply_adds'] / 1e9:.2f} G "
+            "multiply-adds per image"
+        )
+    print(f"{'':34}{'milliseconds per batch':>24}{'share of':>10}{'difference':>16}")
+    compared = f"to {figures['reference']}" if figures["reference"] else ""
+    print(f"{'':34}{'median':>8}{'min':>8}{'max':>8}{'ceiling':>10}{compared:>16}")
     for name, row in figures["rows"].items():
         times = "".join(f"{row['milliseconds'][key]:8.2f}" for key in ("median", "min", "max"))
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
-        print(f"{name:34}{times}{row['share_of_ceiling']:10.2f}{difference:>12}")
+        share = "" if row["share_of_ceiling"] is None else f"{row['share_of_ceiling']:.2f}"
+        print(f"{name:34}{times}{share:>10}{difference:>16}")
     _write_json(args.json, figures)
     return 0
 
 
 def end2end(args: argparse.Namespace) -> int:
     require_engine(args.engine, "auto", "measure")
-    config = _config_with_own_weights(args)
-
     from ppcls.benchmarks.end2end import measure_end2end
     from ppcls.data.files import find_images
     from ppcls.inference.load import open_export, over_network
     from ppcls.inference.versions import versions
 
     files = find_images(args.input) * args.repeat
-    folder, network = _export(config)
-    predictor = open_export(folder, args.engine, config=config, bulk=True, log=log)
-    eager = None if args.no_eager else over_network(config, network)
+    config, folder, network = _export(args)
+    predictor = open_export(folder, args.engine, precision=args.precision, config=config, bulk=True, log=log)
+    eager = None if args.no_eager or network is None else over_network(config, network)
     figures = measure_end2end(predictor, eager, files, rounds=args.rounds)
     figures |= {"processor": processor(), "versions": versions()}
     print(
@@ -288,24 +301,24 @@ def end2end(args: argparse.Namespace) -> int:
     return 0
 
 
-def _config_with_own_weights(args: argparse.Namespace) -> Config:
-    """Return the config; published weights that no override requests are replaced by random ones, which take
-    the same time and need no download."""
-    config = read_config(args)
-    requested = {override.partition("=")[0].strip() for override in args.override}
-    if config.model.weights == "pretrained" and "model.weights" not in requested:
-        config = replace(config, model=replace(config.model, weights=None, variant=None))
-    return config
+def _export(args: argparse.Namespace) -> "tuple[Config, Path, Network | None]":
+    """Return the config, the folder of an export, and the network; None where MODEL is an export.
 
-
-def _export(config: Config) -> "tuple[Path, Network]":
-    """Return the network's export in the cache, and the network."""
+    Any other network is exported to the cache. Published weights that no override requests are replaced by
+    random ones, which take the same time and need no download.
+    """
     from ppcls.build import build_fresh, build_to_run
     from ppcls.inference.cache import export_key
     from ppcls.inference.load import export_to_cache
 
+    config, export = read_model(args)
+    if export is not None:
+        return config, export, None
+    requested = {override.partition("=")[0].strip() for override in args.override}
+    if config.model.weights == "pretrained" and "model.weights" not in requested:
+        config = replace(config, model=replace(config.model, weights=None, variant=None))
     network = build_fresh(config, log) if config.model.weights is None else build_to_run(config, log)
-    return export_to_cache(export_key(config), network, log), network
+    return config, export_to_cache(export_key(config), network, log), network
 
 
 def train(args: argparse.Namespace) -> int:

@@ -58,6 +58,10 @@ def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:
         "takes the fastest engine that is installed, measured once; measure does so anew; onnxruntime-int8 "
         f"and openvino-int8 run int8 forms (default: auto for an exported model, {default} for others)",
     )
+    add_precision_option(parser)
+
+
+def add_precision_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         choices=("float", "int8", "fastest"),

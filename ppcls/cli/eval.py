@@ -206,7 +206,7 @@ def print_result(result: "Evaluation", subject: Subject) -> None:
     )
     if len(values["class_recall"]) <= FEW_CLASSES:
         shown = names.names if names else None
-        log(describe_each("recall", values["class_recall"], shown, result.class_counts))
+        log(describe_each("recall", values["class_recall"], shown, values["class_recall_interval"]))
         if "map" in values:
             log(describe_each("average precision", values["average_precision"], shown))
     if result.unreadable:
@@ -292,5 +292,6 @@ def evaluate_sizes(config: Config, subject: Subject, sizes: Sequence[int]) -> No
     if distributed.rank() == 0:
         path = config.output_path / "sizes.png"
         with write_aside(path) as aside:
-            aside.write_bytes(draw_sizes(sizes, [row["top1"] for row in rows], own.crop_size))
+            intervals = [row["top1_interval"] for row in rows]
+            aside.write_bytes(draw_sizes(sizes, [row["top1"] for row in rows], intervals, own.crop_size))
         log(f"written: {path}")

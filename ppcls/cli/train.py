@@ -132,7 +132,8 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     config, names = trainer.config, trainer.network.class_names
     for key, measure in (("class_recall", "recall"), ("average_precision", "average precision")):
         if f"eval_{key}" in best:  # not in those of earlier versions either
-            log(describe_each(measure, best[f"eval_{key}"], names.names if names else None))
+            shown_names, intervals = names.names if names else None, best.get(f"eval_{key}_interval")
+            log(describe_each(measure, best[f"eval_{key}"], shown_names, intervals))
     shown = {config.train.measure: None, "top1": None}  # the one that decides first
     count, epoch = best["eval_count"], best["epoch"]
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)

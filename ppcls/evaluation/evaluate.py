@@ -25,7 +25,7 @@ from ppcls.evaluation.metrics import (
 )
 from ppcls.inference.predictions import require_finite, sigmoid
 from ppcls.inference.predictor import Predictor
-from ppcls.intervals import interval_of, wilson
+from ppcls.intervals import interval_of, wilson, with_interval
 from ppcls.progress import progress_bar
 
 GATHERED_BYTES = 32 << 20  # of logits, from each process at a time
@@ -70,8 +70,9 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return the metrics, as JSON has them. top1_interval, top5_interval: see intervals.wilson.
         balanced_accuracy is the mean recall of the classes that have images, macro_f1 the mean F1 of those
-        that have images or predictions. class_recall: in the order of the labels, None for a class without an
-        image. map: the mean of average_precision over the classes that have images."""
+        that have images or predictions. class_recall and class_recall_interval: in the order of the labels,
+        None for a class without an image. map: the mean of average_precision over the classes that have
+        images."""
         shares = {"top1": self.top1} | ({} if self.top5 is None else {"top5": self.top5})
         intervals = {f"{name}_interval": list(interval_of(x, self.count)) for name, x in shares.items()}
         recall, f1 = self.scores[:, 1], self.scores[:, 2]
@@ -79,12 +80,18 @@ class Evaluation:
             "balanced_accuracy": float(np.nanmean(recall)),
             "macro_f1": float(np.nanmean(f1)),
             "class_recall": _without_nan(recall),
+            "class_recall_interval": self._recall_intervals(),
             **({"correct": "one of its labels"} if self.has_sets else {}),
             **self._average_precision(),
             "skipped": len(self.unreadable),
             "skipped_files": [{"file": item.where, "reason": item.reason} for item in self.unreadable],
             "images_per_second": round(self.images_per_second, 2),
         }
+
+    def _recall_intervals(self) -> list[list[float] | None]:
+        images, _, right = self.class_counts
+        pairs = zip(right.tolist(), images.tolist(), strict=True)
+        return [list(wilson(found, count)) if count else None for found, count in pairs]
 
     def _average_precision(self) -> dict[str, Any]:
         values = self.average_precision
@@ -149,7 +156,9 @@ def evaluate(
             if max_unreadable is not None and totals[4] > max_unreadable:
                 require_within(max_unreadable, sum(distributed.gather(scorer.unreadable), []))
             bar.update(int(totals[0]) - bar.n)
-            bar.set_postfix_str(f"top-1 {totals[1] / max(totals[0], 1):.4f}", refresh=False)
+            if totals[0]:
+                top1 = with_interval(totals[1] / totals[0], int(totals[0]))
+                bar.set_postfix_str(f"top-1 {top1}", refresh=False)
     seconds = time.perf_counter() - start
     unreadable = sorted(item for share in distributed.gather(scorer.unreadable) for item in share)
     count = int(totals[0])
@@ -176,17 +185,16 @@ def describe_each(
     measure: str,
     values: Sequence[float | None],
     names: Sequence[str] | None,
-    counts: np.ndarray | None = None,
+    intervals: Sequence[Sequence[float] | None] | None = None,
 ) -> str:
-    """Return a line with the value of each class that has images. names: None shows the labels. counts: see
-    Evaluation.class_counts; with them, each value is a recall and has its interval."""
+    """Return a line with the value of each class that has images, and its interval. names: None shows the
+    labels. intervals: None for a measure without."""
     shown = []
     for label, value in enumerate(values):
         if value is not None:
             text = f"{names[label] if names else label} {value:.4f}"
-            if counts is not None:
-                low, high = wilson(int(counts[2, label]), int(counts[0, label]))
-                text += f" ({low:.2f} to {high:.2f})"
+            if intervals is not None:
+                text += " ({:.2f} to {:.2f})".format(*intervals[label] or (0, 1))
             shown.append(text)
     return f"{measure} of each class: {', '.join(shown)}"
 

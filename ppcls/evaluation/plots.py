@@ -142,14 +142,19 @@ def draw_risk_coverage(
     return _png(figure, is_transparent)
 
 
-def draw_sizes(sizes: Sequence[int], top1: Sequence[float], own_size: int) -> bytes:
-    """Draw top-1 over the test resolution. own_size: that of the weights' own preprocessing."""
+def draw_sizes(
+    sizes: Sequence[int], top1: Sequence[float], intervals: Sequence[Sequence[float]], own_size: int
+) -> bytes:
+    """Draw top-1 and its interval over the test resolution. own_size: that of the weights' own
+    preprocessing."""
     figure, ink = _figure(6.4, 4.2, dark=False)
     axes = figure.subplots()
     axes.axvline(
         own_size, color=ink, linestyle=":", linewidth=1, alpha=0.7, label=f"the network's own: {own_size}"
     )
     axes.plot(sizes, top1, color=RIGHT, marker="o")
+    low, high = zip(*intervals, strict=True)
+    axes.vlines(sizes, low, high, color=RIGHT, alpha=0.5, label="95% confidence")
     for size, value in zip(sizes, top1, strict=True):
         axes.annotate(
             f"{value:.4f}", (size, value), (0, 7), textcoords="offset points", ha="center", fontsize=9

@@ -257,7 +257,8 @@ def matmul(
     """Multiply matrices. Called with one, other, target, operands.
 
     gemm: prefer the implementation of this name. For two matrices it is at least as fast, and it takes 10 to
-    30 kB where others take 150 to 250. But for post-ops it passes over the result once more, and it multiplies in float32. bf16: see `attributes`.
+    30 kB where others take 150 to 250. But for post-ops it passes over the result once more, and it has no
+    bfloat16. bf16: see `attributes`.
     """
     arguments = dnnl.engine(), one, other, None, target, attributes(posts, bf16=bf16)
     descriptor = describe("matmul", *arguments)

@@ -11,6 +11,7 @@ COLUMNS = (  # key in metrics.jsonl, heading, format
     ("train_loss", "train loss", ".4f"),
     ("eval_loss", "eval loss", ".4f"),
     ("eval_top1", "top-1", ".4f"),
+    ("eval_top1_interval", "95%", ""),
     ("lr", "lr", ".3g"),
     ("images_per_second", "images/s", ".1f"),
 )
@@ -30,18 +31,25 @@ def epoch_table(epochs: list[dict[str, Any]], best_by: str = "top1") -> str:
     best = max(epochs, key=lambda line: (line[f"eval_{best_by}"], -line["eval_loss"]))
     columns = list(COLUMNS)
     if best_by != "top1":
-        columns.insert(4, (f"eval_{best_by}", MEASURES[best_by], ".4f"))
+        columns.insert(5, (f"eval_{best_by}", MEASURES[best_by], ".4f"))
     table = [[heading for _, heading, _ in columns]]
-    table += [[f"{line[key]:{form}}" for key, _, form in columns] for line in epochs]
+    table += [[_cell(line.get(key), form) for key, _, form in columns] for line in epochs]
     widths = [max(12, *(len(cell) + 2 for cell in column)) for column in zip(*table, strict=True)]
     rows = ["".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in table]
     rows[1 + epochs.index(best)] += " *"
     return "\n".join(rows)
 
 
+def _cell(value: Any, form: str) -> str:
+    """Return a value of an epoch as text; "" for an interval that an earlier version did not write."""
+    if value is None:
+        return ""
+    return "{:.4f} to {:.4f}".format(*value) if isinstance(value, list) else f"{value:{form}}"
+
+
 def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path, best_by: str = "top1") -> None:
     """Draw losses, the measure `best_by` and the learning rate at the end of each epoch, of one run or of
-    several by their names. The path's ending says the kind of picture."""
+    several by their names; of top-1 also its interval. The path's ending says the kind of picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -60,6 +68,9 @@ def draw_curves(runs: dict[str, list[dict[str, Any]]], path: Path, best_by: str 
         ):
             values = [line[key] for line in epochs]
             axis.plot(x, values, style, color=color, marker=".", label=f"{label}{words}".removesuffix(", "))
+        if all(f"eval_{best_by}_interval" in line for line in epochs):
+            bounds = zip(*(line[f"eval_{best_by}_interval"] for line in epochs), strict=True)
+            axes[1].fill_between(x, *bounds, color=color, alpha=0.15, linewidth=0)
     for axis, title in zip(axes, ("loss", MEASURES[best_by], "learning rate"), strict=True):
         axis.set(title=title, xlabel="epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -19,6 +19,7 @@ from ppcls.errors import ConfigError, Stopped
 from ppcls.evaluation.evaluate import FEW_CLASSES, Evaluation, evaluate
 from ppcls.evaluation.metrics import MEASURES
 from ppcls.inference.predictor import eager_predictor
+from ppcls.intervals import with_interval
 from ppcls.progress import progress_bar
 from ppcls.training.batches import batches_of_steps, count_steps
 from ppcls.training.length import global_batch, resolve_length
@@ -29,6 +30,8 @@ from ppcls.training.state import SavedState, Sums, TrainState
 from ppcls.training.step import Requests, Update, train_step
 
 Log = Callable[[str], None]
+RAW = ("top1", "top1_interval", "top5", "top5_interval", "map", "loss")  # of the weights that are trained
+OF_EACH_CLASS = ("eval_class_recall", "eval_class_recall_interval", "eval_average_precision")
 
 
 class Timed(Iterator[Batch]):
@@ -182,20 +185,21 @@ class Trainer:
         line |= {f"eval_{name}": value for name, value in result.to_dict().items()}
         if raw is not None:
             own = raw.to_dict()
-            line |= {f"eval_raw_{name}": own[name] for name in ("top1", "top5", "map", "loss") if name in own}
+            line |= {f"eval_raw_{name}": own[name] for name in RAW if name in own}
         best = progress.best
         if self.config.model.num_classes > FEW_CLASSES:
-            line = {k: v for k, v in line.items() if k not in ("eval_class_recall", "eval_average_precision")}
+            line = {key: value for key, value in line.items() if key not in OF_EACH_CLASS}
         is_best = best is None or self._rank(line) > self._rank(best)
         progress.history.append(line)
         progress.best = line if is_best else best
         progress.epoch, progress.step = number, 0
-        more = "" if result.top5 is None else f", top-5 {result.top5:.4f}"
+        more = "" if result.top5 is None else f", top-5 {with_interval(result.top5, result.count)}"
         best_by = self.config.train.measure
         more += "" if best_by == "top1" else f", {MEASURES[best_by]} {line[f'eval_{best_by}']:.4f}"
         log(
             f"epoch {number}/{epochs}: train loss {trained['train_loss']:.4f}, "
-            f"eval loss {result.loss:.4f}, {result.top1_name} {result.top1:.4f}{more}; "
+            f"eval loss {result.loss:.4f}, {result.top1_name} "
+            f"{with_interval(result.top1, result.count, '95%: ')}{more}; "
             f"{trained['images_per_second']:.1f} images/s, {trained['data_wait']:.0%} of the time "
             f"waiting for data{', best so far' if is_best else ''}"
         )

@@ -28,8 +28,8 @@ class Precision:
         self.level = config.amp_level
         if self.dtype and not paddle.get_device().startswith("gpu"):
             raise ConfigError(
-                f"train.amp needs a GPU: on a CPU Paddle computes in float32 in any case. Received: "
-                f"{config.amp}. Use -o train.amp=null."
+                f"train.amp needs a GPU. Received: {config.amp}. Use -o train.amp=null; on a CPU with AMX, "
+                "-o kernels=onednn-bf16 multiplies in bfloat16."
             )
         self.scaler = paddle.amp.GradScaler() if config.amp == "fp16" else None
 

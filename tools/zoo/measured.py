@@ -8,6 +8,7 @@ import yaml
 
 from ppcls.architectures import MODELS
 from ppcls.errors import DataError, suggest
+from ppcls.intervals import interval_of
 from ppcls.weights.published import PUBLISHED
 
 # Engines of the page: names in a benchmark's rows, and column titles.
@@ -75,6 +76,7 @@ def _accuracy(folder: Path) -> tuple[str, dict[str, Any]]:
             "Run tools/eval.py again."
         )
     record = {key: metrics[key] for key in ("top1", "top5", "count")}
+    record |= {f"{key}_interval": interval_of(record[key], record["count"]) for key in ("top1", "top5")}
     # only the name of a file: its folder may be private
     return model, record | {"weights": variant or (weights and Path(weights).name) or "exported"}
 
