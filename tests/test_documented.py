@@ -154,6 +154,10 @@ HOW: dict[str, Run | str] = {
     f"{EXPORT}_embeddings --embeddings": Run("--check"),
     f"{EXPORT}_small --fp16": Run("--check"),
     f"{EXPORT}_int8 --int8 FOLDER": "takes minutes: tests/test_int8.py does it with a small network",
+    "ppcls benchmark engines lite0_int8 --rounds 12": Run(
+        "--rounds 1", after=(EXPORT,), words={"lite0_int8": "lite0"}
+    ),
+    "ppcls benchmark engines EXPORT": Run("--rounds 1", (EXPORT,)),
     "ppcls infer lite0_int8 -i photos --precision fastest": Run(
         after=(EXPORT,), words={"lite0_int8": "lite0"}
     ),

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from ppcls.build import build_to_run
     from ppcls.inference.export import export_model, require_free, require_writable
     from ppcls.inference.formats import writable_formats
-    from ppcls.inference.int8 import log_speed
+    from ppcls.inference.int8_forms import log_speed
     from ppcls.inference.predictor import describe
 
     output = config.output_path / "exported" if args.output is None else Path(args.output)
@@ -105,12 +105,7 @@ def choose_calibration(
 
 def int8_options(args: argparse.Namespace, config: Config) -> Int8Options | None:
     """Return the options of --int8, with its pictures opened; None without it."""
-    values = {
-        "images": args.int8_images,
-        "agreement": args.int8_agreement,
-        "made_for": args.int8_for,
-        "minutes": args.int8_minutes,
-    }
+    values = {name: getattr(args, f"int8_{name}") for name in ("images", "agreement", "made_for", "minutes")}
     given = {name: value for name, value in values.items() if value is not None}
     if args.int8 is None:
         if given:
@@ -179,19 +174,24 @@ def add_int8_options(parser: argparse.ArgumentParser) -> None:
         "or shards, like what the network will see; labels are not needed",
     )
     parser.add_argument(
-        "--int8-images", type=int, metavar="N", help="pictures that are drawn from them (default 300)"
+        "--int8-images",
+        type=int,
+        metavar="N",
+        help=f"pictures that are drawn from them (default {Int8Options.images})",
     )
     parser.add_argument(
         "--int8-agreement",
         type=float,
         metavar="SHARE",
-        help="of them for which the same class must come first as in float (default 0.95)",
+        help="of them for which the same class must come first as in float (default "
+        f"{Int8Options.agreement})",
     )
     parser.add_argument(
         "--int8-for",
+        dest="int8_made_for",
         choices=get_args(Int8For),
-        help="the processors that will run it: any (default), or those with vnni or AMX alone, which is more "
-        "exact there and wrong elsewhere",
+        help=f"the processors that will run it (default {Int8Options.made_for}): vnni are those with VNNI or "
+        "AMX alone, which is more exact there and wrong elsewhere",
     )
     parser.add_argument(
         "--int8-minutes",

@@ -19,7 +19,7 @@ from ppcls.inference.engines import int8_engine, open_engine
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.formats import FORMATS, INT8_FORMATS, files_in, write_formats
 from ppcls.inference.formats.format import PLAIN, ExportOptions, quiet
-from ppcls.inference.int8 import add_int8, int8_formats, require_int8
+from ppcls.inference.int8_forms import add_int8, int8_formats, require_int8
 from ppcls.inference.predictions import probabilities_of
 from ppcls.inference.versions import versions
 from ppcls.weights import hash_parameters

@@ -1,7 +1,6 @@
 """The predictor: classifies images with an eager or an exported network. Imports no Paddle unless the engine
 needs it."""
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from ppcls.commands import command_line
 from ppcls.config import Activation
@@ -33,6 +31,7 @@ from ppcls.inference.artifact import Artifact
 from ppcls.inference.calibration import Calibration
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
+from ppcls.inference.images import Images, OneImage, as_rgb, bytes_of, list_images
 from ppcls.inference.predictions import (
     Prediction,
     best_classes,
@@ -48,10 +47,6 @@ if TYPE_CHECKING:
 
     from ppcls.weights import WeightsInfo
 
-OneImage = str | Path | bytes | Image.Image | np.ndarray
-Images = OneImage | Sequence[OneImage]
-FORMS = "a file, its bytes, a PIL image, or an array uint8 [H, W, 3] (red first) or [H, W] (grey)"
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")  # of PIL images that PNG holds as they are
 BULK = 16  # files; from this number on an engine of several streams, which run batches side by side, pays
 BATCH_SIZE = 32
 THRESHOLD = 0.5  # probability from which on a network with a sigmoid takes an image for one of a class
@@ -212,7 +207,7 @@ class Predictor:
         Raises DataError for an image that cannot be read. Among several files, without arrays, it does not:
         the Prediction of such a file has the reason in `error`.
         """
-        listed, is_one = _listed(images)
+        listed, is_one = list_images(images)
         if is_one:
             return self._predict(listed[0])
         files = [image for image in listed if isinstance(image, str)]
@@ -225,7 +220,7 @@ class Predictor:
         Raises DataError for an image that cannot be read, also among several (`stream` does not), and
         ExportError for an export that does not give embeddings.
         """
-        listed, is_one = _listed(images)
+        listed, is_one = list_images(images)
         rows = np.empty((len(listed), self.require_embeddings()), np.float32)
         files = [image for image in listed if isinstance(image, str)]
         if len(files) == len(listed) and not is_one:
@@ -336,10 +331,10 @@ class Predictor:
         file = image if isinstance(image, str) else None
         slot = empty_batch(1, self.preprocessing)
         if isinstance(image, np.ndarray):
-            self._normalize(self._transform(_as_rgb(image), 0), slot[0])
+            self._normalize(self._transform(as_rgb(image), 0), slot[0])
         else:
             try:
-                self.fill(_bytes_of(image), slot[0])
+                self.fill(bytes_of(image), slot[0])
             except OSError as error:
                 name = file or "the PIL image"
                 raise DataError(f"{name} cannot be read: {error.strerror or error}.") from error
@@ -361,57 +356,6 @@ class Predictor:
         limits = (None, self.threshold) if self.activation == "sigmoid" else (topk or self.topk,)
         best = best_classes(file, probabilities, names, *limits)
         return replace(best, embedding=embedding, is_sure=is_sure)
-
-
-def _listed(images: Images) -> tuple[list[OneImage], bool]:
-    """Return the images, files as str, and whether they were given as one. Raises DataError for a folder
-    without images, and for another kind of object."""
-    if isinstance(images, (str, Path)) and not Path(images).is_file():
-        return [*find_images(str(images))], False
-    if isinstance(images, OneImage) and not (isinstance(images, np.ndarray) and images.ndim == 4):
-        return [str(images) if isinstance(images, Path) else images], True
-    for image in images if isinstance(images, (Sequence, np.ndarray)) else [images]:
-        if not isinstance(image, OneImage):
-            raise DataError(
-                f"Expected: {FORMS}; a list of these, a folder or a glob pattern. Received: "
-                f"{type(image).__name__}"
-            )
-    return [str(image) if isinstance(image, Path) else image for image in images], False
-
-
-def _as_rgb(image: np.ndarray) -> np.ndarray:
-    """Return an array as uint8 [H, W, 3]. Raises DataError for one that is not an image."""
-    is_grey = image.ndim == 2 or image.shape[2:] == (1,)
-    if image.dtype != np.uint8 or not (is_grey or image.shape[2:] == (3,)) or 0 in image.shape:
-        raise DataError(
-            "An image as an array is uint8 [H, W, 3], red first, or [H, W], and not empty (for normalised "
-            f"batches: predictor.logits). Received: {image.dtype} {list(image.shape)}"
-        )
-    return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2) if is_grey else image
-
-
-def _has_16_bits(image: Image.Image) -> bool:
-    values = np.asarray(image)
-    return values.min() >= 0 and values.max() < 1 << 16
-
-
-def _bytes_of(image: str | Path | bytes | Image.Image) -> bytes:
-    """Return the bytes of an image file; of a PIL image those of a PNG, so that all kinds of pixels and the
-    orientation have the meaning that they have in files."""
-    if isinstance(image, bytes):
-        return image
-    if not isinstance(image, Image.Image):
-        return Path(image).read_bytes()
-    exif, buffer = image.info.get("exif", b""), io.BytesIO()
-    if image.mode.startswith("I") and _has_16_bits(image):
-        image = image if image.mode == "I;16" else image.convert("I").convert("I;16")
-    elif image.mode in ("I", "F"):  # values of no known range: refused, as their file is
-        image.save(buffer, "tiff")
-        return buffer.getvalue()
-    elif image.mode not in PNG_MODES:
-        image = image.convert("RGB")
-    image.save(buffer, "png", exif=exif, compress_level=0)
-    return buffer.getvalue()
 
 
 def describe(
