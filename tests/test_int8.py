@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference import fastest, int8, int8_forms
 from ppcls.inference.artifact import Int8Report, read_artifact
 from ppcls.inference.engines import ENGINES, installed_engines, open_engine
-from ppcls.inference.export import INT8_TOLERANCE, export_model
+from ppcls.inference.export import Reference, _check_parity, export_model, parity_batches
 from ppcls.inference.formats import INT8_FORMATS
 from ppcls.inference.formats.format import ExportOptions, Int8Options
 from ppcls.inference.formats.int8 import QUANTIZERS, Node
@@ -113,12 +114,23 @@ def test_the_report_says_how_often_the_int8_form_agrees(written):
         assert report.rung in int8.RUNGS
         assert len(report.float_layers) == (report.rung != "all layers")
         assert set(artifact.parity[name]) == {"64x64", "199x153"}
-        assert all(1e-4 < value < INT8_TOLERANCE for value in artifact.parity[name].values())
+        assert all(1e-4 < value < 0.5 for value in artifact.parity[name].values())
         line = next(line for line in said if line.startswith(f"{name}, {report.rung}"))
         assert f"{report.agreement:.4f} of 40" in line and f"{report.interval[0]:.4f}" in line
     files = [file for sizes in artifact.files.values() for file in sizes]
     assert sorted(files) == sorted(path.name for path in folder.iterdir() if path.suffix != ".yml")
     assert "nncf" in artifact.versions
+
+
+def test_drawn_pictures_to_which_a_network_says_little_do_not_end_an_int8_export(written):
+    folder, model, artifact, _ = written
+    batches = parity_batches(artifact)
+    logits = {size: model(paddle.to_tensor(images)).numpy() for size, images in batches.items()}
+    for scale, is_refused in ((1e-2, False), (np.nan, True)):
+        reference = {size: Reference(scale * outputs, 1e-4) for size, outputs in logits.items()}
+        check = (folder, artifact, "openvino-int8", batches, reference, 2)
+        with pytest.raises(ExportError, match="openvino-int8") if is_refused else nullcontext():
+            assert min(_check_parity(*check).values()) > 1
 
 
 def test_the_weights_of_the_int8_form_take_a_quarter_and_seven_bits(written):
@@ -160,7 +172,7 @@ def test_int8_and_float_engines_are_measured_side_by_side(written, tmp_path, mon
     for name in artifact.int8:
         float_engine = INT8_FORMATS[name].checked_with
         assert rows[float_engine]["difference"] in (None, pytest.approx(0, abs=1e-4))
-        assert 1e-4 < rows[f"{float_engine}-int8"]["difference"] < INT8_TOLERANCE
+        assert 1e-4 < rows[f"{float_engine}-int8"]["difference"] < 0.5
 
 
 def rank(folder, artifact, monkeypatch, times, **options):

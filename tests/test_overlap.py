@@ -207,6 +207,16 @@ def test_few_images_of_large_shards_are_read(shards, monkeypatch):
     assert find_equal_contents(train_set, eval_set) == []
 
 
+def test_contents_are_equal_to_their_end(tmp_path):
+    """Not those of one size that begin alike, nor evaluation images that are equal to one another alone."""
+    for name, end in (("trained", b"1"), ("one", b"2"), ("other", b"2")):
+        (tmp_path / name).write_bytes(bytes(20_000) + end)
+    train_set = Dataset.of_files([str(tmp_path / "trained")])
+    eval_set = Dataset.of_files([str(tmp_path / "one"), str(tmp_path / "other")])
+    assert find_equal_contents(train_set, eval_set) == []
+    assert find_equal_contents(eval_set, eval_set) == [(0, 0), (0, 1)]
+
+
 # Copies by their look: `ppcls data check --against`
 
 ORIGINALS = 12
@@ -288,6 +298,18 @@ def test_copies_are_found_wherever_they_lie(place, known, copies, monkeypatch):
     assert found == expected
 
 
+def test_a_copy_with_another_pixel_is_near(tmp_path):
+    picture = smooth_picture(np.random.RandomState(0), (150, 200))
+    picture.save(tmp_path / "original.png")
+    picture.putpixel((9, 9), tuple(value ^ 1 for value in picture.getpixel((9, 9))))
+    picture.save(tmp_path / "copy.png")
+    Image.new("RGB", (60, 60)).save(tmp_path / "flat.png")  # without a hash
+    copy = Dataset.of_files([str(tmp_path / "copy.png")])
+    originals = Dataset.of_files([str(tmp_path / f"{name}.png") for name in ("flat", "original")])
+    (match,) = find_copies(copy, Album.of([originals], 1), COPY_BITS, 1)
+    assert (match.kind, match.bits, match.place) == ("near", 0, (0, 1))
+
+
 def test_the_command_lists_copies_with_their_places(copies, capsys):
     home, _ = copies
     places = [str(home / name) for name in ("train-shards", "eval.txt")]
@@ -298,10 +320,15 @@ def test_the_command_lists_copies_with_their_places(copies, capsys):
     assert "2 too small or too flat" in out and "1 unreadable" in out and out.count("near") == 4
     assert main(["check", places[0], "--against", places[1], "--near-bits", "0"]) == 1
     assert "1 with the same pixels" in (out := capsys.readouterr().out) and "6 of them" not in out
-    (home / "single").mkdir(exist_ok=True)
-    shutil.copy(home / "train" / "other1.jpg", home / "single")
+    for folder, names in (("single", ("other1.jpg", "flat.png")), ("damaged", ("other2.jpg", "broken.jpg"))):
+        (home / folder).mkdir()
+        for name in names:
+            shutil.copy(home / "train" / name, home / folder)
     assert main(["check", str(home / "single"), "--against", places[1]]) == 0
-    assert "1 images, 0 of them copies" in capsys.readouterr().out
+    assert "2 images, 0 of them copies" in capsys.readouterr().out
+    for one, other in (("damaged", "eval"), ("single", "damaged")):  # what is unreadable may be a copy
+        assert main(["check", str(home / one), "--against", str(home / other)]) == 1
+        assert "0 of them copies" in (out := capsys.readouterr().out) and "unreadable" in out
     assert main(["check", str(home / "single"), "--against", places[1], "--against", places[0]]) == 1
     assert "= other1.jpg in" in capsys.readouterr().out
 

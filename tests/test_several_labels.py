@@ -24,6 +24,7 @@ from ppcls.inference.load import load
 from ppcls.inference.predictions import logits_of, probabilities_of, sigmoid
 from ppcls.preprocessing import Preprocessing
 from ppcls.training.batches import train_batches
+from ppcls.training.checkpoint import find_state, read_state
 from ppcls.training.same_run import _fields
 from ppcls.training.step import binary_cross_entropy, cross_entropy
 
@@ -442,3 +443,6 @@ def test_unreadable_training_images_are_counted_through_a_resume(run_folder, tmp
     with pytest.raises(DataError, match="4 images .*data.max_unreadable=3: .*3.png.*4.png.*11.png"):
         train.main(more)
     assert train.main([*more, "-o", "data.max_unreadable=4"]) == 0
+    state = read_state(find_state("auto", tmp_path / "run", print))
+    known = [item["index"] for item in state.header["progress"]["unreadable"]]
+    assert sorted(known) == [3, 4, 11, 19]  # each once

@@ -163,6 +163,7 @@ def test_shards_stand_for_a_list_and_for_a_folder(photos, tmp_path):
     for data in (
         DataConfig(train_root=str(out)),
         DataConfig(train_root="elsewhere", train_list=str(out / INDEX_FILE)),
+        DataConfig(train_root="elsewhere", train_list=str(out)),
     ):
         dataset = open_split(data, "train", **options)
         assert len(dataset) == 23 and dataset.class_names.names == ("cat", "dog", "ox")

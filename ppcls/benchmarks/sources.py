@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ppcls.benchmarks.data import MEAN, STD, spread
 from ppcls.errors import DataError
 from ppcls.processor import processor
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ppcls.data.dataset import Dataset
 
 Run = Callable[["Dataset", int], None]  # reads a dataset in the order of an epoch
@@ -42,7 +42,7 @@ def measure_sources(
         )
     preprocessing = Preprocessing(resize_short, crop_size, "bilinear", False, MEAN, STD)
 
-    def orders(dataset: "Dataset", epoch: int) -> np.ndarray:
+    def orders(dataset: "Dataset", epoch: int) -> "np.ndarray":
         return train_batch_indices(dataset.source, batch_size, seed=0, epoch=epoch)
 
     def read(dataset: "Dataset", epoch: int) -> None:

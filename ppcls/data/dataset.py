@@ -143,7 +143,7 @@ def require_split(data: DataConfig, split: Split) -> None:
             f"(-o data.{split}_list=FILE) or a folder with one folder for each class "
             f"(-o data.{split}_root=DIR)."
         )
-    if list_file is not None and not Path(list_file).is_file():
+    if list_file is not None and not Path(list_file).is_file() and find_index(list_file) is None:
         raise DataError(
             f"There is no list file {list_file} (data.{split}_list), seen from {Path.cwd()}. Expected: a "
             f"text file of lines 'path label', with paths below data.{split}_root ({root}). For a folder of "

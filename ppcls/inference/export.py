@@ -31,7 +31,6 @@ TOLERANCE = 1e-4  # of ||a - b|| / ||b||; float32 engines differ by 1e-6 to 5e-6
 ROUNDING = 1e-6  # relative change of the input that shows how far a network amplifies rounding
 AMPLIFIED = 10  # times the change that it causes is tolerated too
 FP16_TOLERANCE = 2e-2  # with weights in half precision; drawn ones gave 4e-4, those of Lite0 5e-3
-INT8_TOLERANCE = 0.5  # of an int8 form: that its file is not another network's; pictures decide the rest
 ODD_SIZE = 199, 153  # pixels; every strided layer meets an odd and an even map in it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # for the comparison, if the weights have none
 
@@ -245,8 +244,11 @@ def _check_parity(
     reference: dict[str, Reference],
     threads: int,
 ) -> dict[str, float]:
-    """Return relative differences to the network's outputs. Raises ExportError for one above the
-    tolerance."""
+    """Return relative differences to the network's outputs. Raises ExportError for one above the tolerance.
+
+    An int8 form has been judged by its user's pictures. A network of few classes may answer drawn pictures
+    with logits near 0, to which any difference is large: of an int8 form they must only be finite.
+    """
     only = replace(artifact, files={name: artifact.files[name]})
     is_int8 = name in INT8_FORMATS
     checked_with = int8_engine(name) if is_int8 else FORMATS[name].checked_with
@@ -257,12 +259,12 @@ def _check_parity(
         outputs |= _by_name(size, engine.run_all(images), artifact.embeddings is not None)
     differences = {}
     for what, (expected, float_tolerance) in reference.items():
-        tolerance = max(INT8_TOLERANCE, float_tolerance) if is_int8 else float_tolerance
+        tolerance = np.inf if is_int8 else float_tolerance
         difference = _relative_difference(outputs[what], expected)
         # which class comes first; rounding may swap two
         is_judged = what in batches and not artifact.fp16 and not is_int8
         agrees = not is_judged or np.array_equal(outputs[what].argmax(axis=1), expected.argmax(axis=1))
-        if not difference <= tolerance or not agrees:
+        if not np.isfinite(difference) or difference > tolerance or not agrees:
             raise ExportError(
                 f"The exported {name} model does not compute what the network computes: at {what} "
                 f"{checked_with} differs by {difference:.1e} (at most {tolerance:.0e} is expected)"
