@@ -20,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from ppcls import build_model, distributed, load_weights  # noqa: E402
 from ppcls.data.class_weights import resolve_class_weights  # noqa: E402
 from ppcls.data.dataset import Dataset, open_path  # noqa: E402
+from ppcls.data.files import Files  # noqa: E402
 from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices  # noqa: E402
 from ppcls.data.sampling import repeat_factors  # noqa: E402
 from ppcls.data.transforms import EvalTransform  # noqa: E402
@@ -84,8 +85,9 @@ def train(inputs: np.ndarray, labels: np.ndarray, run: str, seed: int, rate: flo
     start = nn.initializer.Normal(0, 0.01)
     classifier = nn.Linear(inputs.shape[1], len(NAMES), weight_attr=start)
     optimizer = paddle.optimizer.Momentum(rate, 0.9, classifier.parameters(), use_nesterov=True)
+    digits = Files([""] * len(labels))  # of which the order alone is drawn
     for epoch in range(EPOCHS):
-        for uses in train_batch_indices(len(labels), BATCH, seed=seed, epoch=epoch, factors=factors):
+        for uses in train_batch_indices(digits, BATCH, seed=seed, epoch=epoch, factors=factors):
             indices = uses % len(labels)
             logits = classifier(paddle.to_tensor(inputs[indices]))
             cross_entropy(logits, paddle.to_tensor(labels[indices]), 0.0, weights).backward()

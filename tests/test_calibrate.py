@@ -316,6 +316,16 @@ def test_all_figures_follow_from_the_saved_logits(folder):
         assert (folder / "output" / name).stat().st_size > 5000
 
 
+def test_results_are_kept_if_the_other_images_end_the_run(folder, tmp_path):
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "a.png").write_bytes(b"not an image")
+    options = ["--calibrate", "--ood", tmp_path / "others", "-o", f"output_dir={tmp_path / 'output'}"]
+    with pytest.raises(DataError, match=r"a\.png"):
+        evaluate_here(folder, *options)
+    assert read_json(tmp_path / "output" / "metrics.json")["count"] == 23
+    assert len(read_csv(tmp_path / "output" / "predictions.csv")) == 23
+
+
 def test_two_ranks_give_the_same_calibration(folder, tmp_path):
     options = ["--engine", "eager", "--calibrate", "--max-error", "0.45", "--ood", folder / "val_list.txt"]
     options += ["-o", f"output_dir={tmp_path / 'two'}"]

@@ -265,6 +265,29 @@ def test_a_block_has_paddles_gradients(options, size):
         np.testing.assert_allclose(own.numpy(), expected.numpy(), rtol=1e-4, atol=2e-6 * largest)
 
 
+def test_training_mode_without_gradients_does_what_it_always_does():
+    """Statistics move, and a block whose layers are all frozen drops branches."""
+    conv = partial(ConvBN, padding="same", bn_epsilon=1e-3, bn_momentum=0.9)
+    stage = MBConvStage(kernel_size=3, stride=1, expand_ratio=4, channels=8, repeats=1)
+    block = MBConv(8, stage, 1, conv, F.swish, squeeze_excite=True, drop_connect_rate=0.0)
+    x = paddle.randn([6, 8, 4, 4])
+    with paddle.no_grad():
+        for own in (block, partial(mbconv, block)):  # the second one moves them from where the first one left
+            before = block.project.bn._mean.numpy().copy()
+            own(x if own is block else paddle.transpose(x, [0, 2, 3, 1]))
+            assert np.abs(block.project.bn._mean.numpy() - before).max() > 1e-6
+        for layer in block.sublayers():
+            layer.eval()
+        block.drop_connect_rate = 0.5
+        assert block.training
+        paddle.seed(1)
+        expected = block(x)
+        paddle.seed(1)
+        found = mbconv(block, paddle.transpose(x, [0, 2, 3, 1])).transpose([0, 3, 1, 2])
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-5)
+    assert 0 < (np.abs((found - x).numpy()).max((1, 2, 3)) == 0).sum() < 6
+
+
 @pytest.mark.parametrize("shape", [(2, 24, 24, 8), (3, 7, 11, 5), (1, 113, 1, 16), (4, 4, 4, 8)])
 def test_statistics_of_a_tensor_in_parts(shape, monkeypatch):
     """Against numpy, in float64. Several parts, with several groups each, as large tensors have."""
@@ -654,6 +677,17 @@ print(found)
     missing, another, found = value_from(code)
     assert missing[0] == another[0] == PADDLE and found.startswith("oneDNN 3")
     assert "none.so.3" in missing[1] and "supported: 4" in another[1]
+
+
+def test_a_value_that_is_not_a_number_fails_the_self_test(monkeypatch):
+    values_of = usable._values_of
+
+    def spoiled(sample, forward, images):
+        values = values_of(sample, forward, images)
+        return values if forward is sample else [*values[:3], np.nan * values[3], *values[4:]]
+
+    monkeypatch.setattr(usable, "_values_of", spoiled)
+    assert not usable._self_test() < usable.TOLERANCE
 
 
 def test_the_self_test_leaves_no_plans():

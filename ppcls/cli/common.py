@@ -46,12 +46,6 @@ def add_config_options(parser: argparse.ArgumentParser, *, takes_exports: bool =
         parser.set_defaults(exported=None)
 
 
-def add_source_option(parser: argparse.ArgumentParser, words: str) -> None:
-    """Add a list or a folder of images, and --root. words: its help."""
-    parser.add_argument("source", type=Path, metavar="LIST_OR_FOLDER", help=words)
-    parser.add_argument("--root", type=Path, metavar="DIR", help="folder of the paths in a list")
-
-
 def add_override_option(parser: argparse.ArgumentParser, words: str) -> None:
     """Add -o, which may be given more than once. words: its help."""
     parser.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE", help=words)

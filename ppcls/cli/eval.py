@@ -59,10 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     result = run(config, subject, keep_samples=True, keep_logits=args.calibrate)
     print_result(result, subject)
+    write_results(config, subject, result)
     if args.calibrate:
         result = calibrate(args, resolved, subject, result)
-    write_predictions(config.output_path, result, subject)
-    write_json(config.output_path / "metrics.json", result.to_dict() | subject.about)
+        write_results(config, subject, result)
     if args.report is not None:
         report(Path(args.report), config, subject, result, str(resolved.export or config.model.weights))
     return 0
@@ -241,12 +241,14 @@ def calibrate(
     return result
 
 
-def write_predictions(folder: Path, result: "Evaluation", subject: Subject) -> None:
-    """Write a row for each image, by the first process; `ppcls compare` reads them."""
+def write_results(config: Config, subject: Subject, result: "Evaluation") -> None:
+    """Write metrics.json and, by the first process, a row for each image; `ppcls compare` reads both."""
     from ppcls.evaluation.tables import PREDICTIONS, prediction_rows, write_csv
 
+    folder = config.output_path
     if distributed.rank() == 0 and result.samples is not None:
         write_csv(folder / PREDICTIONS, *prediction_rows(result.samples, subject.dataset))
+    write_json(folder / "metrics.json", result.to_dict() | subject.about)
 
 
 def report(folder: Path, config: Config, subject: Subject, result: "Evaluation", weights: str | None) -> None:

@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ppcls.cli.common import add_source_option
 from ppcls.commands import command_line
 from ppcls.errors import DataError
 
@@ -22,7 +21,8 @@ def add_pack_command(commands: Any) -> None:
         description="Write the images of a list or a folder, with their labels, into tars as WebDataset has "
         "them, and an index of them. DIR then stands wherever a list or a folder of images stands.",
     )
-    add_source_option(command, "images to pack")
+    command.add_argument("source", type=Path, metavar="LIST_OR_FOLDER", help="images to pack")
+    command.add_argument("--root", type=Path, metavar="DIR", help="folder of the paths in a list")
     command.add_argument("output", type=Path, metavar="DIR", help="folder to write")
     command.add_argument(
         "--shard-size", default="256MB", metavar="SIZE", help="of a tar, such as 256MB or 1GB (default 256MB)"

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls.data.dataset import Dataset
-from ppcls.data.decode import decode, find_jpeg_damage
+from ppcls.data.decode import UNREADABLE, decode, find_jpeg_damage, reason_of
 from ppcls.data.each_image import each_image
 from ppcls.data.label_sets import LabelSets
-from ppcls.errors import DataError
 
 MOST_TEXTS = 10_000  # of each kind of finding; further ones are counted
 
@@ -106,12 +105,8 @@ def _inspect(dataset: Dataset, index: int) -> _Inspected:
         data = dataset.read(index)
         height, width = decode(data, dataset.where(index)).shape[:2]
         damage = find_jpeg_damage(data)
-    except DataError as error:
-        return _Inspected(b"", (0, 0), str(error))
-    except OSError as error:
-        return _Inspected(b"", (0, 0), error.strerror or str(error))
-    except MemoryError:
-        return _Inspected(b"", (0, 0), "out of memory while the file is read")
+    except UNREADABLE as error:
+        return _Inspected(b"", (0, 0), reason_of(error))
     return _Inspected(hashlib.blake2b(data, digest_size=16).digest(), (height, width), damage=damage)
 
 

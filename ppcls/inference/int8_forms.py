@@ -30,7 +30,8 @@ def int8_formats(
     for name, source in INT8_FORMATS.items():
         packages = {"nncf": "int8"} | ({"onnx": "int8"} if source.name == "onnx" else {})
         if source.name not in formats:
-            missing[name] = f"it is made from the format {source.name}. Add that to --formats."
+            wider = " ".join((*formats, source.name))
+            missing[name] = f"it is made from the format {source.name}. Add it: --formats {wider}."
         elif reason := missing_packages(packages):
             missing[name] = reason
         elif source.name == "onnx" and size >= PROTOBUF_BYTES:
@@ -49,8 +50,8 @@ def require_int8(
     """Raise ExportError if no int8 form can be made here, ConfigError for a network without preprocessing."""
     names, missing = int8_formats(model, formats, options)
     if not names:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-        raise ExportError(f"--int8: no int8 form can be made here. {reasons}")
+        reasons = "".join(f"\n  {name}: {reason}" for name, reason in missing.items())
+        raise ExportError(f"--int8: no int8 form can be made here.{reasons}")
     if description.preprocessing is None:
         raise ConfigError("--int8 needs the preprocessing of the pictures.")
 

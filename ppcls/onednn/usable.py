@@ -105,10 +105,11 @@ def _self_test() -> float:
         found = [_values_of(sample, forward, images) for forward in (sample, sample.run)]
     pairs = list(zip(*found, strict=True))
     scale = max(np.linalg.norm(expected) for expected, _ in pairs)
-    return max(
-        float(np.linalg.norm(own - expected) / max(np.linalg.norm(expected), 1e-3 * scale))
+    differences = [
+        np.linalg.norm(own - expected) / max(np.linalg.norm(expected), 1e-3 * scale)
         for expected, own in pairs
-    )
+    ]
+    return float(np.max(differences))  # NaN if one of them is
 
 
 def _values_of(sample: _Sample, forward: Callable[[Tensor], Tensor], images: np.ndarray) -> list[np.ndarray]:

@@ -17,7 +17,6 @@ _CAUSES = {
     404: "unknown",
     405: "method",
     408: "slow_body",
-    411: "no_length",
     413: "too_large",
     415: "encoding",
     422: "unreadable",

@@ -62,7 +62,7 @@ class Server:
         all others: they are read further."""
         path, _, query = head.target.partition("?")
         if path == "/predict":
-            name = parse_qs(query).get("model", [next(iter(self.models))])[0]
+            name = parse_qs(query).get("model", [next(iter(self.models))])[-1]
             route = path
         elif path.startswith("/v2/models/") and path.endswith("/infer"):
             name = path.removeprefix("/v2/models/").removesuffix("/infer")

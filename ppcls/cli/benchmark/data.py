@@ -6,7 +6,6 @@ from typing import Any
 
 from ppcls import distributed
 from ppcls.cli.benchmark.figures import HEADING, cells, write_figures
-from ppcls.cli.common import add_source_option
 from ppcls.errors import ConfigError
 
 GOAL = 0.9  # speed of the whole pipeline with bilinear, relative to decoding alone
@@ -20,7 +19,8 @@ def add_commands(commands: Any) -> None:
         "decoding alone, and the whole pipeline as the loader runs it, to normalised float32 batches. They "
         "take turns batch by batch, so that the load of the machine is the same for all.",
     )
-    add_source_option(command, "images to read")
+    command.add_argument("source", type=Path, metavar="LIST_OR_FOLDER", help="images to read")
+    command.add_argument("--root", type=Path, metavar="DIR", help="folder of the paths in a list")
     command.add_argument(
         "--resize-short", type=int, default=256, metavar="PIXELS", help="short side (default 256)"
     )

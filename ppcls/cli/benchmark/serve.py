@@ -51,12 +51,14 @@ def serve(args: argparse.Namespace) -> int:
     options = [args.model, "--engine", args.engine, "--queue", str(args.queue)]
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(options, Path(folder) / "server.log")
-        generator = LoadProcess(server.port, "/predict", files)
         try:
-            sizes = Sizes(args.rounds, args.seconds, args.requests, args.queue)
-            figures = measure_serve(predictor, server, generator, files, sizes)
+            generator = LoadProcess(server.port, "/predict", files)
+            try:
+                sizes = Sizes(args.rounds, args.seconds, args.requests, args.queue)
+                figures = measure_serve(predictor, server, generator, files, sizes)
+            finally:
+                generator.stop()
         finally:
-            generator.stop()
             code = server.stop()
     figures |= {"model": args.model, "engine": predictor.engine.name, "files": len(files), "exit_code": code}
     figures |= {"processor": processor(), "versions": versions()}
