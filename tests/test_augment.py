@@ -5,6 +5,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -632,7 +633,8 @@ def test_each_rank_mixes_on_its_own(config, monkeypatch):
         return mix(*args, **options)
 
     monkeypatch.setattr(training_batches, "mix_batches", mix_batches)
-    monkeypatch.setattr(training_batches.distributed, "rank", lambda: 3)
+    ranks = SimpleNamespace(rank=lambda: 3, world_size=lambda: 4)  # for the order and the mixing alone
+    monkeypatch.setattr(training_batches, "distributed", ranks)
     assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
     assert seen == [{"seed": 7, "epoch": 0, "rank": 3, "first": 0}]
 
