@@ -407,7 +407,9 @@ def test_an_evaluation_of_the_export_uses_its_temperature(exports, folder, tmp_p
     data += [f"output_dir={tmp_path}", "data.preprocessing.resize_short=36"]
     options = [part for option in data for part in ("-o", option)]
     assert evaluate([str(exports[1]), "--calibrate", "--max-error", "0.45", *options]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.count(f"written: {tmp_path / 'metrics.json'}") == 1
+    (line,) = [line for line in lines if line.startswith("next: ")]
     path = shlex.quote(str(tmp_path / "calibration.json"))  # of the export's source, prepared as here
     assert line.endswith(f" export MODEL -o data.preprocessing.resize_short=36 --calibration {path}")
     own, first = read_json(tmp_path / "calibration.json"), read_json(folder / "output" / "calibration.json")

@@ -4,6 +4,7 @@ a function that takes its time, in a real process on a real port."""
 import json
 import signal
 import socket
+import struct
 import threading
 import time
 from contextlib import closing
@@ -321,6 +322,21 @@ def test_a_client_that_does_not_take_its_answers(tmp_path):
         time.sleep(0.2)
         assert server.ask("/v2/health/live")[0] == 503  # it has the only connection
         wait_until(lambda: server.ask("/v2/health/live")[0] == 200)
+
+
+def test_what_is_over_leaves_memory_at_once(tmp_path, picture):
+    """Refused pictures, and connections that their clients reset, leave it without the garbage collector."""
+    with start(tmp_path, 0) as server:
+        for _ in range(9):
+            connection = post(server, picture[:20])
+            assert read_answer(connection)[0] == 422
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()  # a reset
+        assert server.ask("/v2/health/live")[0] == 200
+        server.process.send_signal(signal.SIGUSR1)
+        server.wait_for("in memory: ")
+        jobs, connections = map(int, server.errors[-1].split()[-2:])
+        assert jobs <= 2 and connections <= 2  # the last one of each worker; and those that are closing
 
 
 def test_more_connections_than_the_limit(tmp_path):

@@ -75,12 +75,7 @@ def measure_engines(
         side = predictor.preprocessing.resize_short
         picture = np.random.RandomState(0).randint(0, 256, (side, side, 3), np.uint8)
         runs["predictor, of a picture in memory"] = lambda: predictor(picture)
-    peak: dict[str, Any] = {}
-    if model is not None:
-        peak = {
-            "multiply_adds": multiply_adds(model, size, size),
-            "ceiling_gflops": float32_ceiling() / 1e9,
-        }
+    peak = {} if model is None else _peak(model, size)
     seconds = time_in_blocks(runs, rounds=rounds)
     expected = None if reference is None else engines[reference].run(images)
     rows = []
@@ -126,6 +121,11 @@ def _reference(engines: dict[str, Engine], model: "nn.Layer | None") -> str | No
     if model is not None:
         return "eager" if "eager" in engines else None
     return next((name for name in engines if not name.endswith("-int8")), None)
+
+
+def _peak(model: "nn.Layer", size: int) -> dict[str, Any]:
+    """Return the multiply-adds of an image, and the machine's peak, 1e9 operations a second."""
+    return {"multiply_adds": multiply_adds(model, size, size), "ceiling_gflops": float32_ceiling() / 1e9}
 
 
 def relative_difference(output: np.ndarray, reference: np.ndarray) -> float:

@@ -45,7 +45,14 @@ def add_clean_command(commands: Any) -> None:
         "--output", type=Path, default=Path("clean"), metavar="DIR", help="folder to write (default: clean)"
     )
     command.add_argument("--force", action="store_true", help="replace the table in it, with your actions")
-    command.add_argument("-o", "--override", action="append", default=[], metavar="OPTION=VALUE")
+    command.add_argument(
+        "-o",
+        "--override",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="replace an option of MODEL; repeatable; `ppcls options` lists all",
+    )
     command.add_argument("--engine", help="as of `infer` (default: auto)")
     command.set_defaults(run=clean)
 

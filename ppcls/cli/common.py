@@ -52,11 +52,13 @@ def add_override_option(parser: argparse.ArgumentParser, words: str) -> None:
 
 
 def add_engine_option(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add --engine and --precision. default: the engine of models that are not exported, in words."""
+    words = default if default == "auto" else f"auto for an exported model, {default} for others"
     parser.add_argument(
         "--engine",
         help="auto, measure, eager, onnxruntime, openvino or paddle. eager runs the network itself. auto "
         "takes the fastest engine that is installed, measured once; measure does so anew; onnxruntime-int8 "
-        f"and openvino-int8 run int8 forms (default: auto for an exported model, {default} for others)",
+        f"and openvino-int8 run int8 forms (default: {words})",
     )
     add_precision_option(parser)
 

@@ -37,7 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "for each class. The same share of each class is for evaluation, at least one image of two or more. "
         "Lists that stand are extended: their images stay where they are, and only new ones are drawn.",
     )
-    command.add_argument("folder", type=Path, help="holds one folder of images for each class")
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="holds one folder of images for each class"
+    )
     command.add_argument(
         "--eval-share",
         type=float,

@@ -62,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(config, subject, result)
     if args.calibrate:
         result = calibrate(args, resolved, subject, result)
-        write_results(config, subject, result)
     if args.report is not None:
         report(Path(args.report), config, subject, result, str(resolved.export or config.model.weights))
     return 0

@@ -64,8 +64,9 @@ class Sureness:
     halves: temperatures fitted on either half of the images; `after` judges each image at that of the half it
     is not in, as those that a temperature was fitted on would flatter it. coverage, risk: float64 [K], the
     share of images that are answered, the surest first, and the share of errors among them. least: the
-    fewest images, all right, that could show the wanted error rate. possible: an error rate that these images
-    can show, None if none below 0.5. strange: by SCORES, where other images were given; others: how many.
+    fewest images, all right, that could show the requested error rate. possible: an error rate that these
+    images can show, None if none below 0.5. strange: by SCORES, where other images were given; others: how
+    many.
     """
 
     calibration: Calibration

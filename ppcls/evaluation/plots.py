@@ -129,7 +129,7 @@ def draw_risk_coverage(
     axes.plot(100 * coverage, 100 * risk, color=RIGHT, linewidth=2)
     axes.fill_between(100 * coverage, 100 * risk, color=RIGHT, alpha=0.15)
     axes.axhline(
-        100 * max_error, color=ink, linestyle="--", linewidth=1, label=f"wanted: {100 * max_error:g}"
+        100 * max_error, color=ink, linestyle="--", linewidth=1, label=f"requested: {100 * max_error:g}"
     )
     if answered is not None:
         words = f"answered: {100 * answered:.0f}"

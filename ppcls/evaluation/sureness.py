@@ -57,7 +57,7 @@ def calibrate_evaluation(
 ) -> Evaluation:
     """Return the result with its sureness. All processes of a run call this together.
 
-    result: with its samples and logits. max_error: wanted rate of errors among sure predictions. others:
+    result: with its samples and logits. max_error: requested rate of errors among sure predictions. others:
     images of none of the classes. Raises DataError for too few images.
     """
     if result.samples is None or result.logits is None:

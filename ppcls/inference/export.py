@@ -260,6 +260,7 @@ def _check_parity(
     differences = {}
     for what, (expected, float_tolerance) in reference.items():
         tolerance = np.inf if is_int8 else float_tolerance
+        expectation = "a finite value" if is_int8 else f"at most {tolerance:.0e}"
         difference = _relative_difference(outputs[what], expected)
         # which class comes first; rounding may swap two
         is_judged = what in batches and not artifact.fp16 and not is_int8
@@ -267,7 +268,7 @@ def _check_parity(
         if not np.isfinite(difference) or difference > tolerance or not agrees:
             raise ExportError(
                 f"The exported {name} model does not compute what the network computes: at {what} "
-                f"{checked_with} differs by {difference:.1e} (at most {tolerance:.0e} is expected)"
+                f"{checked_with} differs by {difference:.1e} ({expectation} is expected)"
                 f"{'' if agrees else ', and another class comes first'}. Nothing was written. Try another "
                 "version of the converter or of the engine, or leave this format out: --formats."
             )

@@ -1,8 +1,8 @@
 """int8 forms of an exported network, quantised by NNCF on a user's own pictures.
 
 A ladder of rungs leaves more and more in float. A rung is good enough if the int8 form gives the same class
-first for the wanted share of pictures that it was not calibrated on, and if its logits are near enough: their
-distance is smoother than the share, and says something where a network puts all pictures in one class.
+first for the requested share of pictures that it was not calibrated on, and if its logits are near enough:
+their distance is smoother than the share, and says something where a network puts all pictures in one class.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ FAR = 0.3  # distance of the logits at which a network keeps 0.95 of its classes
 
 
 def farthest(agreement: float) -> float:
-    """Return the largest distance of the logits for a wanted agreement.
+    """Return the largest distance of the logits for a requested agreement.
 
     The share of changed classes grows with the square of the distance: EfficientNetLite0 changed 2, 4 and 7%
     of its photographs' classes at distances of 0.18, 0.22 and 0.30.
@@ -123,7 +123,7 @@ class Ladder:
         low, high = report.interval
         self.log(
             f"{name}, {report.rung}: the same class for {report.agreement:.4f} of {report.tested} pictures "
-            f"(95% confidence: {low:.4f} to {high:.4f}; wanted {report.wanted:g}), distance of the logits "
+            f"(95% confidence: {low:.4f} to {high:.4f}; requested {report.wanted:g}), distance of the logits "
             f"{report.distance:.3f} (at most {farthest(report.wanted):.3f})"
         )
         return report.agreement >= report.wanted and report.distance <= farthest(report.wanted)

@@ -191,6 +191,9 @@ class Shell:
         try:
             await self._router(scope, receive, send)
         except RequestError as error:
+            # The frames of its traceback hold the pictures, and by the job's future the error: a circle,
+            # which the garbage collector finds late.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
             return _json({"error": str(error)}, error.status, error.headers)
         except HTTPException as error:
             return _json({"error": error.detail}, error.status_code, dict(error.headers or {}))

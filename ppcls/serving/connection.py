@@ -84,6 +84,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
+        self._unset_keepalive_if_required()  # after a reset, uvicorn's timer would keep it for good
         if self._has_request():
             scope: Any = self.scope
             scope[IS_LOST] = True

@@ -93,8 +93,9 @@ def _latency(figures: dict[str, Any], path: Path) -> tuple[str, dict[str, Any]]:
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} must be a file of tools/benchmark.py engines --json. Received: a JSON file without "
-            f"{error}. Measure again: python tools/benchmark.py engines -c CONFIG --json {path}"
+            f"{path} must be a file of tools/benchmark.py engines --json, of a network and not of an export. "
+            f"Received: a JSON file without {error}. Measure again: python tools/benchmark.py engines -c "
+            f"CONFIG --json {path}"
         ) from error
     _require_model(model, path)
     crop_size = PUBLISHED[model][0].preprocessing.crop_size

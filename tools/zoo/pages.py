@@ -9,7 +9,6 @@ from typing import Any
 from ppcls.architectures import MODELS, build_model
 from ppcls.distributed import import_paddle
 from ppcls.errors import DataError
-from ppcls.intervals import interval_of
 from ppcls.weights.published import PUBLISHED
 from zoo.complexity import Complexity, complexity
 from zoo.measured import ENGINES
@@ -142,7 +141,7 @@ def summary_block(words: Words, counts: Mapping[str, Complexity], measured: Mapp
         preprocessing = published.preprocessing
         seen = ""
         if accuracy is not None:
-            seen = _measured(accuracy["top1"], accuracy["count"])
+            seen = _measured(accuracy, "top1")
             if accuracy["count"] != IMAGENET_VALIDATION:
                 seen += f" ({accuracy['count']:,})"
         rows.append(
@@ -179,8 +178,7 @@ def accuracy_table(words: Words, measured: Mapping[str, Any]) -> str:
         seen = measured["accuracy"].get(name)
         found = ["", "", ""]
         if seen is not None:
-            shares = [_measured(seen[key], seen["count"]) for key in ("top1", "top5")]
-            found = [*shares, f"{seen['count']:,}"]
+            found = [_measured(seen, "top1"), _measured(seen, "top5"), f"{seen['count']:,}"]
         rows.append(
             (
                 *(name, _fraction(published.top1), _fraction(published.top5)),
@@ -291,10 +289,10 @@ def _fraction(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def _measured(share: float, count: int) -> str:
-    """Return a share of `count` images with its 95% confidence interval."""
-    low, high = interval_of(share, count)
-    return f"{share:.4f} [{low:.4f}, {high:.4f}]"
+def _measured(accuracy: Mapping[str, Any], key: str) -> str:
+    """Return a measured share with its 95% confidence interval."""
+    low, high = accuracy[f"{key}_interval"]
+    return f"{accuracy[key]:.4f} [{low:.4f}, {high:.4f}]"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
