@@ -22,7 +22,9 @@ from ppcls.data.loader import Batch
 from ppcls.errors import ConfigError, DataError
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.onednn import PADDLE, library, norm, primitives, resolve_kernels, usable
-from ppcls.onednn.convolution import FAST, Geometry, convolution
+from ppcls.onednn.convolution import Geometry
+from ppcls.onednn.convolve import convolution
+from ppcls.onednn.depthwise import FAST
 from ppcls.onednn.networks import OneDNNNetwork, conv_bn, mbconv
 from ppcls.training.step import train_step
 from ppcls.training.sync_bn import SyncBatchNorm2D

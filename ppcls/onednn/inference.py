@@ -8,7 +8,8 @@ from paddle import Tensor
 from ppcls.architectures.blocks import ConvBN
 from ppcls.architectures.efficientnet import SqueezeExcite
 from ppcls.onednn import library as dnnl
-from ppcls.onednn.convolution import Convolution, Geometry, Pointwise, geometry_of
+from ppcls.onednn.convolution import Convolution, Geometry, Pointwise
+from ppcls.onednn.convolve import geometry_of
 from ppcls.onednn.layers import image_plan
 from ppcls.onednn.norm import activation_of, write_factors
 from ppcls.onednn.primitives import (

@@ -13,7 +13,7 @@ from ppcls.architectures.resnext101_wsl import Bottleneck, ResNeXt101
 from ppcls.errors import DataError
 from ppcls.onednn import inference
 from ppcls.onednn.autograd import Block, Step
-from ppcls.onednn.convolution import Convolve
+from ppcls.onednn.convolve import Convolve
 from ppcls.onednn.layers import AddScaled, ChannelsLast, GlobalAverage, MaxPool
 from ppcls.onednn.norm import Norm
 from ppcls.onednn.squeeze_excite import GatedConvolve

@@ -16,7 +16,8 @@ from ppcls.architectures.variants import MBConvStage
 from ppcls.errors import first_line
 from ppcls.onednn import networks
 from ppcls.onednn.autograd import Block
-from ppcls.onednn.convolution import Geometry, convolution
+from ppcls.onednn.convolution import Geometry
+from ppcls.onednn.convolve import convolution
 from ppcls.onednn.layers import ChannelsLast, GlobalAverage, MaxPool
 from ppcls.onednn.library import OneDNNError, library, version
 from ppcls.onednn.norm import activation_of
