@@ -88,18 +88,20 @@ def engines(args: argparse.Namespace) -> int:
         f"{figures['model']} at {figures['size']} pixels, batch {args.batch_size}, {figures['threads']} "
         f"threads of {figures['processor']}"
     )
+    above, below, width = "", "", 0  # the column of shares, which an export has not
     if "ceiling_gflops" in figures:
+        above, below, width = "share of", "ceiling", 10
         print(
             f"peak {figures['ceiling_gflops']:.0f} GFLOP/s, {figures['multiply_adds'] / 1e9:.2f} G "
             "multiply-adds per image"
         )
-    print(f"{'':34}{'milliseconds per batch':>24}{'share of':>10}{'difference':>16}")
+    print(f"{'':34}{'milliseconds per batch':>24}{above:>{width}}{'difference':>16}")
     compared = f"to {figures['reference']}" if figures["reference"] else ""
-    print(f"{'':34}{HEADING}{'ceiling':>10}{compared:>16}")
+    print(f"{'':34}{HEADING}{below:>{width}}{compared:>16}")
     for name, row in figures["rows"].items():
         difference = "" if row["difference"] is None else f"{row['difference']:.1e}"
         share = "" if row["share_of_ceiling"] is None else f"{row['share_of_ceiling']:.2f}"
-        print(f"{name:34}{cells(row['milliseconds'], '8.2f')}{share:>10}{difference:>16}")
+        print(f"{name:34}{cells(row['milliseconds'], '8.2f')}{share:>{width}}{difference:>16}")
     write_figures(args.json, figures)
     return 0
 
