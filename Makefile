@@ -15,7 +15,7 @@ quickstart: $(BIN)/python
 
 test: $(BIN)/python
 	$(BIN)/pip install -q -e '.[$(PADDLE),$(ONNX),openvino,lite,test]'
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(BIN)/python
 	$(BIN)/pip install -q -e '.[serve,lint]'

@@ -165,7 +165,7 @@ def test_a_deadline_is_answered_at_once_and_costs_no_work(tmp_path, picture):
 
 
 def test_a_client_that_goes_away_costs_no_work(tmp_path, picture):
-    with start(tmp_path, 0.5, "queue=3") as server:
+    with start(tmp_path, 0.5, "queue=4") as server:
         busy = [post(server, picture) for _ in range(2)]
         wait_until(lambda: computed(tmp_path))
         gone = [post(server, picture) for _ in range(3)]

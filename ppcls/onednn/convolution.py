@@ -207,11 +207,11 @@ class Pointwise:
     def _product(self) -> Primitive:
         own = self.geometry
         transposed = strided((own.in_channels, own.out_channels), (1, own.in_channels))
-        return matmul(self._x, transposed, self._y, *self._posts, gemm=not self._posts, bf16=own.bf16)
+        return matmul(self._x, transposed, self._y, *self._posts, bf16=own.bf16)
 
     @cached_property
     def _data_product(self) -> Primitive:
-        return matmul(self._y, self._weight, self._x, gemm=True, bf16=self.geometry.bf16)
+        return matmul(self._y, self._weight, self._x, bf16=self.geometry.bf16)
 
     @cached_property
     def _add(self) -> Primitive:
@@ -221,7 +221,7 @@ class Pointwise:
     def _weights_product(self) -> Primitive:
         own = self.geometry
         transposed = strided((own.out_channels, own.pixels), (1, own.out_channels))
-        return matmul(transposed, self._x, self._weight, gemm=True, bf16=own.bf16)
+        return matmul(transposed, self._x, self._weight, bf16=own.bf16)
 
 
 class Rounded(Convolution):

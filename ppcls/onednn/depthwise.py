@@ -75,7 +75,7 @@ class Depthwise(Convolution):
         sums, taps = strided((c, h, w), (1, w * c, c)), strided((c, h, w), (kernel**2, kernel, 1))
         return (
             binary(dnnl.MULTIPLY, self._source, for_each_sample(n, c), self._source),
-            matmul(plain(1, n), plain(n, h * w * c), plain(1, h * w * c), gemm=True),
+            matmul(plain(1, n), plain(n, h * w * c), plain(1, h * w * c)),
             reorder(sums, taps),
         )
 

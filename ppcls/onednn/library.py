@@ -84,7 +84,6 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_post_ops_append_binary": (c_void_p, c_int, c_void_p),
     "dnnl_post_ops_destroy": (c_void_p,),
     "dnnl_primitive_desc_query": (c_void_p, c_int, c_int, c_void_p),
-    "dnnl_primitive_desc_next_impl": (c_void_p,),
     "dnnl_primitive_desc_destroy": (c_void_p,),
     "dnnl_primitive_create": (NEW, c_void_p),
     "dnnl_primitive_execute": (c_void_p, c_void_p, c_int, POINTER(Argument)),
@@ -123,10 +122,7 @@ PROTOTYPES: dict[str, tuple[Any, ...]] = {
     "dnnl_pooling_forward_primitive_desc_create": (NEW, c_void_p, c_int, c_int, *_POOLING, c_void_p),
     "dnnl_pooling_backward_primitive_desc_create": (NEW, c_void_p, c_int, *_POOLING, c_void_p, c_void_p),
 }
-CHECKED_BY_CALLER = (
-    *("dnnl_primitive_execute", "dnnl_memory_set_data_handle"),  # hundreds of calls a step
-    "dnnl_primitive_desc_next_impl",  # the last one has none
-)
+CHECKED_BY_CALLER = ("dnnl_primitive_execute", "dnnl_memory_set_data_handle")  # hundreds of calls a step
 # Arguments and result of the others
 OTHERS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "dnnl_version": ((), POINTER(_Version)),

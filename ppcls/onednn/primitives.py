@@ -251,24 +251,9 @@ def binary(algorithm: int, one: Handle, other: Handle, target: Handle, *posts: P
     return Primitive(descriptor, slots + operands(posts))
 
 
-def matmul(
-    one: Handle, other: Handle, target: Handle, *posts: Post, gemm: bool = False, bf16: bool = False
-) -> Primitive:
-    """Multiply matrices. Called with one, other, target, operands.
-
-    gemm: prefer the implementation of this name. For two matrices it is at least as fast, and it takes 10 to
-    30 kB where others take 150 to 250. But for post-ops it passes over the result once more, and it has no
-    bfloat16. bf16: see `attributes`.
-    """
-    arguments = dnnl.engine(), one, other, None, target, attributes(posts, bf16=bf16)
-    descriptor = describe("matmul", *arguments)
-    if gemm and not bf16:
-        found = describe("matmul", *arguments)
-        while not dnnl.implementation(found).startswith("gemm"):
-            if library().dnnl_primitive_desc_next_impl(found):
-                break
-        else:
-            descriptor = found
+def matmul(one: Handle, other: Handle, target: Handle, *posts: Post, bf16: bool = False) -> Primitive:
+    """Multiply matrices. Called with one, other, target, operands. bf16: see `attributes`."""
+    descriptor = describe("matmul", dnnl.engine(), one, other, None, target, attributes(posts, bf16=bf16))
     slots = [(dnnl.SOURCE, one), (dnnl.WEIGHTS, other), (dnnl.TARGET, target)]
     return Primitive(descriptor, slots + operands(posts))
 

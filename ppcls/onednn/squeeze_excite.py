@@ -1,7 +1,5 @@
 """Squeeze-excite and the 1x1 convolution behind it, in training, on tensors float32 [N, H, W, C]."""
 
-from functools import partial
-
 import numpy as np
 from paddle import Tensor
 
@@ -37,16 +35,15 @@ class GatePlan:
         wide, narrow = plain(n, c), plain(n, reduced)
         w1, w1_turned = plain(reduced, c), strided((c, reduced), (1, c))
         w2, w2_turned = plain(c, reduced), strided((reduced, c), (1, reduced))
-        product = partial(matmul, gemm=True)
-        self.reduce = product(wide, w1_turned, narrow, add(plain(1, reduced)))
+        self.reduce = matmul(wide, w1_turned, narrow, add(plain(1, reduced)))
         self.activation = activation(name, narrow)
-        self.expand = product(narrow, w2_turned, wide, add(plain(1, c)), ACTIVATIONS["sigmoid"])
+        self.expand = matmul(narrow, w2_turned, wide, add(plain(1, c)), ACTIVATIONS["sigmoid"])
         self.sigmoid_backward = activation_backward("sigmoid", wide)
-        self.expand_backward = product(wide, w2, narrow)
+        self.expand_backward = matmul(wide, w2, narrow)
         self.activation_backward = activation_backward(name, narrow)
-        self.reduce_backward = product(narrow, w1, wide, Post(dnnl.LINEAR, alpha=1 / pixels))
-        self.w1_backward = product(strided((reduced, n), (1, reduced)), wide, w1)
-        self.w2_backward = product(strided((c, n), (1, c)), narrow, w2)
+        self.reduce_backward = matmul(narrow, w1, wide, Post(dnnl.LINEAR, alpha=1 / pixels))
+        self.w1_backward = matmul(strided((reduced, n), (1, reduced)), wide, w1)
+        self.w2_backward = matmul(strided((c, n), (1, c)), narrow, w2)
 
 
 gate_plan = cached_by_thread(GatePlan)
@@ -112,7 +109,7 @@ class WeightsPlan:
         self._times_weight = binary(dnnl.MULTIPLY, plain(n, o * c), plain(1, o * c), plain(n, o * c))
         self._times_gate = binary(dnnl.MULTIPLY, weights, gates, weights)
         self._sum_outputs = matmul(plain(n, 1, o), weights, gates)
-        self._sum_images = matmul(plain(1, n), plain(n, o * c), plain(1, o * c), gemm=True)
+        self._sum_images = matmul(plain(1, n), plain(n, o * c), plain(1, o * c))
 
     @property
     def is_fast(self) -> bool:
