@@ -59,7 +59,7 @@ class Strange(NamedTuple):
 
 @dataclass(frozen=True)
 class Sureness:
-    """What a calibration found. With fewer than FEWEST_ERRORS errors all temperatures are 1.
+    """Result of a calibration. With fewer than FEWEST_ERRORS errors all temperatures are 1.
 
     halves: temperatures fitted on either half of the images; `after` judges each image at that of the half it
     is not in, as those that a temperature was fitted on would flatter it. coverage, risk: float64 [K], the

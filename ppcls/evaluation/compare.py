@@ -15,7 +15,7 @@ DOUBTFUL = 0.05  # from this probability on, chance explains a difference
 
 
 class Judged(NamedTuple):
-    """What an evaluation wrote. metrics: of metrics.json. rows: file, label and whether it is right, of each
+    """Files of an evaluation. metrics: of metrics.json. rows: file, label and whether it is right, of each
     image in predictions.csv."""
 
     folder: Path

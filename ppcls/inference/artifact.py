@@ -32,7 +32,7 @@ FILTERS = {  # of each interpolation: names in cv2 and in PIL.Image.Resampling
 
 @dataclass(frozen=True)
 class Int8Report:
-    """What is known of an int8 form of a network.
+    """Metadata of an int8 form of a network.
 
     rung: of the ladder in ppcls.inference.int8, by its words. made_for: see Int8Options. agreement: share of
     the tested pictures for which the same class came first as in float, interval: its 95% confidence

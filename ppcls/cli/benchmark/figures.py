@@ -1,4 +1,4 @@
-"""What all benchmarks print and write alike."""
+"""Columns and the JSON file of all benchmarks."""
 
 from collections.abc import Mapping
 from pathlib import Path
