@@ -40,7 +40,7 @@ FORMS = {b"\xff\xd8": "JPEG", b"\x89P": "PNG"}  # by the first two bytes: one PN
 @dataclass(frozen=True)
 class Archive:
     """Source of the images in a tar, at any depth. It has what packing and extracting need of
-    `ppcls.data.dataset.Source`."""
+    `ppcls.data.source.Source`."""
 
     path: Path
     names: Sequence[str]

@@ -16,9 +16,10 @@ from PIL import Image
 
 from ppcls.benchmarks.data import measure_data, read_images
 from ppcls.data.check import find_problems, inspect_images
-from ppcls.data.dataset import Dataset, Source
+from ppcls.data.dataset import Dataset
 from ppcls.data.files import Files
 from ppcls.data.loader import eval_batch_indices, load_batch, load_batches
+from ppcls.data.source import Source
 from ppcls.data.transforms import EvalTransform
 from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import DataError

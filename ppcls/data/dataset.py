@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 from unicodedata import normalize
 
 import numpy as np
@@ -28,41 +28,11 @@ from ppcls.data.label_sets import LabelSets
 from ppcls.data.remote import DiskCache
 from ppcls.data.shard_index import is_url
 from ppcls.data.shards import Shards, find_index, open_shards
+from ppcls.data.source import Source
 from ppcls.errors import ConfigError, DataError, suggest
 from ppcls.files import cache_dir
 
 Split = Literal["train", "eval"]
-
-
-class Source(Protocol):
-    """Encoded images in a fixed order. `ppcls.data.files.Files` is one; another kind is a class in a file of
-    its own beside it. Several threads call these methods at the same time."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> bytes:
-        """Return an image's bytes, as an image file has them. Raises OSError, as open() does."""
-
-    def name(self, index: int) -> str:
-        """Return what tables and reports call the image, such as its path."""
-
-    def where(self, index: int) -> str:
-        """Return what error messages call the image: its name, and for a list its line."""
-
-    def identity(self, root: str | None) -> bytes:
-        """Return bytes that say which images these are, and in which order. They must stay the same when
-        the data moves; `root` is the folder that it is in now."""
-
-    def select(self, indices: Sequence[int]) -> "Source":
-        """Return a source of these images, in this order."""
-
-    def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
-        """Return indices int64 [N] in random order; i + k * len(self) stands for a further use of image i.
-        They may be changed in place. A source that reads neighbours together keeps them together, for each
-        of `parts` processes, which takes every image p + k * parts."""
-
-    def prefetch(self, indices: Sequence[int]) -> None:
-        """Begin to fetch images that will be read soon. A source that is quick does nothing."""
 
 
 @dataclass(frozen=True)

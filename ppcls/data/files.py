@@ -38,7 +38,7 @@ _TRIED = 1000  # files of a list that are looked for when it is opened
 
 @dataclass(frozen=True)
 class Files:
-    """Source of images, one file each (`ppcls.data.dataset.Source` says what each method must do).
+    """Source of images, one file each (`ppcls.data.source.Source` says what each method must do).
 
     An image's name is its path. lines: int64 [N], for each image its line number in `list_file`.
     """

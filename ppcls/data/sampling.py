@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from ppcls.config import Config
-from ppcls.data.dataset import Source
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.seeding import SAMPLING, random_state
+from ppcls.data.source import Source
 
 # A class of n images is used in proportion to n ** (1 - power).
 POWERS: Mapping[str, float] = {"natural": 0.0, "sqrt": 0.5, "balanced": 1.0}

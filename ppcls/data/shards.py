@@ -50,7 +50,7 @@ def open_shards(index: Path, root: str | None = None, cache: DiskCache | None = 
 
 @dataclass(frozen=True)
 class Shards:
-    """Source of images in shards (`ppcls.data.dataset.Source` says what each method must do).
+    """Source of images in shards (`ppcls.data.source.Source` says what each method must do).
 
     An image's name is that in its tar. chosen: int64 [N], the numbers of the images; None for all.
     """
