@@ -31,8 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "experiments")]
 import shallow_resnext  # noqa: E402, F401 - so that ppcls knows the network
 
 import ppcls  # noqa: E402
-from ppcls.data.dataset import open_path  # noqa: E402
 from ppcls.data.loader import eval_batch_indices  # noqa: E402
+from ppcls.data.open import open_path  # noqa: E402
 
 DIGITS = ROOT / "dataset/digits"
 OUTPUT = ROOT / "output/two_digits"

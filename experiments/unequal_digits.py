@@ -19,9 +19,10 @@ sys.path.insert(0, str(ROOT))
 
 from ppcls import build_model, distributed, load_weights  # noqa: E402
 from ppcls.data.class_weights import resolve_class_weights  # noqa: E402
-from ppcls.data.dataset import Dataset, open_path  # noqa: E402
+from ppcls.data.dataset import Dataset  # noqa: E402
 from ppcls.data.files import Files  # noqa: E402
 from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices  # noqa: E402
+from ppcls.data.open import open_path  # noqa: E402
 from ppcls.data.sampling import repeat_factors  # noqa: E402
 from ppcls.data.transforms import EvalTransform  # noqa: E402
 from ppcls.evaluation.metrics import class_scores, count_classes  # noqa: E402

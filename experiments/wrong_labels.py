@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import ppcls
-from ppcls.data.dataset import open_path
+from ppcls.data.open import open_path
 from ppcls.evaluation import clean
 
 DIGITS = Path(__file__).parent.parent / "dataset" / "digits"

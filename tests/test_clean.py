@@ -16,7 +16,8 @@ from ppcls.config import Config, DataConfig, ModelConfig
 from ppcls.config_files import load_config
 from ppcls.data.__main__ import main
 from ppcls.data.class_names import ClassNames
-from ppcls.data.dataset import Dataset, open_path
+from ppcls.data.dataset import Dataset
+from ppcls.data.open import open_path
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation import clean
 from ppcls.evaluation.clean_report import groups_of, write_clean_report

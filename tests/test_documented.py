@@ -170,7 +170,7 @@ HOW: dict[str, Run | str] = {
     'predictor = ppcls.load("EfficientNetLite0")\n'
     'best = predictor("cat.jpg")  # labels, probabilities, class_ids, the likeliest first': Run(),
     "from pathlib import Path\n\nimport ppcls\n"
-    "from ppcls.data.dataset import open_path\n"
+    "from ppcls.data.open import open_path\n"
     "from ppcls.evaluation.evaluate import evaluate\n\n"
     'predictor = ppcls.load("EfficientNetLite0")\n'
     "result = evaluate(predictor, open_path(Path(\"LIST\")))  # a list file with lines 'path label'\n"

@@ -21,8 +21,9 @@ from ppcls.benchmarks import engines
 from ppcls.cli import benchmark, infer
 from ppcls.cli import export as cli
 from ppcls.config import DataConfig
-from ppcls.data.dataset import Dataset, open_calibration, open_path
+from ppcls.data.dataset import Dataset
 from ppcls.data.files import find_images
+from ppcls.data.open import open_calibration, open_path
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference import fastest, int8, int8_forms
 from ppcls.inference.artifact import Int8Report, read_artifact

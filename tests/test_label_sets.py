@@ -14,10 +14,11 @@ from ppcls.config import DataConfig
 from ppcls.data.augment import Mix, mix_labels
 from ppcls.data.check import find_problems, inspect_images
 from ppcls.data.class_weights import resolve_class_weights
-from ppcls.data.dataset import Dataset, describe_classes, open_path, open_split
+from ppcls.data.dataset import Dataset, describe_classes
 from ppcls.data.files import Files, _join_linked
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.loader import load_batch
+from ppcls.data.open import open_path, open_split
 from ppcls.data.sampling import repeat_factors
 from ppcls.data.shard_index import INDEX_FILE, read_index
 from ppcls.data.split import split_folder

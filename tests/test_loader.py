@@ -395,7 +395,8 @@ def test_the_loader_imports_no_paddle(pictures):
     code = f"""
 import sys
 import numpy as np
-from ppcls.data.dataset import Dataset, open_split
+from ppcls.data.dataset import Dataset
+from ppcls.data.open import open_split
 from ppcls.data.loader import eval_batch_indices, load_batches
 from ppcls.data.transforms import EvalTransform
 from ppcls.preprocessing import Preprocessing

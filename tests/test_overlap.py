@@ -20,8 +20,9 @@ from ppcls.config_files import parse_config
 from ppcls.data import overlap
 from ppcls.data.__main__ import main
 from ppcls.data.copies import COPY_BITS, HASH_ROWS, Album, find_copies, perceptual_hash
-from ppcls.data.dataset import Dataset, open_path, open_split
+from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
+from ppcls.data.open import open_path, open_split
 from ppcls.data.overlap import check_overlap, find_equal_contents, find_shared_images, group_equal
 from ppcls.errors import ConfigError, DataError
 from ppcls.training.run import look_for_overlap

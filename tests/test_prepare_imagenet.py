@@ -15,7 +15,7 @@ from test_shards import jpeg
 
 from ppcls.config import DataConfig
 from ppcls.data.class_names import read_class_names
-from ppcls.data.dataset import open_split
+from ppcls.data.open import open_split
 from ppcls.errors import DataError
 
 SYNSETS = read_class_names("imagenet1k", 1000).folders

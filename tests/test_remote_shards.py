@@ -15,7 +15,7 @@ from helpers import ROOT
 from test_shards import batches, changed, jpeg, tar_of
 
 from ppcls.data.__main__ import main
-from ppcls.data.dataset import open_path
+from ppcls.data.open import open_path
 from ppcls.data.remote import Blocks, DiskCache, RemoteFiles
 from ppcls.data.shards import open_shards
 from ppcls.errors import DataError, PpclsError

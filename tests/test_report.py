@@ -25,8 +25,9 @@ from ppcls.cli.export import main as export
 from ppcls.config import DataConfig
 from ppcls.data.class_names import ClassNames, read_class_names
 from ppcls.data.class_subsets import read_classes
-from ppcls.data.dataset import Dataset, open_split
+from ppcls.data.dataset import Dataset
 from ppcls.data.files import Files
+from ppcls.data.open import open_split
 from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation.evaluate import Evaluation, evaluate

@@ -23,8 +23,8 @@ from ppcls import build_model
 from ppcls.build import Network
 from ppcls.cli import train
 from ppcls.config_files import load_config
-from ppcls.data.dataset import open_split
 from ppcls.data.decode import decode
+from ppcls.data.open import open_split
 from ppcls.errors import ConfigError, PpclsError, Stopped
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.files import locked

@@ -13,8 +13,9 @@ from sklearn.metrics import average_precision_score, f1_score, log_loss, recall_
 from ppcls.cli import eval as evaluate_cli
 from ppcls.cli import export, infer, train
 from ppcls.config_files import load_config
-from ppcls.data.dataset import Dataset, open_path, open_split
+from ppcls.data.dataset import Dataset
 from ppcls.data.label_sets import LabelSets
+from ppcls.data.open import open_path, open_split
 from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation.evaluate import evaluate

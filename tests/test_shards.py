@@ -15,8 +15,8 @@ from PIL import Image
 
 from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
-from ppcls.data.dataset import open_path, open_split
 from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices
+from ppcls.data.open import open_path, open_split
 from ppcls.data.shard_index import INDEX_FILE, Shard, read_index, write_index
 from ppcls.data.tars import Members, resolve_labels
 from ppcls.data.transforms import EvalTransform
@@ -390,7 +390,7 @@ save_file(columns, {str(tmp_path / INDEX_FILE)!r}, metadata)
         f"""
 import time
 from pathlib import Path
-from ppcls.data.dataset import open_path
+from ppcls.data.open import open_path
 def kilobytes():
     return int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
 before, start = kilobytes(), time.perf_counter()

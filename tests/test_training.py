@@ -19,7 +19,7 @@ from ppcls import build_model, load_weights
 from ppcls.cli import train
 from ppcls.config import OptimConfig
 from ppcls.config_files import load_config
-from ppcls.data.dataset import open_split
+from ppcls.data.open import open_split
 from ppcls.errors import ConfigError, DataError, PpclsError
 from ppcls.intervals import wilson
 from ppcls.training.batches import batches_of_steps, train_batches

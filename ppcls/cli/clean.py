@@ -62,7 +62,7 @@ def clean(args: argparse.Namespace) -> int:
     import numpy as np
 
     from ppcls.cli.common import log, open_model
-    from ppcls.data.dataset import open_path
+    from ppcls.data.open import open_path
     from ppcls.evaluation import clean as search
     from ppcls.evaluation.clean_report import PAGE, TABLE, groups_of, write_clean_report
     from ppcls.inference.resolve import resolve_model

@@ -150,7 +150,8 @@ def check(args: argparse.Namespace) -> int:
     """Check lists and folders, and print a summary of each and all findings."""
     from ppcls import distributed
     from ppcls.data.check import find_problems, inspect_images
-    from ppcls.data.dataset import describe_classes, open_path
+    from ppcls.data.dataset import describe_classes
+    from ppcls.data.open import open_path
     from ppcls.progress import progress_bar
 
     if args.num_workers is not None and args.num_workers < 1:
@@ -203,7 +204,7 @@ def _check_against(args: argparse.Namespace) -> int:
 
     from ppcls import distributed
     from ppcls.data.copies import COPY_BITS, Album, find_copies, require_hash
-    from ppcls.data.dataset import open_path
+    from ppcls.data.open import open_path
     from ppcls.progress import progress_bar
 
     most = COPY_BITS if args.near_bits is None else args.near_bits

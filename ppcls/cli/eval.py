@@ -136,7 +136,7 @@ def require_calibrate(args: argparse.Namespace) -> None:
 def open_subject(args: argparse.Namespace, resolved: "Resolved") -> Subject:
     """Open the predictor and the dataset, with the labels or classes that --labels or --classes request."""
     from ppcls.build import require_weights
-    from ppcls.data.dataset import open_split, require_images, require_split
+    from ppcls.data.open import open_split, require_images, require_split
 
     config = resolved.config
     if resolved.export is None:

@@ -111,7 +111,7 @@ def int8_options(args: argparse.Namespace, config: Config) -> Int8Options | None
         if given:
             raise ConfigError("The options --int8-... need pictures: --int8 LIST_OR_FOLDER.")
         return None
-    from ppcls.data.dataset import open_calibration
+    from ppcls.data.open import open_calibration
 
     return Int8Options(open_calibration(args.int8, config.data), on_error=config.data.on_error, **given)
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "or the config in its place."
         )
 
-    from ppcls.data.dataset import open_images
+    from ppcls.data.open import open_images
     from ppcls.inference.predictor import BULK
     from ppcls.inference.saved import require_no_parts
 

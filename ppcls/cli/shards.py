@@ -54,7 +54,7 @@ def add_index_command(commands: Any) -> None:
 
 def pack(args: argparse.Namespace) -> int:
     """Pack a list or a folder, and print the number of images and shards."""
-    from ppcls.data.dataset import open_path
+    from ppcls.data.open import open_path
     from ppcls.data.pack import pack as pack_images
     from ppcls.progress import progress_bar
 

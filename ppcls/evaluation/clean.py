@@ -18,8 +18,9 @@ from ppcls.config import Config
 from ppcls.config_files import load_config, run_of_checkpoint
 from ppcls.data.class_names import ClassNames
 from ppcls.data.copies import perceptual_hash
-from ppcls.data.dataset import Dataset, open_split
+from ppcls.data.dataset import Dataset
 from ppcls.data.decode import decode
+from ppcls.data.open import open_split
 from ppcls.data.overlap import find_shared_images
 from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError, PpclsError

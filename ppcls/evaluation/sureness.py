@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ppcls import distributed
-from ppcls.data.dataset import Dataset, open_images, open_path
+from ppcls.data.dataset import Dataset
 from ppcls.data.loader import eval_batch_indices
+from ppcls.data.open import open_images, open_path
 from ppcls.errors import ConfigError, DataError
 from ppcls.evaluation import html
 from ppcls.evaluation.calibrate import (

@@ -12,7 +12,8 @@ from ppcls.build import Log, Network, build_to_train
 from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.config_files import CHECKPOINTS
-from ppcls.data.dataset import Dataset, open_split, require_images, require_split
+from ppcls.data.dataset import Dataset
+from ppcls.data.open import open_split, require_images, require_split
 from ppcls.data.overlap import check_overlap
 from ppcls.errors import DataError, Stopped
 from ppcls.training.checkpoint import find_state, read_state, states_in

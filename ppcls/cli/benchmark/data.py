@@ -47,7 +47,7 @@ def data(args: argparse.Namespace) -> int:
             f"--crop-size ({args.crop_size}) must not exceed --resize-short ({args.resize_short})."
         )
     from ppcls.benchmarks.data import measure_data, read_images
-    from ppcls.data.dataset import open_path
+    from ppcls.data.open import open_path
 
     if args.beside:
         return sources(args)
@@ -73,7 +73,7 @@ def data(args: argparse.Namespace) -> int:
 
 def sources(args: argparse.Namespace) -> int:
     from ppcls.benchmarks.sources import measure_sources
-    from ppcls.data.dataset import open_path
+    from ppcls.data.open import open_path
 
     places = [args.source, *args.beside]
     figures = measure_sources(

@@ -44,7 +44,7 @@ def train(args: argparse.Namespace) -> int:
     config = read_config(args)
 
     from ppcls.build import build_fresh
-    from ppcls.data.dataset import open_split, require_split
+    from ppcls.data.open import open_split, require_split
 
     data = config.data
     compares = args.kernels is not None or args.beside_torch is not None
