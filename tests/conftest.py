@@ -63,7 +63,7 @@ def network(pictures, preprocessing):
     from helpers import build_filled
 
     from ppcls.data.dataset import Dataset
-    from ppcls.data.files import find_images
+    from ppcls.data.folders import find_images
     from ppcls.data.loader import load_batch
     from ppcls.data.transforms import EvalTransform
 

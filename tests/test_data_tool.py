@@ -24,7 +24,7 @@ from ppcls.cli import benchmark
 from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
 from ppcls.data.check import _equal_groups, find_problems, inspect_images
-from ppcls.data.files import read_list_lines
+from ppcls.data.list_file import read_list_lines
 from ppcls.data.open import open_path, open_split
 from ppcls.data.seeding import random_state
 from ppcls.data.split import split_folder

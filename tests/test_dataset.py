@@ -12,7 +12,8 @@ from PIL import Image
 from ppcls.config import DataConfig
 from ppcls.data.class_names import IMAGENET1K, ClassNames, read_class_names
 from ppcls.data.dataset import Dataset, describe_classes
-from ppcls.data.files import IMAGE_SUFFIXES, find_images, join_paths, list_images
+from ppcls.data.folders import IMAGE_SUFFIXES, find_images, list_images
+from ppcls.data.list_file import join_paths
 from ppcls.data.open import open_path, open_split, require_images, require_split
 from ppcls.data.split import split_folder
 from ppcls.errors import ConfigError, DataError, PpclsError

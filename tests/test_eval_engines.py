@@ -9,7 +9,7 @@ from helpers import ROOT, arrays_of, on_two_ranks, run_python, run_tool
 
 from ppcls.cli import eval as cli
 from ppcls.cli.common import read_model
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines, open_engine

@@ -22,7 +22,7 @@ from ppcls.cli import benchmark, infer
 from ppcls.cli import export as cli
 from ppcls.config import DataConfig
 from ppcls.data.dataset import Dataset
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.data.open import open_calibration, open_path
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference import fastest, int8, int8_forms

@@ -15,7 +15,8 @@ from ppcls.data.augment import Mix, mix_labels
 from ppcls.data.check import find_problems, inspect_images
 from ppcls.data.class_weights import resolve_class_weights
 from ppcls.data.dataset import Dataset, describe_classes
-from ppcls.data.files import Files, _join_linked
+from ppcls.data.files import Files
+from ppcls.data.folders import _join_linked
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.loader import load_batch
 from ppcls.data.open import open_path, open_split
@@ -249,7 +250,7 @@ def test_each_path_of_a_linked_picture_has_all_of_its_classes(linked):
 
 
 def test_files_of_the_same_number_on_two_disks_are_two_pictures(linked, monkeypatch):
-    monkeypatch.setattr("ppcls.data.files._numbers_in", lambda folder: dict.fromkeys(os.listdir(folder), 7))
+    monkeypatch.setattr("ppcls.data.folders._numbers_in", lambda folder: dict.fromkeys(os.listdir(folder), 7))
     cat, dog = str(linked / "cat/1.jpg"), str(linked / "dog/0.jpg")
     assert _join_linked({"cat": [cat], "dog": [dog]}) == {cat: ("cat",), dog: ("dog",)}
 

@@ -16,7 +16,7 @@ from PIL import Image
 import ppcls
 from ppcls import Predictor
 from ppcls.data.dataset import Dataset
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.data.loader import load_batch
 from ppcls.data.opencv import cv2
 from ppcls.data.transforms import EvalTransform

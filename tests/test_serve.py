@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import ppcls
 from ppcls.cli.serve import default_name, name_models, parse
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.errors import ConfigError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines

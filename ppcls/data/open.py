@@ -13,18 +13,16 @@ from ppcls.commands import command_line
 from ppcls.config import DataConfig
 from ppcls.data.class_names import CLASS_NAMES, ClassNames, read_class_names
 from ppcls.data.dataset import Dataset
-from ppcls.data.files import (
-    Files,
+from ppcls.data.files import Files
+from ppcls.data.folders import (
     find_images,
-    join_paths,
     list_class_folders,
     list_class_images,
     list_direct_images,
     list_images,
-    read_list_lines,
-    require_some,
 )
 from ppcls.data.label_sets import LabelSets
+from ppcls.data.list_file import join_paths, read_list_lines, require_some
 from ppcls.data.remote import DiskCache
 from ppcls.data.shard_index import is_url
 from ppcls.data.shards import Shards, find_index, open_shards

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, cast
 
 from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
-from ppcls.data.files import IMAGE_SUFFIXES
+from ppcls.data.folders import IMAGE_SUFFIXES
 from ppcls.data.remote import RemoteFiles, list_remote, open_remote
 from ppcls.data.seeding import random_state
 from ppcls.data.shard_index import INDEX_FILE, Shard, is_url, write_index

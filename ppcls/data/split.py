@@ -11,7 +11,8 @@ from posixpath import normpath
 import numpy as np
 
 from ppcls.data.class_names import CLASS_NAMES, read_class_names
-from ppcls.data.files import list_class_folders, list_class_images, list_direct_images, read_list_lines
+from ppcls.data.folders import list_class_folders, list_class_images, list_direct_images
+from ppcls.data.list_file import read_list_lines
 from ppcls.data.overlap import group_equal
 from ppcls.data.seeding import random_state
 from ppcls.errors import DataError, first_few

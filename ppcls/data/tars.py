@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ppcls.data.files import IMAGE_SUFFIXES
+from ppcls.data.folders import IMAGE_SUFFIXES
 from ppcls.data.label_sets import LabelSets
 from ppcls.errors import DataError
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.errors import DataError
 
 OneImage = str | Path | bytes | Image.Image | np.ndarray

@@ -15,7 +15,7 @@ from ppcls.commands import command_line
 from ppcls.config import Activation
 from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
-from ppcls.data.files import find_images
+from ppcls.data.folders import find_images
 from ppcls.data.loader import (
     Batch,
     empty_batch,

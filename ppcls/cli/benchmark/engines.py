@@ -109,7 +109,7 @@ def engines(args: argparse.Namespace) -> int:
 def end2end(args: argparse.Namespace) -> int:
     require_engine(args.engine, "auto", "measure")
     from ppcls.benchmarks.end2end import measure_end2end
-    from ppcls.data.files import find_images
+    from ppcls.data.folders import find_images
     from ppcls.inference.load import open_export, over_network
     from ppcls.inference.versions import versions
 

@@ -39,7 +39,7 @@ def add_commands(commands: Any) -> None:
 
 def serve(args: argparse.Namespace) -> int:
     from ppcls.benchmarks.serve import CLIENTS, LoadProcess, ServerProcess, Sizes, measure_serve
-    from ppcls.data.files import find_images
+    from ppcls.data.folders import find_images
     from ppcls.inference.load import load
     from ppcls.inference.versions import versions
 
