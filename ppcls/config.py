@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
-from ppcls.architectures import get_variant
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Interpolation, Preprocessing
 from ppcls.typed import Rule
@@ -36,44 +35,6 @@ Amounts = Annotated[
 Deviation = Annotated[
     tuple[float, float, float], Rule("three numbers above 0", lambda value: all(v > 0 for v in value))
 ]
-
-
-# Options of earlier versions, with their present names.
-RENAMED = {
-    "model.reset_head": "train.reset_head",
-    **{
-        f"data.{name}": f"data.preprocessing.{name}"
-        for name in ("resize_short", "crop_size", "interpolation", "antialias", "mean", "std")
-    },
-}
-# What other projects call the options, in whatever section.
-SYNONYMS = {
-    "model.name": "arch architecture backbone model_name",
-    "model.num_classes": "class_num nb_classes n_classes",
-    "model.weights": "checkpoint pretrained_model",
-    "model.drop_connect": "drop_path drop_path_rate",
-    "data.batch_size": "bs batchsize",
-    "data.num_workers": "workers",
-    "data.preprocessing.crop_size": "image_size img_size imgsz input_size image_shape",
-    "train.epochs": "epoch num_epochs max_epochs",
-    "train.images": "num_samples seen_images total_images",
-    "train.epoch_images": "epoch_size train_num_samples",
-    "train.min_steps_per_epoch": "steps_per_epoch epoch_repeats",
-    "train.start_from": "pretrained finetune",
-    "train.freeze_epochs": "freeze_backbone frozen_epochs",
-    "train.patience": "early_stop early_stopping",
-    "train.amp": "use_amp fp16 mixed_precision",
-    "train.label_smoothing": "smoothing",
-    "train.class_weights": "class_weight loss_weights",
-    "data.sampling": "sampler",
-    "optim.name": "optimizer opt",
-    "optim.lr": "learning_rate base_lr initial_lr",
-    "optim.schedule": "scheduler lr_scheduler sched",
-    "optim.warmup_epochs": "warmup warmup_epoch",
-    "optim.warmup_lr": "warmup_start_lr warmup_init_lr warmup_learning_rate",
-    "optim.clip_norm": "clip_grad grad_clip",
-    "output_dir": "out_dir save_dir work_dir",
-}
 
 
 Activation = Literal["softmax", "sigmoid"]  # makes probabilities of logits: of all together, or of each
@@ -277,85 +238,12 @@ class Config:
         return yaml.safe_dump(_plain(asdict(self)), sort_keys=False, allow_unicode=True)
 
 
-def check_config(config: Config) -> None:
-    """Check options that depend on one another. Raises ConfigError."""
-    get_variant(config.model.name, **config.model.network_options())
-    given = config.data.preprocessing
-    if given.crop_size is not None and given.resize_short is not None:
-        require_crop_inside(given.crop_size, given.resize_short)
-    for name in ("start_variant", "reset_head", "freeze_epochs"):
-        if getattr(config.train, name) and config.train.start_from is None:
-            raise ConfigError(
-                f"train.{name} applies to the weights of train.start_from, which is null. Set "
-                f"train.start_from, or leave train.{name} out."
-            )
-    _check_length(config.train)
-    augment = config.augment
-    if augment.auto_augment is not None and augment.rand_augment is not None:
-        raise ConfigError(
-            "augment.auto_augment and augment.rand_augment exclude each other. Received: "
-            f"{augment.auto_augment!r} and {augment.rand_augment!r}; set one of them to null."
-        )
-    if augment.rand_augment == "timm" and augment.rand_magnitude > 10:
-        raise ConfigError(
-            f"augment.rand_magnitude must be at most 10 with timm's operators. Received: "
-            f"{augment.rand_magnitude!r}; lower it, or set augment.rand_augment=tf."
-        )
-    _check_loss(config)
-    if (augment.mixup or augment.cutmix) and config.data.batch_size == 1:
-        raise ConfigError(
-            "augment.mixup and augment.cutmix mix the images of a batch, but data.batch_size is 1. Raise it, "
-            "or set them to 0."
-        )
-
-
-def _check_loss(config: Config) -> None:
-    """Check options that depend on train.loss and data.on_error. Raises ConfigError."""
-    train, data = config.train, config.data
-    if train.loss == "binary" and train.class_weights is not None:
-        raise ConfigError(
-            "train.class_weights weigh an image by its class, but train.loss=binary decides on each class by "
-            f"itself. Received: {train.class_weights}. Leave it out; for rare classes: -o data.sampling=sqrt."
-        )
-    if train.best_by == "map" and train.loss != "binary":
-        raise ConfigError(
-            "train.best_by=map needs a sigmoid for each class. Set train.loss=binary, or choose another "
-            "measure, such as train.best_by=top1."
-        )
-    if data.max_unreadable is not None and data.on_error != "skip":
-        raise ConfigError(
-            "data.max_unreadable says how many images data.on_error=skip may leave out. Received: "
-            f"data.on_error={data.on_error}; set -o data.on_error=skip, or leave data.max_unreadable out."
-        )
-
-
 def require_crop_inside(crop_size: int, resize_short: int) -> None:
     """Raise ConfigError if the crop is larger than the short side."""
     if crop_size > resize_short:
         raise ConfigError(
             f"data.preprocessing.crop_size ({crop_size}) must not exceed data.preprocessing.resize_short "
             f"({resize_short}): the crop would reach beyond the image."
-        )
-
-
-def _check_length(train: TrainConfig) -> None:
-    """Check the options of a run's length. Raises ConfigError."""
-    if (train.epochs is None) == (train.images is None):
-        hint = "with train.images set train.epochs=null" if train.images else "set one of them"
-        raise ConfigError(
-            "The length of a run is either train.epochs or train.images. Received: "
-            f"{train.epochs} and {train.images}; {hint}."
-        )
-    if train.images is None and train.epoch_images is not None:
-        raise ConfigError(
-            "train.epoch_images divides a run of train.images, which is null. Received: "
-            f"{train.epoch_images}; set train.images and train.epochs=null, or leave it out."
-        )
-    if train.images is not None and train.min_steps_per_epoch is not None:
-        raise ConfigError(
-            "train.min_steps_per_epoch is for runs of train.epochs. With train.images, an epoch has "
-            f"train.epoch_images images, however few there are. Received: {train.min_steps_per_epoch}; set "
-            "it to null."
         )
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import yaml
 
 from ppcls.commands import same_command
-from ppcls.config import RENAMED, SYNONYMS, Config, check_config
+from ppcls.config import Config
+from ppcls.config_checks import check_config
 from ppcls.errors import ConfigError, suggest
 from ppcls.format1 import convert_config, is_config_of_format1
+from ppcls.option_names import RENAMED, SYNONYMS
 from ppcls.preprocessing import Preprocessing
 from ppcls.typed import build_section, option_names
 

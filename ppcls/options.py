@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from ppcls import config
 from ppcls.errors import ConfigError
+from ppcls.option_names import SYNONYMS
 from ppcls.typed import describe_type
 
 
@@ -39,7 +40,7 @@ def find_options(words: Sequence[str]) -> list[Option]:
     options = list_options()
     found = set() if words else set(options)
     for word in map(str.lower, words):
-        named = {o for o in options if word in o.name or word in config.SYNONYMS.get(o.name, "").split()}
+        named = {o for o in options if word in o.name or word in SYNONYMS.get(o.name, "").split()}
         matching = named or {option for option in options if word in option.meaning.lower()}
         if not matching:
             raise ConfigError(

@@ -9,9 +9,10 @@ import yaml
 
 from ppcls import MODELS
 from ppcls.architectures import are_same_network
-from ppcls.config import SYNONYMS, Config, PreprocessingConfig
+from ppcls.config import Config, PreprocessingConfig
 from ppcls.config_files import best_weights, find_run, load_config
 from ppcls.errors import ConfigError
+from ppcls.option_names import SYNONYMS
 from ppcls.preprocessing import Preprocessing
 from ppcls.typed import option_names
 

@@ -9,7 +9,8 @@ from typing import get_type_hints
 import pytest
 
 import ppcls
-from ppcls.config import RENAMED, Config
+from ppcls.config import Config
+from ppcls.option_names import RENAMED
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "dataset/README.md"])

@@ -14,12 +14,12 @@ from helpers import ROOT, value_from
 HEAVY = ("paddle", "numpy", "cv2", "visualdl", "matplotlib", "PIL")
 # Each package may import those that stand before it.
 ORDER = [
-    ("errors", "format1", "intervals", "preprocessing", "processor"),
+    ("errors", "format1", "intervals", "option_names", "preprocessing", "processor"),
     ("files", "streams", "typed"),
     ("architectures",),
     ("complexity", "onednn"),
     ("config", "distributed"),
-    ("commands", "progress"),
+    ("commands", "config_checks", "progress"),
     ("config_files", "options"),
     ("weights", "data"),
     ("build",),

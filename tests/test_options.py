@@ -6,9 +6,10 @@ import pytest
 import yaml
 from helpers import run_python
 
-from ppcls.config import SYNONYMS, Config
+from ppcls.config import Config
 from ppcls.config_files import parse_config
 from ppcls.errors import ConfigError
+from ppcls.option_names import SYNONYMS
 from ppcls.options import find_options, list_options
 from ppcls.typed import option_names
 
