@@ -20,7 +20,7 @@ import pytest
 
 from ppcls.errors import WeightsError
 from ppcls.files import cache_dir
-from ppcls.weights import download
+from ppcls.weights import cached_file, download, transfer
 from ppcls.weights.download import fetch
 
 ROOT = Path(__file__).parent.parent
@@ -129,8 +129,8 @@ def cache(tmp_path, monkeypatch):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("PPCLS_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "PAUSE", 0.001)
-    monkeypatch.setattr(download, "MAX_PAUSE", 0.002)
+    monkeypatch.setattr(transfer, "PAUSE", 0.001)
+    monkeypatch.setattr(transfer, "MAX_PAUSE", 0.002)
     monkeypatch.setattr(download, "POLL", 0.02)
     return tmp_path / "cache"
 
@@ -154,7 +154,7 @@ def test_a_file_is_fetched_once_and_checked_once(site, cache, monkeypatch, capfd
     shown = capfd.readouterr().err
     assert all(text in shown for text in (url, str(path), "CC-BY-NC-4.0, not for commercial use"))
     assert "w.pth: 100%" in shown
-    monkeypatch.setattr(download, "_sha256", None)
+    monkeypatch.setattr(download, "sha256_of", None)
     assert fetch_body(url) == path
     assert len(site.asked) == 1
 
@@ -170,7 +170,7 @@ def test_a_cut_connection_is_resumed(site):
 
 
 def test_a_part_of_an_earlier_run_is_resumed(site, cache, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     url = site.plan("/w.pth", Reply(cut=100_000))
     with pytest.raises(WeightsError, match=r"100,000 of 300,000"):
         fetch_body(url)
@@ -206,7 +206,7 @@ def test_a_file_that_changes_between_tries_starts_over(site, heeds_if_range):
 
 
 def test_tries_are_counted_only_while_they_bring_nothing(site, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 3)
+    monkeypatch.setattr(transfer, "TRIES", 3)
     url = site.plan("/w.pth", *[Reply(cut=40_000)] * 6)
     assert fetch_body(url).read_bytes() == BODY
     url = site.plan("/x.pth", Reply(cut=40_000), then=Reply(cut=1_000))
@@ -259,18 +259,18 @@ def test_a_wrong_hash_is_refused_with_both_and_the_part_removed(site, cache):
 
 
 def test_a_damaged_part_costs_one_more_try(site, cache, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     url = site.plan("/w.pth", Reply(cut=100_000))
     with pytest.raises(WeightsError):
         fetch_body(url)
     (cache / "w.pth.part").write_bytes(bytes(100_000))
-    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(transfer, "TRIES", 2)
     assert fetch_body(url).read_bytes() == BODY
     assert site.ranges() == [None, "bytes=100000-", None]
 
 
 def test_a_whole_part_needs_no_byte_more_and_a_longer_one_starts_over(site, cache, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 2)
+    monkeypatch.setattr(transfer, "TRIES", 2)
     for name, part in (("whole", BODY), ("longer", BODY + b"xx")):
         url = site.plan(f"/{name}", Reply(cut=100_000), Reply(status=404))
         with pytest.raises(WeightsError):
@@ -306,7 +306,7 @@ def test_the_next_name_is_tried_after_404(site, cache):
 
 def test_a_mirror_starts_over(site, monkeypatch):
     """Two servers may call different files by the same ETag."""
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     url = site.plan("/w.pth", Reply(cut=100_000))
     assert fetch_body(url, site.plan("/mirror")).read_bytes() == BODY
     assert site.asked == [("/w.pth", None), ("/mirror", None)]
@@ -320,9 +320,9 @@ def test_passing_failures_are_retried(site, status):
 
 def test_pauses_grow_and_heed_the_server_within_bounds(site, monkeypatch):
     pauses = []
-    monkeypatch.setattr(download.time, "sleep", pauses.append)
-    monkeypatch.setattr(download, "PAUSE", 1.0)
-    monkeypatch.setattr(download, "MAX_PAUSE", 30.0)
+    monkeypatch.setattr(transfer.time, "sleep", pauses.append)
+    monkeypatch.setattr(transfer, "PAUSE", 1.0)
+    monkeypatch.setattr(transfer, "MAX_PAUSE", 30.0)
     plan = [Reply(status=503)] * 3 + [Reply(status=503, headers={"Retry-After": "3600"})]
     fetch_body(site.plan("/w.pth", *plan))
     for pause, middle in zip(pauses, (1, 2, 4), strict=False):
@@ -332,7 +332,7 @@ def test_pauses_grow_and_heed_the_server_within_bounds(site, monkeypatch):
 
 @pytest.mark.parametrize("how", ["silent", "dripping"])
 def test_a_stalled_transfer_is_resumed(site, monkeypatch, how):
-    monkeypatch.setattr(download, "READ_TIMEOUT", 0.3)
+    monkeypatch.setattr(transfer, "READ_TIMEOUT", 0.3)
     stalled = Reply(hold=100_000) if how == "silent" else Reply(drip=0.02)
     start = time.monotonic()
     assert fetch_body(site.plan("/w.pth", stalled)).read_bytes() == BODY
@@ -367,7 +367,7 @@ def test_a_file_put_in_by_hand_is_checked_and_used(site, cache, monkeypatch):
     cache.mkdir()
     (cache / "w.pth").write_bytes(BODY)
     assert fetch_body("http://127.0.0.1:9/w.pth") == cache / "w.pth"
-    monkeypatch.setattr(download, "_sha256", None)  # the next time it is known
+    monkeypatch.setattr(download, "sha256_of", None)  # the next time it is known
     assert fetch_body("http://127.0.0.1:9/w.pth") == cache / "w.pth"
 
 
@@ -411,7 +411,7 @@ def test_a_full_disk(site, cache, monkeypatch):
         file.write(response.raw.read(100_000))
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(download, "_copy", fill)
+    monkeypatch.setattr(transfer, "_copy", fill)
     with pytest.raises(WeightsError, match="w.pth .*disk is full.*PPCLS_HOME"):
         fetch_body(site.plan("/w.pth"))
     monkeypatch.undo()
@@ -456,8 +456,8 @@ def test_a_process_that_checks_for_long_shows_that_it_lives(cache, monkeypatch):
         digests.append(path)
         return SHA256
 
-    monkeypatch.setattr(download, "_sha256", slow)
-    monkeypatch.setattr(download, "BEAT", 0.05)
+    monkeypatch.setattr(download, "sha256_of", slow)
+    monkeypatch.setattr(cached_file, "BEAT", 0.05)
     monkeypatch.setattr(download, "PATIENCE", 0.6)
     cache.mkdir()
     (cache / "w.pth").write_bytes(BODY)
@@ -498,10 +498,10 @@ def test_without_locks_each_has_a_part_of_its_own(site, cache, monkeypatch):
     """Both append at the same time; the file has no hash to check."""
     monkeypatch.setattr(download, "FileLock", NoLock)
     url = site.plan("/w.pth", Reply(cut=60_000), then=Reply(hold=100_000))
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     with pytest.raises(WeightsError):
         fetch([url], sha256=None, size=None)
-    monkeypatch.setattr(download, "TRIES", 5)
+    monkeypatch.setattr(transfer, "TRIES", 5)
     results = []
     both = [
         threading.Thread(target=lambda: results.append(fetch([url], sha256=None, size=None)))
@@ -519,7 +519,7 @@ def test_without_locks_each_has_a_part_of_its_own(site, cache, monkeypatch):
 
 
 def test_a_stranded_part_is_adopted_when_its_owner_is_gone(site, cache, monkeypatch):
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     url = site.plan("/w.pth", Reply(cut=100_000))
     with pytest.raises(WeightsError):
         fetch_body(url)
@@ -550,15 +550,15 @@ def test_a_stranded_part_is_adopted_when_its_owner_is_gone(site, cache, monkeypa
 
 def test_the_size_on_the_disk_is_held_against_the_stated_length(site, cache, monkeypatch):
     """Another process has appended to the part, and no hash is known."""
-    copy, done = download._copy, []
+    copy, done = transfer._copy, []
 
     def append(response, file, *rest):
         copy(response, file, *rest)
         if not done:
             done.append(file.write(b"more"))
 
-    monkeypatch.setattr(download, "_copy", append)
-    monkeypatch.setattr(download, "TRIES", 1)
+    monkeypatch.setattr(transfer, "_copy", append)
+    monkeypatch.setattr(transfer, "TRIES", 1)
     url = site.plan("/w.pth")
     with pytest.raises(WeightsError, match="300,004.*300,000"):
         fetch([url], sha256=None, size=None)
