@@ -16,7 +16,8 @@ from ppcls.errors import ConfigError, WeightsError
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights import WeightsInfo, metadata_of, write_weights
 from ppcls.weights.keymaps import key_map
-from ppcls.weights.published import PUBLISHED, Published
+from ppcls.weights.published import PUBLISHED
+from ppcls.weights.published.record import Published
 
 FORMAT1 = GOLDEN / "format1"
 OWN = Preprocessing(28, 24, "bilinear", False, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

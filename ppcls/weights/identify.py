@@ -19,7 +19,8 @@ from ppcls.config import Activation
 from ppcls.errors import WeightsError, suggest
 from ppcls.preprocessing import Preprocessing
 from ppcls.weights.keymaps import TORCH_SOURCES
-from ppcls.weights.published import PUBLISHED, Published
+from ppcls.weights.published import PUBLISHED
+from ppcls.weights.published.record import Published
 
 # efficientnet-lite-pytorch has these networks, but no weights of them. It computes as timm's do.
 WITHOUT_PACKAGE = ("EfficientNetLite3", "EfficientNetLite4")

@@ -26,7 +26,8 @@ from ppcls.weights.identify import (
     usual_preprocessing,
 )
 from ppcls.weights.native import identity_of
-from ppcls.weights.published import PUBLISHED, Published
+from ppcls.weights.published import PUBLISHED
+from ppcls.weights.published.record import Published
 from ppcls.weights.readers import Entry
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Figures of PaddleClas's page of these models, and the origin of the weights. Plain data.
 
 The page is EfficientNet and ResNeXt101_wsl in docs/zh_CN/models/ImageNet1k of PaddleClas, as of 2020 and
-2021. The accuracy of the weights themselves, in four digits, is in ppcls/weights/published.py.
+2021. The accuracy of the weights themselves, in four digits, is in ppcls/weights/published.
 """
 
 from typing import NamedTuple
