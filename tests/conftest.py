@@ -83,10 +83,10 @@ def network(pictures, preprocessing):
 @pytest.fixture(scope="session")
 def embedding_export(network, preprocessing, tmp_path_factory) -> Path:
     """`network`, exported with embeddings for three images of 64 x 64 pixels at a time."""
+    from ppcls.inference.eager import describe
     from ppcls.inference.export import export_model
     from ppcls.inference.formats import writable_formats
     from ppcls.inference.formats.format import ExportOptions
-    from ppcls.inference.predictor import describe
 
     folder = tmp_path_factory.mktemp("embeddings") / "model"
     export_model(
@@ -105,9 +105,9 @@ def embedding_export(network, preprocessing, tmp_path_factory) -> Path:
 def exported(network, preprocessing, tmp_path_factory) -> Path:
     """`network`, exported in each format that can be written here. Copy it before changing it."""
     from ppcls.data.class_names import ClassNames
+    from ppcls.inference.eager import describe
     from ppcls.inference.export import export_model
     from ppcls.inference.formats import writable_formats
-    from ppcls.inference.predictor import describe
 
     names = ClassNames.of_pairs((f"n{number}", f"class {number}") for number in range(40))
     folder = tmp_path_factory.mktemp("exported") / "model"

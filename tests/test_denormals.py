@@ -10,10 +10,10 @@ import pytest
 
 from ppcls.build import build_to_run
 from ppcls.config_files import load_config
+from ppcls.inference.eager import describe
 from ppcls.inference.engines import ENGINES, installed_engines, open_engine
 from ppcls.inference.export import export_model
 from ppcls.inference.formats import writable_formats
-from ppcls.inference.predictor import describe
 from ppcls.processor import flushed_denormals
 
 TINY = 1e-40

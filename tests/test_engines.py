@@ -18,6 +18,7 @@ import ppcls
 from ppcls.errors import DataError, ExportError
 from ppcls.inference import fastest
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.eager import describe, eager_predictor
 from ppcls.inference.engines import ENGINES, installed_engines, open_engine
 from ppcls.inference.engines import engine as records
 from ppcls.inference.engines.eager import EagerEngine
@@ -27,7 +28,6 @@ from ppcls.inference.engines.onnxruntime import session_options
 from ppcls.inference.export import export_model
 from ppcls.inference.fastest import measure, rank_engines, streams_for
 from ppcls.inference.formats import FORMATS, writable_formats
-from ppcls.inference.predictor import describe, eager_predictor
 from ppcls.inference.timing import time_in_blocks
 from ppcls.inference.versions import versions
 

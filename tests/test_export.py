@@ -21,13 +21,13 @@ from ppcls.cli import export as cli
 from ppcls.errors import ConfigError, DataError, ExportError, WeightsError
 from ppcls.inference import export
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.eager import describe
 from ppcls.inference.engines import ENGINES, installed_engines, open_engine
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import EngineType, LoadedEngine
 from ppcls.inference.formats import FORMATS, format, onnx, writable_formats
 from ppcls.inference.formats.format import PLAIN, ExportOptions
 from ppcls.inference.predictions import softmax as to_probabilities
-from ppcls.inference.predictor import describe
 from ppcls.weights import hash_parameters, metadata_of, write_weights
 
 IS_PADDLE2 = paddle.__version__.startswith("2.")

@@ -17,10 +17,11 @@ from helpers import ARTIFACT, on_two_ranks
 from ppcls.cli import infer
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.eager import eager_predictor
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.predictions import Prediction
-from ppcls.inference.predictor import Predictor, eager_predictor
+from ppcls.inference.predictor import Predictor
 from ppcls.inference.saved import (
     PartWriter,
     files_done,

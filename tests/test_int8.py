@@ -27,12 +27,12 @@ from ppcls.data.open import open_calibration, open_path
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference import fastest, int8, int8_forms
 from ppcls.inference.artifact import Int8Report, read_artifact
+from ppcls.inference.eager import describe
 from ppcls.inference.engines import ENGINES, installed_engines, open_engine
 from ppcls.inference.export import Reference, _check_parity, export_model, parity_batches
 from ppcls.inference.formats import INT8_FORMATS
 from ppcls.inference.formats.format import ExportOptions, Int8Options
 from ppcls.inference.formats.int8 import QUANTIZERS, Node
-from ppcls.inference.predictor import describe
 from ppcls.inference.timing import time_in_blocks
 from ppcls.intervals import wilson
 

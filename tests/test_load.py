@@ -16,9 +16,9 @@ from ppcls.errors import ConfigError, ExportError, PpclsError, WeightsError
 from ppcls.inference import cache
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.cache import export_key, find_cached
+from ppcls.inference.eager import describe
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.export import export_model
-from ppcls.inference.predictor import describe
 from ppcls.inference.resolve import resolve_model
 from ppcls.weights import hash_parameters, metadata_of, write_weights
 

@@ -23,11 +23,12 @@ from ppcls.data.transforms import EvalTransform
 from ppcls.errors import ConfigError, DataError, ExportError, PpclsError
 from ppcls.inference import load as module
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.eager import eager_predictor
 from ppcls.inference.engines import ENGINES, installed_engines
 from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import LoadedEngine
 from ppcls.inference.predictions import softmax
-from ppcls.inference.predictor import BULK, eager_predictor
+from ppcls.inference.predictor import BULK
 from ppcls.preprocessing import Interpolation
 
 

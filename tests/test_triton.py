@@ -9,12 +9,12 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from ppcls.data.class_names import ClassNames
 from ppcls.inference.artifact import read_artifact
+from ppcls.inference.eager import describe
 from ppcls.inference.engines import open_engine
 from ppcls.inference.export import export_model
 from ppcls.inference.formats import FORMATS
 from ppcls.inference.formats.format import PLAIN, ExportOptions
 from ppcls.inference.formats.triton import config_text
-from ppcls.inference.predictor import describe
 
 # Fields that are used here of triton-inference-server/common, protobuf/model_config.proto, with their types;
 # True: repeated.

@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if distributed.world_size() > 1:
         raise ConfigError("The export runs as one process. Start it without paddle.distributed.launch.")
     from ppcls.build import build_to_run
+    from ppcls.inference.eager import describe
     from ppcls.inference.export import export_model, require_free, require_writable
     from ppcls.inference.formats import writable_formats
     from ppcls.inference.int8_forms import log_speed
-    from ppcls.inference.predictor import describe
 
     output = config.output_path / "exported" if args.output is None else Path(args.output)
     options = ExportOptions(

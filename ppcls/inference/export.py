@@ -56,7 +56,7 @@ def export_model(
     """Write `folder` atomically. Batch size, height and width of the images stay free, unless options fix
     them.
 
-    description: of the network, as `predictor.describe` returns it. The network is left in evaluation mode.
+    description: of the network, as `eager.describe` returns it. The network is left in evaluation mode.
     Raises ExportError if the folder is in use, if a format cannot be written here, or if the exported network
     computes other outputs than the network; ConfigError for options that contradict the description. Raises
     ExportError behind a finished export if an int8 form is not good enough, which it then does not have.

@@ -22,13 +22,14 @@ from ppcls.data.class_names import ClassNames
 from ppcls.errors import ConfigError, ExportError, PpclsError
 from ppcls.inference.artifact import Artifact, read_artifact
 from ppcls.inference.cache import cached_export, export_key, find_cached
+from ppcls.inference.eager import describe, eager_predictor
 from ppcls.inference.engines import ENGINES, open_engine
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.engines.fallback import FallbackEngine
 from ppcls.inference.fastest import Precision, rank_engines, streams_for, to_stderr, wrong_processor
 from ppcls.inference.formats import writable_formats
 from ppcls.inference.formats.format import ExportOptions
-from ppcls.inference.predictor import Predictor, describe, eager_predictor
+from ppcls.inference.predictor import Predictor
 from ppcls.inference.resolve import resolve_model
 from ppcls.onednn import resolve_kernels
 

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppcls.commands import command_line
-from ppcls.config import Activation
-from ppcls.data.class_names import ClassNames
 from ppcls.data.dataset import Dataset
 from ppcls.data.folders import find_images
 from ppcls.data.loader import (
@@ -29,7 +27,6 @@ from ppcls.distributed import cores
 from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import Artifact
 from ppcls.inference.calibration import Calibration
-from ppcls.inference.engines.eager import EagerEngine
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.images import Images, OneImage, as_rgb, bytes_of, list_images
 from ppcls.inference.predictions import (
@@ -45,7 +42,6 @@ from ppcls.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from paddle import nn
 
-    from ppcls.weights import WeightsInfo
 
 BULK = 16  # files; from this number on an engine of several streams, which run batches side by side, pays
 BATCH_SIZE = 32
@@ -356,53 +352,3 @@ class Predictor:
         limits = (None, self.threshold) if self.activation == "sigmoid" else (topk or self.topk,)
         best = best_classes(file, probabilities, names, *limits)
         return replace(best, embedding=embedding, is_sure=is_sure)
-
-
-def describe(
-    model: "nn.Layer",
-    preprocessing: Preprocessing | None,
-    class_names: ClassNames | None = None,
-    weights: "WeightsInfo | None" = None,
-    activation: Activation | None = None,
-) -> Artifact:
-    """Return the description of an eager network, which returns logits and embeddings. activation: None for
-    that of the weights."""
-    return Artifact(
-        model=model.model_name,
-        num_classes=model.num_classes,
-        output="logits",
-        preprocessing=preprocessing,
-        class_names=class_names,
-        parameters_sha256="",
-        weights=f"{weights.source}; sha256 {weights.sha256}" if weights else None,
-        license=weights.license if weights else None,
-        versions={},
-        notes=weights.notes if weights else (),
-        assumed=weights.assumed if weights else None,
-        embeddings=model.fc.weight.shape[0],
-        activation=activation or (weights.activation if weights else "softmax"),
-    )
-
-
-def eager_predictor(
-    model: "nn.Layer",
-    preprocessing: Preprocessing,
-    class_names: ClassNames | None = None,
-    *,
-    topk: int = 5,
-    num_workers: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    kernels: str = "auto",
-    activation: Activation = "softmax",
-) -> Predictor:
-    """Return a Predictor over a network of `build_model`, which is put into evaluation mode. kernels: see
-    Config."""
-    engine = EagerEngine(model, kernels)
-    return Predictor(
-        describe(model, preprocessing, class_names, activation=activation),
-        lambda streams: engine,
-        topk=topk,
-        num_workers=num_workers,
-        batch_size=batch_size,
-        model=model,
-    )

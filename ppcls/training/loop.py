@@ -18,7 +18,7 @@ from ppcls.data.sampling import repeat_factors
 from ppcls.errors import ConfigError, Stopped
 from ppcls.evaluation.evaluate import FEW_CLASSES, Evaluation, evaluate
 from ppcls.evaluation.metrics import MEASURES
-from ppcls.inference.predictor import eager_predictor
+from ppcls.inference.eager import eager_predictor
 from ppcls.intervals import with_interval
 from ppcls.progress import progress_bar
 from ppcls.training.batches import batches_of_steps, count_steps
