@@ -75,10 +75,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Return the command's options. Raises ConfigError for those that exclude each other, and for impossible
-    values."""
+    """Return the command's options. Raises ConfigError as `require_consistent` does."""
     parser = config_parser(__doc__, takes_exports=True)
     add_engine_option(parser, default="eager")
+    add_options(parser)
+    args = parser.parse_args(argv)
+    require_consistent(args)
+    return args
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that this command alone has."""
     parser.add_argument(
         "-i",
         "--input",
@@ -118,7 +125,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="with --output or --embeddings: resume a run that was interrupted",
     )
-    args = parser.parse_args(argv)
+
+
+def require_consistent(args: argparse.Namespace) -> None:
+    """Raise ConfigError for impossible values, and for options that exclude each other."""
     if args.topk is not None and args.topk < 1:
         raise ConfigError(f"--topk must be at least 1. Received: {args.topk}")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
@@ -140,7 +150,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
             raise ConfigError(
                 f"--explain runs the network itself. Received: --{option} {given}. Leave it out."
             )
-    return args
 
 
 def set_threshold(predictor: "Predictor", args: argparse.Namespace) -> None:

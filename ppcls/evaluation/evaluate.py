@@ -1,12 +1,13 @@
 """Evaluation on a labelled dataset, shared among the processes of a run."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ppcls import distributed
 from ppcls.data.dataset import Dataset
@@ -129,11 +130,6 @@ def evaluate(
     them, for a label that is not among `classes`, and if no image is left; PpclsError for logits that are not
     finite; ConfigError for what does not apply to a network with a sigmoid for each class.
     """
-    labels = dataset.all_labels
-    if labels is None:
-        raise DataError(
-            "These images have no labels. An evaluation needs a list with labels or class folders."
-        )
     _require_measurable(predictor, dataset, classes)
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_indices = eval_batch_indices(len(dataset), predictor.batch_size, rank, world_size)
@@ -143,22 +139,9 @@ def evaluate(
     # As many steps on each process, so that none waits long: gloo gives up after 30 s.
     steps = len(eval_batch_indices(len(dataset), predictor.batch_size, 0, world_size))
     batches = predictor.run(dataset, batch_indices, on_error=on_error)
-    totals = np.zeros(5)
     start = time.perf_counter()
     with progress_bar(len(dataset), "evaluate") as bar:
-        for _ in range(steps):
-            batch, outputs = next(batches, (None, None))
-            sums = np.zeros(5) if batch is None or outputs is None else scorer.add(batch, outputs[0])
-            sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
-            if sums[-1]:
-                raise Stopped(max(distributed.gather(signal())))
-            totals += sums[:-1]
-            if max_unreadable is not None and totals[4] > max_unreadable:
-                require_within(max_unreadable, sum(distributed.gather(scorer.unreadable), []))
-            bar.update(int(totals[0]) - bar.n)
-            if totals[0]:
-                top1 = with_interval(totals[1] / totals[0], int(totals[0]))
-                bar.set_postfix_str(f"top-1 {top1}", refresh=False)
+        totals = _score_all(batches, scorer, steps, max_unreadable, signal, bar)
     seconds = time.perf_counter() - start
     unreadable = sorted(item for share in distributed.gather(scorer.unreadable) for item in share)
     count = int(totals[0])
@@ -179,6 +162,33 @@ def evaluate(
         has_sets=dataset.label_sets is not None,
         average_precision=scorer.average_precision(),
     )
+
+
+def _score_all(
+    batches: Iterator[tuple[Batch, tuple[np.ndarray, ...]]],
+    scorer: "_Scorer",
+    steps: int,
+    max_unreadable: int | None,
+    signal: Callable[[], int],
+    bar: tqdm,
+) -> np.ndarray:
+    """Score this process's batches. Return the sums of `_Scorer.add` over all processes, float64 [5]. steps:
+    the number of batches of the process that has most. Raises Stopped and DataError, as `evaluate` does."""
+    totals = np.zeros(5)
+    for _ in range(steps):
+        batch, outputs = next(batches, (None, None))
+        sums = np.zeros(5) if batch is None or outputs is None else scorer.add(batch, outputs[0])
+        sums = distributed.sum_over_ranks(np.array([*sums, signal() > 0], np.float64))
+        if sums[-1]:
+            raise Stopped(max(distributed.gather(signal())))
+        totals += sums[:-1]
+        if max_unreadable is not None and totals[4] > max_unreadable:
+            require_within(max_unreadable, sum(distributed.gather(scorer.unreadable), []))
+        bar.update(int(totals[0]) - bar.n)
+        if totals[0]:
+            top1 = with_interval(totals[1] / totals[0], int(totals[0]))
+            bar.set_postfix_str(f"top-1 {top1}", refresh=False)
+    return totals
 
 
 def describe_each(
@@ -290,7 +300,13 @@ class _Scorer:
 
 
 def _require_measurable(predictor: Predictor, dataset: Dataset, classes: np.ndarray | None) -> None:
-    """Raise an error for labels or classes that this network cannot be measured with."""
+    """Raise an error for images without labels, and for labels or classes that this network cannot be
+    measured with."""
+    labels = dataset.all_labels
+    if labels is None:
+        raise DataError(
+            "These images have no labels. An evaluation needs a list with labels or class folders."
+        )
     is_any = dataset.labels is not None and dataset.labels.ndim == 2
     if predictor.activation == "sigmoid" and (classes is not None or is_any):
         option = "--labels" if is_any else "--classes"
@@ -298,8 +314,7 @@ def _require_measurable(predictor: Predictor, dataset: Dataset, classes: np.ndar
             f"{option} is for networks that choose one class. This one, trained with train.loss=binary, says "
             f"yes or no to each class, and average_precision has each of them. Leave {option} out."
         )
-    labels = dataset.all_labels
-    if classes is None or labels is None:
+    if classes is None:
         return
     is_outside = np.logical_or.reduceat(~np.isin(labels.values, classes), labels.starts[:-1])
     outside = np.flatnonzero(is_outside)

@@ -65,17 +65,7 @@ def export_model(
     options = replace(options, activation=description.activation)
     require_writable(model, description, formats, options)
     model.eval()
-    artifact = replace(
-        description,
-        output="probabilities" if options.softmax else "logits",
-        embeddings=description.embeddings if options.embeddings else None,
-        fp16=options.fp16,
-        opset=options.opset,
-        batch_size=options.batch_size,
-        image_size=options.image_size,
-        parameters_sha256=hash_parameters(model),
-        versions=versions(),
-    )
+    artifact = _describe_export(model, description, options)
     if artifact.class_names is not None:
         options = replace(options, labels=artifact.class_names.names)
     batches = parity_batches(artifact)
@@ -103,6 +93,21 @@ def export_model(
     if failed:
         raise _disagreement(failed, folder)
     return artifact
+
+
+def _describe_export(model: "nn.Layer", description: Artifact, options: ExportOptions) -> Artifact:
+    """Return the description of the export, before its files are written."""
+    return replace(
+        description,
+        output="probabilities" if options.softmax else "logits",
+        embeddings=description.embeddings if options.embeddings else None,
+        fp16=options.fp16,
+        opset=options.opset,
+        batch_size=options.batch_size,
+        image_size=options.image_size,
+        parameters_sha256=hash_parameters(model),
+        versions=versions(),
+    )
 
 
 def _disagreement(failed: list[str], folder: Path) -> ExportError:
