@@ -1,4 +1,4 @@
-"""How sure a network is, and how sure it may be: measured on its logits, so for every engine.
+"""Measure how sure a network is and how sure it may be, on its logits, so for every engine.
 
 Temperature, ECE: Guo et al. 2017, https://arxiv.org/abs/1706.04599. Risk and coverage: Geifman and El-Yaniv
 2017, https://arxiv.org/abs/1705.08500. Scores of strange images: Hendrycks and Gimpel 2017,
@@ -50,7 +50,7 @@ class Answers(NamedTuple):
 
 
 class Strange(NamedTuple):
-    """How well a score tells images of known classes from others. auroc: the probability that one of the
+    """Power of a score to tell images of known classes from others. auroc: the probability that one of the
     former scores higher. passed: share of the others above the threshold that RECALL of the former pass."""
 
     auroc: float

@@ -1,4 +1,4 @@
-"""Whether two evaluations on the same images differ by more than chance."""
+"""Compare two evaluations on the same images: do they differ by more than chance?"""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""How sure a network is: calibrate what an evaluation saw, and write it for people and for exports."""
+"""Calibrate a network on what an evaluation saw, and write how sure it is, for people and for exports."""
 
 from dataclasses import replace
 from pathlib import Path

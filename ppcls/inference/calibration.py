@@ -1,4 +1,4 @@
-"""How sure an export is of its answers: what `eval --calibrate` found, as it travels in inference.yml.
+"""Calibration of an export: what `eval --calibrate` found about its answers, as it travels in inference.yml.
 
 Imports no Paddle.
 """

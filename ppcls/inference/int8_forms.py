@@ -1,4 +1,4 @@
-"""Which int8 forms an export can have here, how they are added to it, and how fast they are."""
+"""Add int8 forms to an export: those that it can have here, and how fast they are."""
 
 import math
 from collections.abc import Sequence

@@ -140,8 +140,8 @@ class Predictor:
 
     @property
     def precision(self) -> str:
-        """What the network computes in: "float32", "float16" for weights in half precision, or the name of
-        the engine that runs an int8 form."""
+        """Precision of the network: "float32", "float16" for weights in half precision, or the name of the
+        engine that runs an int8 form."""
         return self.engine.name if self.engine.name.endswith("-int8") else self.description.precision
 
     @property
@@ -152,7 +152,7 @@ class Predictor:
 
     @property
     def temperature(self) -> float | None:
-        """What the calibration divides the logits by; None without one."""
+        """Divisor of the logits that the calibration has; None without one."""
         return None if self.calibration is None else self.calibration.temperature
 
     @property

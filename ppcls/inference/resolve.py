@@ -1,5 +1,5 @@
-"""What a user names to predict with: a model, a YAML file, a training run or an export; for Python and the
-commands alike. Imports no Paddle."""
+"""Resolve the name that a user predicts with: a model, a YAML file, a training run or an export; for Python
+and the commands alike. Imports no Paddle."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -50,7 +50,7 @@ def forget_plans() -> None:
 
 
 class Workspace(threading.local):
-    """What each thread has of its own: a stream, and buffers that grow with the largest request."""
+    """A thread's own stream, and buffers that grow with the largest request."""
 
     def __init__(self) -> None:
         self._buffers: dict[str, tuple[paddle.Tensor, int, int]] = {}

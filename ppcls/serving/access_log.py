@@ -39,8 +39,9 @@ def cause_of(status: int) -> str:
 
 @dataclass
 class Entry:
-    """What is known of one request. request_id: the client's X-Request-Id, or a new one. route: the pattern
-    of the path. size: bytes of the body. waited: seconds in the queue. cause: of an error: see `cause_of`."""
+    """Entry of the log for one request. request_id: the client's X-Request-Id, or a new one. route: the
+    pattern of the path. size: bytes of the body. waited: seconds in the queue. cause: of an error, see
+    `cause_of`."""
 
     request_id: str
     method: str

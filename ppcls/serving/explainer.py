@@ -1,4 +1,4 @@
-"""What speaks for the class of a picture, for models whose network itself is at hand."""
+"""Explain pictures: which regions speak for a class, for models whose network itself is at hand."""
 
 import io
 import sys

@@ -16,7 +16,7 @@ Outputs = tuple[np.ndarray, ...]  # float32 [N, C], and the embeddings [N, D] wh
 
 @dataclass(eq=False)
 class Job:
-    """What one request has to compute.
+    """The computation of one request.
 
     inputs: image files; or normalised images float32 [N, 3, H, W]; or nothing, for work of another kind.
     finish: makes the answer of the engine's outputs, or of none, in the worker's thread. deadline: by

@@ -30,7 +30,7 @@ SHARE = 2  # the streams are opened if this many times the first engine's memory
 
 @dataclass(frozen=True)
 class Engines:
-    """What computes a model. wide: one stream of all threads, the quickest for a single batch. many: streams
+    """The engines of a model. wide: one stream of all threads, the quickest for a single batch. many: streams
     of one thread each, which do more in all; or the same engine."""
 
     wide: Engine

@@ -60,7 +60,7 @@ class Requested:
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What a request asks for. inputs: image files, or normalised images float32 [N, 3, H, W]. timeout:
+    """A request for inference. inputs: image files, or normalised images float32 [N, 3, H, W]. timeout:
     seconds, None for the server's own."""
 
     id: str | None
@@ -72,7 +72,7 @@ class InferRequest:
 def parse_infer(
     body: bytes, header_length: str | None, outputs: Sequence[str], max_images: int
 ) -> InferRequest:
-    """Return what a request for inference asks for.
+    """Read a request for inference.
 
     header_length: the header Inference-Header-Content-Length, the bytes of `body` that are JSON. outputs: the
     model's; the first one is the default. Raises RequestError.

@@ -1,4 +1,4 @@
-"""What all requests to a server share: its models, its figures, its log, and whether it takes requests."""
+"""State that all requests to a server share: its models, figures and log, and whether it takes requests."""
 
 import json
 from collections.abc import Sequence

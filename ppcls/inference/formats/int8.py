@@ -1,4 +1,4 @@
-"""How NNCF sees the exported networks that it quantises: OpenVINO's IR, and ONNX."""
+"""Operations on the exported networks that NNCF quantises: OpenVINO's IR, and ONNX."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
