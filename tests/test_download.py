@@ -449,10 +449,10 @@ def test_a_hash_must_be_one(sha256):
 def test_a_process_that_checks_for_long_shows_that_it_lives(cache, monkeypatch):
     digests = []
 
-    def slow(path, progress):
+    def slow(path, beat):
         for _ in range(12):
             time.sleep(0.1)
-            progress.beat()
+            beat()
         digests.append(path)
         return SHA256
 

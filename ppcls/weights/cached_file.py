@@ -2,7 +2,6 @@
 
 import contextlib
 import glob
-import hashlib
 import json
 import os
 import socket
@@ -154,17 +153,6 @@ def _is_alive(process: int) -> bool:
         return False
     except OSError:  # it belongs to another user, or there is no /proc
         return True
-
-
-def sha256_of(path: Path, progress: Progress | None) -> str:
-    """Return the SHA-256 of a file, with signs of life meanwhile."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            if progress is not None:
-                progress.beat()
-    return digest.hexdigest()
 
 
 def discard(part: Path) -> None:

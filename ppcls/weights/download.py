@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from ppcls import distributed
 from ppcls.errors import WeightsError
-from ppcls.files import cache_dir
+from ppcls.files import cache_dir, sha256_of
 from ppcls.weights.cached_file import (
     PATIENCE,
     Progress,
@@ -32,7 +32,6 @@ from ppcls.weights.cached_file import (
     discard,
     give_back_part,
     read_json,
-    sha256_of,
     size_of,
     stat_of,
     stranded_parts,
@@ -104,7 +103,7 @@ def _fetch_once(request: Request, progress: Progress) -> None:
         except (OSError, NotImplementedError) as error:
             if not request.path.is_file():
                 raise WeightsError(_cannot_write(request, error)) from error
-            _check(request, request.path, None)  # a cache that others have filled and that cannot be written
+            _check(request)  # a cache that others have filled and that cannot be written
             return
         if _is_known(request):
             return
@@ -137,7 +136,7 @@ def _fetch_locked(request: Request, progress: Progress) -> None:
     write_json(request.metadata, {"attempt": attempt, "holder": holder, "part": request.part.name})
     try:
         if request.path.exists():
-            _save_metadata(request, request.path, _check(request, request.path, progress))
+            _save_metadata(request, request.path, _check(request, progress.beat))
             return
         claim_part(request)
         sha256 = transfer(request, progress)
@@ -182,13 +181,13 @@ def _save_metadata(request: Request, path: Path, sha256: str) -> None:
     write_json(request.metadata, {"sha256": sha256, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
 
 
-def _check(request: Request, path: Path, progress: Progress | None) -> str:
-    """Return the SHA-256 of a file in the cache. Raises WeightsError if it is not the published file."""
-    sha256 = sha256_of(path, progress)
-    if problem := request.mismatch(sha256, path.stat().st_size):
+def _check(request: Request, beat: Callable[[], None] = lambda: None) -> str:
+    """Return the SHA-256 of the file in the cache. Raises WeightsError if it is not the published file."""
+    sha256 = sha256_of(request.path, beat)
+    if problem := request.mismatch(sha256, request.path.stat().st_size):
         raise WeightsError(
-            f"{path} is not the published file: {problem}. Remove it; then the right one is downloaded from "
-            f"{request.urls[0]}."
+            f"{request.path} is not the published file: {problem}. Remove it; then the right one is "
+            f"downloaded from {request.urls[0]}."
         )
     return sha256
 

@@ -9,7 +9,8 @@ import requests
 import urllib3
 
 from ppcls.errors import WeightsError
-from ppcls.weights.cached_file import Progress, Request, discard, read_json, sha256_of, size_of, write_json
+from ppcls.files import sha256_of
+from ppcls.weights.cached_file import Progress, Request, discard, read_json, size_of, write_json
 
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds in which MIN_PROGRESS must arrive
@@ -60,7 +61,7 @@ def _transfer_from(url: str, request: Request, progress: Progress) -> str:
         progress.beat()
         try:
             resumed = _receive(url, request, progress)
-            sha256 = sha256_of(request.part, progress)
+            sha256 = sha256_of(request.part, progress.beat)
             size, stated = size_of(request.part), read_json(request.part_metadata).get("total")
             problem = request.mismatch(sha256, size)
             if problem is None and stated not in (None, size):
