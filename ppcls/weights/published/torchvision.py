@@ -1,8 +1,9 @@
 """The weights of torchvision: EfficientNets, and ResNeXt101 32x8d."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
-from ppcls.preprocessing import Interpolation
+from ppcls.preprocessing import Interpolation, Preprocessing
 from ppcls.weights.published.record import Published, fraction, pillow
 
 TORCHVISION_LICENSE = "BSD-3-Clause for the code; none stated for the weights"
@@ -21,27 +22,6 @@ TORCHVISION: dict[str, tuple[tuple[str, str, int, int, Interpolation, float, flo
     "b6": (("v1", "efficientnet_b6_lukemelas-24a108a5", 528, 528, "bicubic", 84.008, 96.916),),
     "b7": (("v1", "efficientnet_b7_lukemelas-c5b4e57e", 600, 600, "bicubic", 84.122, 96.908),),
 }
-
-
-def torchvision_files(net: str) -> Iterable[Published]:
-    """Yield torchvision's files of an EfficientNet, such as b0."""
-    for version, file, resize, crop, interpolation, top1, top5 in TORCHVISION[net]:
-        yield Published(
-            tag=f"torchvision/efficientnet_{net}.{version}",
-            urls=(f"https://download.pytorch.org/models/{file}.pth",),
-            file_format="torchvision",
-            sha256=file[-8:],
-            size=None,
-            license=TORCHVISION_LICENSE,
-            preprocessing=pillow(resize, crop, interpolation),
-            top1=fraction(top1),
-            top5=fraction(top5),
-            accuracy_source="torchvision 0.21 torchvision/models/efficientnet.py",
-            bn_epsilon=1e-5 if "rwightman" in file or version == "v2" else 1e-3,
-            padding="symmetric",
-        )
-
-
 # torchvision's ResNeXt101 32x8d, the same network trained on ImageNet-1k alone.
 TORCHVISION_RESNEXT = (
     ("v1", "resnext101_32x8d-8ba56ff5", 256, 79.312, 94.526),
@@ -49,17 +29,32 @@ TORCHVISION_RESNEXT = (
 )
 
 
+def torchvision_files(net: str) -> Iterable[Published]:
+    """Yield torchvision's files of an EfficientNet, such as b0."""
+    for version, file, resize, crop, interpolation, top1, top5 in TORCHVISION[net]:
+        published = _published(
+            f"efficientnet_{net}.{version}", file, pillow(resize, crop, interpolation), top1, top5
+        )
+        bn_epsilon = 1e-5 if "rwightman" in file or version == "v2" else 1e-3
+        yield replace(published, bn_epsilon=bn_epsilon, padding="symmetric")
+
+
 def torchvision_resnext_file(version: str, file: str, resize: int, top1: float, top5: float) -> Published:
     """Return the file of a row of TORCHVISION_RESNEXT."""
+    return _published(f"resnext101_32x8d.{version}", file, pillow(resize, 224, "bilinear"), top1, top5)
+
+
+def _published(name: str, file: str, preprocessing: Preprocessing, top1: float, top5: float) -> Published:
+    module = "resnet" if file.startswith("resnext") else "efficientnet"
     return Published(
-        tag=f"torchvision/resnext101_32x8d.{version}",
+        tag=f"torchvision/{name}",
         urls=(f"https://download.pytorch.org/models/{file}.pth",),
         file_format="torchvision",
         sha256=file[-8:],
         size=None,
         license=TORCHVISION_LICENSE,
-        preprocessing=pillow(resize, 224, "bilinear"),
+        preprocessing=preprocessing,
         top1=fraction(top1),
         top5=fraction(top5),
-        accuracy_source="torchvision 0.21 torchvision/models/resnet.py",
+        accuracy_source=f"torchvision 0.21 torchvision/models/{module}.py",
     )
