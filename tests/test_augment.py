@@ -22,20 +22,17 @@ from ppcls.data.augment import (
     AutoAugment,
     Canvas,
     ColorJitter,
-    Mix,
-    Mixing,
     RandAugment,
     RandomErasing,
     Step,
     apply_operator,
     draw_strength,
     image_operators,
-    mix_images,
-    mix_labels,
     run_steps,
 )
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, load_batches, mix_batches
+from ppcls.data.mixing import Mix, Mixing, mix_images, mix_labels
 from ppcls.data.seeding import random_state
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError

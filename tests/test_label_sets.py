@@ -11,7 +11,6 @@ from test_shards import jpeg, tar_of
 
 from ppcls.cli.data import main
 from ppcls.config import DataConfig
-from ppcls.data.augment import Mix, mix_labels
 from ppcls.data.check import find_problems, inspect_images
 from ppcls.data.class_weights import resolve_class_weights
 from ppcls.data.dataset import Dataset, describe_classes
@@ -19,6 +18,7 @@ from ppcls.data.files import Files
 from ppcls.data.folders import _join_linked
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.loader import load_batch
+from ppcls.data.mixing import Mix, mix_labels
 from ppcls.data.open import open_path, open_split
 from ppcls.data.sampling import repeat_factors
 from ppcls.data.shard_index import INDEX_FILE, read_index

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ppcls.commands import command_line
-from ppcls.data.augment import Mixing, mix_images, mix_labels
 from ppcls.data.dataset import Dataset
 from ppcls.data.decode import UNREADABLE, decode, reason_of
+from ppcls.data.mixing import Mixing, mix_images, mix_labels
 from ppcls.data.opencv import cv2
 from ppcls.data.sampling import draw_epoch
 from ppcls.data.seeding import MIXING, random_state

@@ -6,9 +6,9 @@ import numpy as np
 
 from ppcls import distributed
 from ppcls.config import Config
-from ppcls.data.augment import Mixing
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import Batch, load_batches, mix_batches, train_batch_indices
+from ppcls.data.mixing import Mixing
 from ppcls.data.sampling import repeat_factors
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
