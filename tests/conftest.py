@@ -49,6 +49,47 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def noise(tmp_path_factory):
+    """A dataset of 8 coarse pictures of noise, each of a class of its own."""
+    from PIL import Image
+
+    from ppcls.data.dataset import Dataset
+
+    folder = tmp_path_factory.mktemp("noise")
+    random = np.random.RandomState(0)
+    paths = []
+    for number in range(8):
+        paths.append(str(folder / f"{number}.png"))
+        coarse = random.randint(0, 256, (5, 6, 3)).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(coarse.astype(np.uint8)).save(paths[-1])
+    return Dataset.of_files(paths, np.arange(8))
+
+
+@pytest.fixture
+def noise_config(noise, tmp_path):
+    """A config that trains on `noise` for an epoch, with every kind of augmentation."""
+    lines = "\n".join(f"{Path(noise.name(index)).name} {label}" for index, label in enumerate(noise.labels))
+    (tmp_path / "list.txt").write_text(lines)
+    (tmp_path / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdefgh"))
+    root, listed = str(Path(noise.name(0)).parent), str(tmp_path / "list.txt")
+    (tmp_path / "c.yaml").write_text(
+        f"""
+model: {{name: EfficientNetB0_small, num_classes: 8}}
+data: {{train_root: {root}, train_list: {listed}, eval_root: {root}, eval_list: {listed}, batch_size: 4,
+       allow_overlap: true,
+       class_names: {tmp_path / "names.txt"}, num_workers: 2, preprocessing: {{resize_short: 32,
+       crop_size: 32, interpolation: bilinear, antialias: false, mean: [0.5, 0.5, 0.5],
+       std: [0.5, 0.5, 0.5]}}}}
+augment: {{rand_augment: timm, random_erasing: 0.5, mixup: 0.2, cutmix: 1.0}}
+train: {{epochs: 1, label_smoothing: 0.1}}
+output_dir: {tmp_path / "run"}
+device: cpu
+"""
+    )
+    return tmp_path / "c.yaml"
+
+
+@pytest.fixture(scope="session")
 def preprocessing():
     from ppcls.preprocessing import Preprocessing
 

@@ -150,6 +150,13 @@ def write_config(folder: Path, num_classes: int, short: int, crop: int, gain: fl
 # Networks
 
 
+def dense(labels, shares, classes):
+    """Return the target of each class, float32 [N, C], from labels and their shares, [N, M]."""
+    targets = np.zeros((len(labels), classes), np.float32)
+    np.add.at(targets, (np.arange(len(labels))[:, None], labels), shares)
+    return targets
+
+
 def arrays_of(model) -> dict[str, np.ndarray]:
     return {key: parameter.numpy() for key, parameter in model.state_dict().items()}
 

@@ -2,14 +2,12 @@
 what is random depends on nothing but seed, epoch, and image or step."""
 
 import json
-import sys
 from collections import Counter
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import paddle
 import pytest
+from golden.make_augment import FILL, GEOMETRIC, MOVES, TENSOR_STRENGTHS, TONES, draw_pictures
+from helpers import GOLDEN, dense
 from PIL import Image
 
 from ppcls.cli import train
@@ -31,34 +29,12 @@ from ppcls.data.augment import (
     run_steps,
 )
 from ppcls.data.dataset import Dataset
-from ppcls.data.loader import Batch, load_batches, mix_batches
-from ppcls.data.mixing import Mix, Mixing, mix_images, mix_labels
+from ppcls.data.loader import load_batches, mix_batches
+from ppcls.data.mixing import Mixing
 from ppcls.data.seeding import random_state
 from ppcls.data.transforms import TrainTransform
 from ppcls.errors import ConfigError
 from ppcls.preprocessing import Preprocessing
-from ppcls.training import batches as training_batches
-from ppcls.training.step import cross_entropy
-
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-from make_augment import (  # noqa: E402
-    BATCH_MIXES,
-    CLASSES,
-    FILL,
-    GEOMETRIC,
-    MIXINGS,
-    MOVES,
-    SEEDS,
-    SIZE,
-    SMOOTHINGS,
-    TENSOR_STRENGTHS,
-    TONES,
-    draw_batch,
-    draw_losses,
-    draw_pictures,
-)
 
 SPEC = Preprocessing(24, 24, "bicubic", False, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CANVAS = Canvas(Image.Resampling.BICUBIC, FILL)
@@ -135,63 +111,6 @@ def test_operators_on_tones_are_torchvisions_for_tensors(golden, name):
         results = np.stack([operate(picture, name, strength) for picture in draw_pictures()])
         expected = golden[f"torchvision/{name}/{strength}"].astype(int)
         np.testing.assert_allclose(results, expected, atol=1, err_msg=f"{strength}")
-
-
-def dense(labels, shares, classes):
-    """Return the target of each class, float32 [N, C]."""
-    targets = np.zeros((len(labels), classes), np.float32)
-    np.add.at(targets, (np.arange(len(labels))[:, None], labels), shares)
-    return targets
-
-
-def mixed_targets(labels, mix, classes):
-    return dense(*mix_labels(labels[:, None], np.ones((len(labels), 1), np.float32), mix), classes)
-
-
-@pytest.mark.parametrize("kind", MIXINGS)
-def test_mixing_is_timms(golden, kind):
-    """timm draws first whether to mix at all, from the same stream, and smooths before it mixes."""
-    boxes = 0
-    for number, seed in enumerate(SEEDS):
-        random = np.random.RandomState(seed)
-        random.uniform()
-        images, labels = draw_batch(2)
-        mix = Mixing(*MIXINGS[kind]).draw(SIZE, random)
-        boxes += mix.box is not None
-        mix_images(images, mix)
-        targets = mixed_targets(labels, mix, CLASSES) * 0.9 + 0.1 / CLASSES
-        np.testing.assert_allclose(images, golden[f"timm/{kind}/images"][number], rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(targets, golden[f"timm/{kind}/targets"][number], rtol=1e-6)
-    assert boxes in {"mixup": (0,), "cutmix": (8,), "both": range(1, 8)}[kind]
-
-
-@pytest.mark.parametrize("kind", BATCH_MIXES)
-def test_mixing_a_batch_is_torchvisions(golden, kind):
-    images, labels = draw_batch(5)
-    mix = Mix(*BATCH_MIXES[kind])
-    mix_images(images, mix)
-    np.testing.assert_allclose(images, golden[f"torchvision/{kind}/images"], rtol=1e-6, atol=1e-6)
-    targets = mixed_targets(labels, mix, CLASSES)
-    np.testing.assert_allclose(targets, golden[f"torchvision/{kind}/targets"], rtol=1e-6)
-    assert targets.dtype == np.float32 and images.dtype == np.float32
-
-
-def test_the_loss_of_shares_is_torchs(golden):
-    logits, targets = map(paddle.to_tensor, draw_losses())
-    labels = paddle.arange(CLASSES).expand(targets.shape)
-    for smoothing, expected in zip(SMOOTHINGS, golden["torch/losses"], strict=True):
-        assert cross_entropy(logits, labels, smoothing, None, targets).item() == pytest.approx(
-            expected, rel=1e-6
-        )
-
-
-def test_the_loss_of_labels_is_that_of_their_shares():
-    logits, labels = paddle.to_tensor(draw_losses()[0]), np.array([0, 4, 2, 2, 1, 3])
-    columns, shares = paddle.to_tensor(labels[:, None]), paddle.ones([6, 1])
-    for smoothing in (0.0, 0.1):
-        of_labels = cross_entropy(logits, paddle.to_tensor(labels), smoothing).item()
-        found = cross_entropy(logits, columns, smoothing, None, shares).item()
-        assert found == pytest.approx(of_labels, rel=1e-6)
 
 
 # Operators that no reference computes today.
@@ -364,39 +283,6 @@ def test_erasing_is_as_frequent_as_asked_and_fills_with_zeros_or_noise():
     assert (tiny == 1).all()
 
 
-def test_mixing_shares_follow_the_beta_distribution():
-    random = np.random.RandomState(0)
-    for alpha in (0.2, 1.0):
-        shares = np.array([Mixing(alpha, 0.0).draw(32, random).share for _ in range(4000)])
-        assert abs(shares.mean() - 0.5) < 0.02
-        assert abs(shares.var() - 1 / (4 * (2 * alpha + 1))) < 0.006
-    mixes = [Mixing(0.2, 1.0).draw(64, random) for _ in range(2000)]
-    assert 900 < sum(mix.box is not None for mix in mixes) < 1100
-    for mix in mixes:
-        if mix.box is not None:
-            top, bottom, left, right = mix.box
-            assert 0 <= top <= bottom <= 64 and 0 <= left <= right <= 64
-            assert mix.share == pytest.approx(1 - (bottom - top) * (right - left) / 64**2)
-
-
-@pytest.mark.parametrize("mix", [Mix(0.3, None), Mix(0.75, (0, 4, 0, 4))])
-@pytest.mark.parametrize("count", [0, 1, 2, 3])
-def test_batches_of_any_size_are_mixed(mix, count):
-    images = np.arange(count * 3 * 8 * 8, dtype=np.float32).reshape(count, 3, 8, 8)
-    labels, before = np.arange(count), images.copy()
-    mix_images(images, mix)
-    partner = np.roll(before, 1, axis=0)
-    if mix.box is None:
-        expected = before * np.float32(0.3) + partner * np.float32(0.7)
-    else:
-        expected = before.copy()
-        expected[:, :, :4, :4] = partner[:, :, :4, :4]
-    np.testing.assert_allclose(images, expected, rtol=1e-6)
-    targets = mixed_targets(labels, mix, 4)
-    assert targets.shape == (count, 4)
-    np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
-
-
 # The way through loader and options.
 
 
@@ -434,18 +320,6 @@ EVERYTHING = {
     "mixup": 0.4,
     "cutmix": 1.0,
 }
-
-
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("noise")
-    random = np.random.RandomState(0)
-    paths = []
-    for number in range(8):
-        paths.append(str(folder / f"{number}.png"))
-        coarse = random.randint(0, 256, (5, 6, 3)).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(coarse.astype(np.uint8)).save(paths[-1])
-    return Dataset.of_files(paths, np.arange(8))
 
 
 def load(dataset, order, *, num_workers=2, seed=0, epoch=0, rank=0, mixes=True, **options):
@@ -517,12 +391,6 @@ def test_erasing_is_done_to_normalised_values(noise):
     np.testing.assert_array_equal(images[images != 0], plain[images != 0])
 
 
-def test_images_without_labels_are_not_mixed():
-    batch = Batch(np.zeros((2, 3, 4, 4), np.float32), np.arange(2), None, [])
-    with pytest.raises(ValueError, match="labels"):
-        next(mix_batches([batch], Mixing(0.2, 0.0), seed=0, epoch=0, rank=0))
-
-
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -559,105 +427,23 @@ def test_wrong_options_are_refused(tmp_path, overrides, words):
 # Training with it, and what it shows.
 
 
-@pytest.fixture
-def config(noise, tmp_path):
-    lines = "\n".join(f"{Path(noise.name(index)).name} {label}" for index, label in enumerate(noise.labels))
-    (tmp_path / "list.txt").write_text(lines)
-    (tmp_path / "names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdefgh"))
-    root, listed = str(Path(noise.name(0)).parent), str(tmp_path / "list.txt")
-    (tmp_path / "c.yaml").write_text(
-        f"""
-model: {{name: EfficientNetB0_small, num_classes: 8}}
-data: {{train_root: {root}, train_list: {listed}, eval_root: {root}, eval_list: {listed}, batch_size: 4,
-       allow_overlap: true,
-       class_names: {tmp_path / "names.txt"}, num_workers: 2, preprocessing: {{resize_short: 32,
-       crop_size: 32, interpolation: bilinear, antialias: false, mean: [0.5, 0.5, 0.5],
-       std: [0.5, 0.5, 0.5]}}}}
-augment: {{rand_augment: timm, random_erasing: 0.5, mixup: 0.2, cutmix: 1.0}}
-train: {{epochs: 1, label_smoothing: 0.1}}
-output_dir: {tmp_path / "run"}
-device: cpu
-"""
-    )
-    return tmp_path / "c.yaml"
-
-
-def test_a_run_with_everything_repeats_itself(config, tmp_path):
+def test_a_run_with_everything_repeats_itself(noise_config, tmp_path):
     losses = []
     for workers in (1, 3):
-        options = ["-c", str(config), "-o", f"data.num_workers={workers}", "--overwrite"]
+        options = ["-c", str(noise_config), "-o", f"data.num_workers={workers}", "--overwrite"]
         assert train.main(options) == 0
         (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
         losses.append(json.loads(line)["train_loss"])
     assert losses[0] == losses[1] and np.isfinite(losses[0])
-    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0  # the run stays
+    options = ["-c", str(noise_config), "--show-batch", str(tmp_path / "x.png")]
+    assert train.main(options) == 0  # the run stays
 
 
-def test_show_batch_draws_what_the_network_sees(config, tmp_path, capsys, monkeypatch):
-    seen, draw = [], show.draw_batch
-    monkeypatch.setattr(show, "draw_batch", lambda *args: seen.append(args) or draw(*args))
-    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png")]) == 0
-    assert "the first 4 images of the first batch are drawn in" in capsys.readouterr().out
-    assert not (tmp_path / "run").exists()
-    ((batch, spec, names),) = seen
-    assert names == tuple(f"class {letter}" for letter in "abcdefgh")
-    with Image.open(tmp_path / "x.png") as picture:
-        pixels = np.asarray(picture)
-    width, height = 112 + 4, 32 + 2 * 14 + 4
-    assert pixels.shape == (2 * height, 2 * width, 3)
-    for number, image in enumerate(batch.images):
-        top, left = number // 2 * height, number % 2 * width
-        expected = np.clip(np.rint((image.transpose(1, 2, 0) * 0.5 + 0.5) * 255), 0, 255)
-        np.testing.assert_allclose(pixels[top : top + 32, left : left + 32], expected, atol=1)
-        assert (pixels[top + 32 : top + 60, left : left + 112] < 100).any()  # the label
-
-
-def test_training_batches_are_erased(config, tmp_path, monkeypatch):
+def test_training_batches_are_erased(noise_config, tmp_path, monkeypatch):
     seen, draw = [], show.draw_batch
     monkeypatch.setattr(show, "draw_batch", lambda *args: seen.append(args[0]) or draw(*args))
     options = ["random_erasing=1", "random_erasing_mode=zero", "mixup=0", "cutmix=0", "rand_augment=null"]
     overrides = [word for option in options for word in ("-o", f"augment.{option}")]
-    assert train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.png"), *overrides]) == 0
+    assert train.main(["-c", str(noise_config), "--show-batch", str(tmp_path / "x.png"), *overrides]) == 0
     assert all(0.01 < (image == 0).mean() < 0.4 for image in seen[0].images)
     assert seen[0].labels.dtype == np.int64
-
-
-def test_each_rank_mixes_on_its_own(config, monkeypatch):
-    seen, mix = [], training_batches.mix_batches
-
-    def mix_batches(*args, **options):
-        seen.append(options)
-        return mix(*args, **options)
-
-    monkeypatch.setattr(training_batches, "mix_batches", mix_batches)
-    ranks = SimpleNamespace(rank=lambda: 3, world_size=lambda: 4)  # for the order and the mixing alone
-    monkeypatch.setattr(training_batches, "distributed", ranks)
-    assert train.main(["-c", str(config), "--check", "-o", "seed=7", "-o", "data.batch_size=5"]) == 0
-    assert seen == [{"seed": 7, "epoch": 0, "rank": 3, "first": 0}]
-
-
-def test_labels_are_told_by_name_and_share():
-    images = np.zeros((3, 3, 8, 8), np.float32)
-    plain = Batch(images, np.arange(3), np.array([2, 0, 1]), [])
-    assert show.label_lines(plain, 0, ["a", "b", "虎"]) == ["2 ?"]
-    assert show.label_lines(plain, 1, None) == ["class 0"]
-    shares = np.array([[0.25, 0.75], [0.4, 0.6], [0.5, 0.5]], np.float32)
-    mixed = plain._replace(labels=np.array([[0, 1], [0, 0], [2, 2]]), shares=shares)
-    assert show.label_lines(mixed, 0, ["a", "b", "c"]) == ["0.75 1 b", "0.25 0 a"]
-    assert show.label_lines(mixed, 1, ["a", "b", "c"]) == ["1.00 0 a"]
-    assert show.label_lines(plain._replace(labels=None), 0, None) == []
-    many = Batch(np.zeros((70, 3, 8, 8), np.float32), np.arange(70), np.zeros(70, int), [])
-    spec = Preprocessing(8, 8, "bilinear", False, (0.5,) * 3, (0.5,) * 3)
-    assert show.draw_batch(many, spec, None).size == (8 * 116, 8 * 26)
-
-
-def test_denormalizing_is_the_inverse():
-    picture = draw_pictures()[0][:, :20]
-    out = np.empty((3, 20, 20), np.float32)
-    transforms.Normalizer(SPEC.mean, SPEC.std)(picture, out)
-    np.testing.assert_array_equal(show.denormalize(out, SPEC), picture)
-
-
-def test_show_batch_wants_a_png(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"--show-batch.*Received: .*x\.jpg"):
-        train.main(["-c", str(config), "--show-batch", str(tmp_path / "x.jpg")])

@@ -184,17 +184,6 @@ def train_batches(dataset, num_workers, epoch=0, seed=0):
     return np.stack([batch.images for batch in load(dataset, order, transform, num_workers=num_workers)])
 
 
-@pytest.fixture(scope="module")
-def noise(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("noise")
-    random = np.random.RandomState(0)
-    paths = []
-    for number in range(8):
-        paths.append(str(folder / f"{number}.png"))
-        Image.fromarray(random.randint(0, 256, (30, 40, 3)).astype(np.uint8)).save(paths[-1])
-    return Dataset.of_files(paths)
-
-
 def test_an_image_is_augmented_alike_by_any_number_of_threads_and_in_any_order(noise):
     first = train_batches(noise, 1)
     np.testing.assert_array_equal(first[0][::-1], first[1])

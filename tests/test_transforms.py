@@ -2,11 +2,11 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from golden.make_preprocess import RAW_SETTING, RAW_SIZES, SIZES, digest, draw_picture
+from helpers import GOLDEN
 from PIL import Image
 
 from ppcls.data import transforms
@@ -21,10 +21,6 @@ from ppcls.data.transforms import (
 )
 from ppcls.errors import DataError
 from ppcls.preprocessing import Preprocessing
-
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from make_preprocess import RAW_SETTING, RAW_SIZES, SIZES, digest, draw_picture  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CODES = {
