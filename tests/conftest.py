@@ -1,5 +1,6 @@
 """Options of the test run, and what several of its modules share."""
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -161,6 +162,27 @@ def exported(network, preprocessing, tmp_path_factory) -> Path:
         log=lambda line: None,
     )
     return folder
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A function that writes the bytes of a file of weights, checks the message with which they are refused,
+    and returns it."""
+    from ppcls.errors import WeightsError
+    from ppcls.weights.readers import read_file
+
+    def check(data: bytes, words: str | None = None) -> str:
+        path = tmp_path / "file"
+        path.unlink(missing_ok=True)  # to overwrite a file is much slower
+        path.write_bytes(data)
+        with pytest.raises(WeightsError) as error:
+            read_file(path)
+        message = str(error.value)
+        assert message.startswith(f"{path} ")
+        assert re.search(words or "", message.removeprefix(str(path))), message
+        return message
+
+    return check
 
 
 @pytest.fixture(scope="module")

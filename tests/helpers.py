@@ -212,6 +212,15 @@ def predictor_of(
     return Predictor(description, lambda streams: engine, streams=len(functions), **options)
 
 
+def assert_entry(entry, expected: np.ndarray) -> None:
+    """Check the tensor that a reader of weights has found."""
+    array = entry.read()
+    assert entry.shape == array.shape == expected.shape
+    assert entry.dtype == array.dtype == expected.dtype
+    assert array.flags.aligned
+    np.testing.assert_array_equal(array, expected)
+
+
 # Exports
 
 
