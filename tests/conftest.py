@@ -90,6 +90,19 @@ device: cpu
     return tmp_path / "c.yaml"
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 44 different pictures in four class folders."""
+    from helpers import PHOTOS, write_picture
+
+    seed = 0
+    for name, count in PHOTOS.items():
+        for number in range(count):
+            write_picture(tmp_path / "my photos" / name / f"{number} x.png", seed)
+            seed += 1
+    return tmp_path / "my photos"
+
+
 @pytest.fixture(scope="session")
 def preprocessing():
     from ppcls.preprocessing import Preprocessing

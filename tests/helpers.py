@@ -27,6 +27,8 @@ from ppcls.preprocessing import Preprocessing
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+SAMPLE = Path(os.environ.get("PPCLS_SAMPLE", ROOT.parent / "shared" / "data" / "imagenet_sample"))
+PHOTOS = {"a dog": 30, "bird": 2, "cat": 11, "one": 1}  # pictures in each folder of the fixture `photos`
 LIMIT = 1e-5  # of ||a - b|| / ||b|| to published logits, float32: single small logits differ by 1e-3
 
 _PADDLE = find_spec("paddle")
@@ -79,6 +81,11 @@ def run_tool(name: str, *arguments, launch=()) -> subprocess.CompletedProcess[st
     return run_python(*launch, ROOT / "tools" / f"{name}.py", *arguments)
 
 
+def run_data(*arguments, cwd=None) -> subprocess.CompletedProcess[str]:
+    """Run python -m ppcls.data."""
+    return run_python("-m", "ppcls.data", *arguments, cwd=cwd)
+
+
 def value_from(code: str, **variables):
     """Return the literal that the code, run in a process of its own, prints last."""
     run = run_python("-c", code, timeout=120, **variables)
@@ -87,6 +94,15 @@ def value_from(code: str, **variables):
 
 
 # Pictures and configs
+
+
+def write_picture(path: Path, seed: int, size: tuple[int, int] = (9, 7)) -> None:
+    """Write noise of height and width `size`."""
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.RandomState(seed).randint(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
 
 
 def draw_classes(folder: Path, count: int, height: int, width: int) -> None:

@@ -12,8 +12,7 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from helpers import ARTIFACT
-from test_tools import SAMPLE
+from helpers import ARTIFACT, SAMPLE
 
 import ppcls
 from ppcls import build_model

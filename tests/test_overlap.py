@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import draw_classes, on_two_ranks, run_tool, write_config
+from helpers import SAMPLE, draw_classes, on_two_ranks, run_tool, write_config
 from PIL import Image
 from test_clean import smooth_picture
-from test_data_tool import SAMPLE
 from test_source import Memory
 
 from ppcls import distributed

@@ -2,17 +2,15 @@
 
 import csv
 import json
-import os
 import re
 import shlex
 import shutil
 from importlib.util import find_spec
-from pathlib import Path
 
 import paddle
 import pytest
 import yaml
-from helpers import ROOT, draw_labelled, on_two_ranks, run_tool, write_config
+from helpers import ROOT, SAMPLE, draw_labelled, on_two_ranks, run_tool, write_config
 
 import ppcls
 from ppcls.cli.eval import main as evaluate
@@ -22,8 +20,6 @@ from ppcls.config_files import best_weights, load_config
 from ppcls.errors import ConfigError, WeightsError
 from ppcls.files import sha256_of
 from ppcls.inference.artifact import read_artifact
-
-SAMPLE = Path(os.environ.get("PPCLS_SAMPLE", ROOT.parent / "shared" / "data" / "imagenet_sample"))
 
 
 @pytest.fixture(scope="module")
