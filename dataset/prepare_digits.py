@@ -6,6 +6,7 @@ The digits are 8 x 8 pixels with values from 0 to 16, from the UCI repository's 
 Handwritten Digits". 360 of them are held out, drawn with a fixed seed.
 """
 
+import argparse
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     images, labels = load_digits(return_X_y=True)
     images = np.round(images.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     (FOLDER / "images").mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="photographs and their val_list.txt")
     parser.add_argument("--epochs", type=int, default=6)
     args = parser.parse_args()
+    if not (args.folder / "val_list.txt").is_file():
+        parser.error(f"there is no {args.folder / 'val_list.txt'}")
     folder = args.folder.resolve()
     split(folder)
     runs, seconds = {}, {}

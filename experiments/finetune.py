@@ -1,6 +1,6 @@
 """Train on 3 x 10 photographs and 3 x 100 digits by configs/finetune.yaml, and by README's earlier options.
 
-python experiments/finetune.py FOLDER [--draws N] [--size PIXELS]
+python experiments/finetune.py FOLDER [--draws N] [--size PIXELS] [-o OPTION=VALUE]
 
 FOLDER holds photographs and val_list.txt, with lines 'file label' and ImageNet's labels from 0 to 999: dogs,
 birds and vehicles are used. `dataset/prepare_digits.py` has written the digits, of which 3, 5 and 8 are used.
@@ -55,15 +55,17 @@ def draw(lines: list[tuple[str, int]], classes: dict[str, set[int]], count: int,
         (to / name).write_text("".join(text), encoding="utf-8")
 
 
-def train(recipe: str, root: Path, lists: Path, size: int, seed: int) -> list[dict]:
+def train(recipe: str, root: Path, lists: Path, args: argparse.Namespace, seed: int) -> list[dict]:
     """Run tools/train.py. Returns the lines of its epochs; leaves with its exit code if it fails."""
-    config, options = RECIPES[recipe]
+    (config, options), size = RECIPES[recipe], args.size
     images, run = len(read_lines(lists / "train_list.txt")), lists / recipe
     options += (f"data.train_root={root}", f"data.train_list={lists / 'train_list.txt'}")
     options += (f"data.eval_root={root}", f"data.eval_list={lists / 'val_list.txt'}")
     options += (f"data.class_names={lists / 'class_names.txt'}", "model.num_classes=3", f"seed={seed}")
     options += (f"data.preprocessing.crop_size={size}", f"data.preprocessing.resize_short={size * 8 // 7}")
-    if recipe == "earlier":
+    if recipe == "finetune":
+        options += tuple(args.override)
+    else:
         options += (f"data.batch_size={min(64, images)}",)  # 64 would be an error
     command = ["tools/train.py", "-c", config, "--overwrite"]
     command += [part for option in (*options, f"output_dir={run}") for part in ("-o", option)]
@@ -78,7 +80,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="photographs and their val_list.txt")
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--size", type=int, default=224, help="pixels of the crop")
+    parser.add_argument("-o", "--override", action="append", default=[], help="for configs/finetune.yaml")
     args = parser.parse_args()
+    if not (args.folder / "val_list.txt").is_file():
+        parser.error(f"there is no {args.folder / 'val_list.txt'}")
     folder, digits = args.folder.resolve(), ROOT / "dataset/digits"
     sets = {
         "3 x 10 photographs": (folder, read_lines(folder / "val_list.txt"), PHOTOS, 8),
@@ -97,7 +102,7 @@ def main() -> None:
             for seed in range(args.draws):
                 lists = OUTPUT / f"{len(classes)}x{count}-{seed}"
                 draw(lines, classes, count, seed, lists)
-                last = train(recipe, root, lists, args.size, seed)[-1]
+                last = train(recipe, root, lists, args, seed)[-1]
                 top1.append(with_interval(last["eval_top1"], last["eval_count"]))
             seconds = (time.monotonic() - began) / args.draws
             table.append(f"{name:22}{recipe:10}{', '.join(top1):{width}}{seconds:10.0f}")

@@ -89,10 +89,14 @@ def build_to_run(config: Config, log: Log) -> Network:
 
 
 def build_fresh(config: Config, log: Log) -> Network:
-    """Start Paddle and build the network with random weights, for which data.preprocessing must be whole."""
+    """Start Paddle and build the network with random weights, to measure it. The first published weights
+    complete data.preprocessing, as nobody will look at its answers."""
+    from ppcls.weights.published import PUBLISHED
+
     given_names = given_class_names(config, log)
     _start(config, log)
-    return _complete(config, _fresh_model(config), None, given_names, log)
+    preprocessing = config.data.preprocessing.resolve(PUBLISHED[config.model.name][0].preprocessing)
+    return Network(_fresh_model(config), None, preprocessing, resolve_class_names(given_names, None, log))
 
 
 def build_to_train(config: Config, log: Log, start: "WeightsInfo | None" = None) -> Network:

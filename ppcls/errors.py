@@ -47,6 +47,11 @@ def first_few(names: Sequence[object], count: int = 5) -> str:
     return ", ".join(str(name)[:200] for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 image, 2 images, 0 classes."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """Return the line of another library's error that tells most, with a full stop at its end."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

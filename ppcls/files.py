@@ -59,6 +59,20 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def require_place(path: Path, option: str) -> None:
+    """Raise ConfigError if no file can be written at `path`, before the work whose result it will be."""
+    if path.is_dir():
+        problem = f"{path} is a folder"
+    elif path.exists() and not path.is_file():  # such as /dev/stdout
+        return
+    else:
+        folder = next(parent for parent in path.parents if parent.exists())
+        if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return
+        problem = f"nothing can be written in {folder}" if folder.is_dir() else f"{folder} is not a folder"
+    raise ConfigError(f"{option} cannot be written: {problem}. Choose another place. Received: {path}")
+
+
 def sha256_of(path: Path, beat: Callable[[], None] = lambda: None) -> str:
     """Return the SHA-256 of a file, in hexadecimal digits. beat: called after each megabyte."""
     digest = hashlib.sha256()
@@ -100,8 +114,9 @@ def locked(folder: Path) -> Iterator[None]:
     was written, is removed at the end.
 
     The lock ends with the context or the process, even one that is killed. Raises ConfigError if another
-    process holds it.
+    process holds it, or if nothing can be written there.
     """
+    require_place(folder / "run.lock", "output_dir")
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"

@@ -1,10 +1,10 @@
 """Confidence intervals of shares such as an accuracy: what other images of the same kind would give."""
 
 import math
-from collections.abc import Sequence
 
 LEVEL = 0.95  # of all intervals that are printed or written
 _Z = 1.959963984540054  # the normal distribution's quantile at (1 + LEVEL) / 2
+_NEGLIGIBLE = 60.0  # logarithm: a million numbers that are so much smaller change no digit of a sum
 
 
 def wilson(right: int, total: int) -> tuple[float, float]:
@@ -48,23 +48,18 @@ def upper_bound(wrong: int, total: int, risk: float) -> float:
 def at_most(wrong: int, total: int, rate: float) -> float:
     """Return the probability of at most `wrong` errors in `total` images at a true error rate between 0 and
     1, binomial. It is the risk of saying, on seeing these errors, that the rate is lower."""
-    right, log_rate = math.log1p(-rate), math.log(rate)
-    logs = _log_binomials(wrong, total)
-    return math.exp(_log_sum([log + k * log_rate + (total - k) * right for k, log in enumerate(logs)]))
+    right, log_rate, whole = math.log1p(-rate), math.log(rate), math.lgamma(total + 1)
+    logs, largest = [], -math.inf
+    for k in range(wrong, -1, -1):
+        binomial = whole - math.lgamma(k + 1) - math.lgamma(total - k + 1)
+        logs.append(binomial + k * log_rate + (total - k) * right)
+        largest = max(largest, logs[-1])
+        if logs[-1] < largest - _NEGLIGIBLE:  # those of fewer errors are less likely still
+            break
+    return math.exp(largest + math.log(math.fsum(math.exp(log - largest) for log in logs)))
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
     """Return the probability of a split at least as uneven as this one of the images that one of two networks
     alone has right, if both are right equally often. Exact: McNemar 1947, binomial, two-sided."""
     return min(1.0, 2 * at_most(min(first_only, second_only), first_only + second_only, 0.5))
-
-
-def _log_binomials(last: int, total: int) -> list[float]:
-    """Return the logarithms of `total` choose k for k from 0 to `last`."""
-    whole = math.lgamma(total + 1)
-    return [whole - math.lgamma(k + 1) - math.lgamma(total - k + 1) for k in range(last + 1)]
-
-
-def _log_sum(terms: Sequence[float]) -> float:
-    largest = max(terms)
-    return largest + math.log(math.fsum(math.exp(term - largest) for term in terms))

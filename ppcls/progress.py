@@ -35,21 +35,28 @@ def progress_bar(
     initial: int = 0,
     delay: float = 0.0,
 ) -> "tqdm":
-    """Return a progress bar over `total` units. It is silent on all ranks but 0.
+    """Return a progress bar over `total` units. It is silent on all ranks but 0, and before its first unit,
+    so that an error before it stands alone.
 
     seconds: time between two lines if the output is not a terminal. initial: units that are done already.
     delay: seconds before it appears; work that ends earlier shows none.
     """
     from tqdm import tqdm
 
+    class Bar(tqdm):
+        def close(self) -> None:
+            if self.n == initial:
+                self.leave = False
+            super().close()
+
     is_terminal = sys.stderr is not None and sys.stderr.isatty()
-    return tqdm(
+    bar = Bar(
         total=total,
         desc=description,
         unit=unit,
         unit_scale=unit == "B",
         initial=initial,
-        delay=delay,
+        delay=max(delay, 1e-9),  # 0 would draw it now
         file=sys.stderr if is_terminal else _Lines(),
         mininterval=0.1 if is_terminal else seconds,
         miniters=None if is_terminal else 1,
@@ -57,3 +64,5 @@ def progress_bar(
         leave=not is_terminal,
         disable=distributed.rank() != 0,
     )
+    bar.delay = delay  # work that ends early shows its last state
+    return bar

@@ -1,6 +1,7 @@
 """What the benchmarks count and write. How fast anything is, no test can say."""
 
 import json
+import shutil
 import socket
 import threading
 import time
@@ -16,7 +17,7 @@ from ppcls.benchmarks.load import LOST, Load, request_of
 from ppcls.benchmarks.serve import ServerProcess, Sizes
 from ppcls.cli import benchmark
 from ppcls.complexity import multiply_adds
-from ppcls.errors import ConfigError, ExportError
+from ppcls.errors import ConfigError, DataError, ExportError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines
 from ppcls.inference.timing import time_in_blocks
@@ -134,6 +135,17 @@ def test_end2end_measures_and_writes_json(options, exported, pictures, tmp_path,
     faster = rates["end to end"]["median"] / rates["eager network, end to end"]["median"]
     assert figures["times_the_eager_network"] == pytest.approx(faster)
     assert f"{share:.2f}" in capsys.readouterr().out
+
+
+def test_end2end_does_what_its_errors_propose(options, pictures, tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
+    arguments = ["end2end", *options, "-i", str(tmp_path), "--rounds", "1", "--no-eager"]
+    with pytest.raises(DataError, match=r"text\.jpg.*-o data\.on_error=skip"):
+        benchmark.main(arguments)
+    with pytest.raises(DataError, match=r"None of the 1 .*text\.jpg"):
+        benchmark.main([*arguments, "-o", "data.on_error=skip"])
+    shutil.copy(pictures / "picture 00.png", tmp_path)
+    assert benchmark.main([*arguments, "-o", "data.on_error=skip"]) == 0
 
 
 class Answers:

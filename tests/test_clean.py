@@ -147,6 +147,12 @@ def test_the_command_writes_a_page_and_a_table(lists, capsys):
         main(call)
 
 
+def test_names_of_classes_that_are_missing(lists):
+    call = ["clean", str(write_config(lists, 2, 36, 32)), str(lists / "train.txt")]
+    with pytest.raises(DataError, match=r"^--class-names: .*none\.txt"):
+        main([*call, "--class-names", "none.txt", "--output", str(lists / "out")])
+
+
 def test_the_documented_code_corrects_a_list(lists, monkeypatch):
     monkeypatch.chdir(lists)
     (lists / "photos").mkdir()

@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 from helpers import draw_labelled, write_config
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binom, binomtest
 
 from ppcls.cli.compare import main as compare_tool
 from ppcls.cli.eval import main as evaluate
 from ppcls.errors import DataError
 from ppcls.evaluation.compare import compare, describe, read_judged
-from ppcls.intervals import mcnemar, upper_bound, wilson
+from ppcls.intervals import at_most, mcnemar, upper_bound, wilson
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 200, 50_000])
@@ -31,6 +31,12 @@ def test_wilsons_interval_equals_scipys(total):
 def test_the_bound_of_an_error_rate_equals_scipys(wrong, total, risk):
     expected = 1.0 if wrong == total else beta.ppf(1 - risk, wrong + 1, total - wrong)
     assert upper_bound(wrong, total, risk) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.2, 0.45])
+@pytest.mark.parametrize("wrong", [0, 40, 9_500, 10_500, 22_000, 40_000, 50_000])
+def test_the_risk_of_a_claim_about_many_images_equals_scipys(wrong, rate):
+    assert at_most(wrong, 50_000, rate) == pytest.approx(binom.cdf(wrong, 50_000, rate), rel=1e-7)
 
 
 @pytest.mark.parametrize("pair", [(0, 0), (0, 1), (5, 0), (8, 10), (10, 8), (3, 40), (700, 600), (0, 5000)])

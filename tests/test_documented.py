@@ -71,6 +71,7 @@ B0 = "python tools/eval.py -c configs/EfficientNetB0.yaml"
 ENGINES = "python tools/benchmark.py engines -c configs/EfficientNetB0.yaml"
 TRAIN_SPEED = "tools/benchmark.py train -c configs/EfficientNetB0.yaml --synthetic"
 FINETUNE = "python tools/train.py -c configs/finetune.yaml -o model.num_classes=3"
+WHOLE = "-o augment.center_crop=true -o augment.flip=0"
 KERNELS = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels paddle onednn"
 BF16 = "python tools/benchmark.py train -c configs/EfficientNetB0.yaml --kernels onednn onednn-bf16"
 SAME_STEPS = "-o data.batch_size=16 -o device=cpu -o optim.name=sgd -o train.ema_decay=null"
@@ -259,6 +260,7 @@ HOW: dict[str, Run | str] = {
     "ppcls data check --against": HELP._replace(words={" --against": ""}),
     "python experiments/two_digits.py": Run("--seeds 0 --images 320", (DIGITS,)),
     "python experiments/finetune.py FOLDER": "trains twelve networks on photographs of ImageNet",
+    f"python experiments/finetune.py FOLDER --size 96 --draws 2 {WHOLE}": "as the command above",
     f"{LAUNCH_2} tools/train.py -c configs/digits_efficientnet_recipe.yaml": Run("--check", (DIGITS,)),
     f"{LAUNCH_2} experiments/shallow_resnext.py -c experiments/shallow_resnext.yaml": Run(
         "--check", (DIGITS,)
@@ -357,6 +359,7 @@ HOW: dict[str, Run | str] = {
     f"{OWN_TRAIN}3 -o output_dir=output/balanced -o data.sampling=balanced "
     "-o train.best_by=balanced_accuracy": Run("--check", (SPLIT_PHOTOS,)),
     f"{OWN_TRAIN}3 -o output_dir=output/several -o train.loss=binary": Run("--check", (SPLIT_PHOTOS,)),
+    f"{OWN_TRAIN}3 -o output_dir=output/whole {WHOLE}": Run("--check", (SPLIT_PHOTOS,)),
     f"{OWN_TRAIN}4 -o train.start_from=output/photos -o output_dir=output/four": Run(
         "--check", (TRAIN,), {"output/photos": "RUN", "EfficientNetLite0": "EfficientNetB0_small", "=4": "=3"}
     ),

@@ -109,3 +109,10 @@ def test_planted_copies_are_found_and_left_out(two_digits, monkeypatch, tmp_path
     assert len(found) == 46 and len(left) == 40 - others and set(left) < set(found)
     assert all(line.startswith("train_") for line in left)
     assert (tmp_path / "out/train/index.safetensors").exists()
+
+
+@pytest.mark.parametrize("line", ["tools/quickstart.py --help-me", "experiments/finetune.py none"])
+def test_a_script_does_not_begin_with_wrong_arguments(line, tmp_path):
+    name, argument = line.split()
+    found = run_python(ROOT / name, argument, cwd=tmp_path)
+    assert found.returncode == 2 and argument in found.stderr and "Traceback" not in found.stderr

@@ -1,6 +1,7 @@
 """Homes and working folders that cannot be written: inference needs neither, and messages name the cure."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from helpers import write_config
 import ppcls
 from ppcls.cli.eval import main as evaluate
 from ppcls.cli.infer import main as infer
+from ppcls.cli.main import COMMANDS
 from ppcls.errors import ConfigError, ExportError, PpclsError
+from ppcls.files import require_place
 
 
 @pytest.fixture
@@ -69,3 +72,40 @@ def test_an_evaluation_names_the_option_of_its_folder(closed, pictures, tmp_path
         evaluate(["-c", str(closed), *data])
     assert evaluate(["-c", str(closed), *data, "-o", "output_dir=other"]) == 0
     assert json.loads((tmp_path / "other" / "metrics.json").read_text())["count"] == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval NONE --report {}",
+        "infer NONE -i pictures --output {}/x.csv",
+        "infer NONE -i pictures --embeddings {}/x.npy",
+        "infer NONE -i pictures --explain {}",
+        "data clean NONE pictures --output {}",
+        "data index NONE --output {}",
+        "benchmark engines NONE --json {}/x.json",
+        "convert NONE {}/x.safetensors -m EfficientNetB0",
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(command, tmp_path, monkeypatch):
+    """NONE does not exist, which only the work would find."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("a file in the place of the folder")
+    name, *arguments = command.format("file/folder").split()
+    option = next((part for part in arguments if part.startswith("--")), "The output")
+    with pytest.raises(ConfigError, match=f"^{option} .*file is not a folder"):
+        import_module(COMMANDS[name][0]).main(arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_places_that_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("x", "new/x", str(tmp_path / "new" / "x"), "/dev/null"):
+        require_place(Path(path), "--output")
+    with pytest.raises(ConfigError, match="--output.*is a folder"):
+        require_place(tmp_path, "--output")
+    monkeypatch.setattr("os.access", lambda *_: False)  # this user may be root, who may write anywhere
+    require_place(Path("/dev/null"), "--output")
+    with pytest.raises(ConfigError, match=r"--output.*written in \."):
+        require_place(Path("x"), "--output")
+    assert not list(tmp_path.iterdir())

@@ -705,6 +705,12 @@ def test_a_second_run_into_the_same_folder_is_refused(config, tmp_path):
         pass
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="output_dir.*file is not a folder"), locked(tmp_path / "file"):
+        pass
+
+
 def test_a_folder_in_which_nothing_is_written_is_removed(tmp_path):
     """As after an error before the first step."""
     made, kept = tmp_path / "output" / "run", tmp_path / "kept"

@@ -16,7 +16,7 @@ from PIL import Image
 from ppcls.config import DataConfig
 from ppcls.data.__main__ import main
 from ppcls.data.loader import eval_batch_indices, load_batches, train_batch_indices
-from ppcls.data.open import open_path, open_split
+from ppcls.data.open import open_images, open_path, open_split
 from ppcls.data.shard_index import INDEX_FILE, Shard, read_index, write_index
 from ppcls.data.tars import Members, resolve_labels
 from ppcls.data.transforms import EvalTransform
@@ -319,6 +319,13 @@ def test_a_compressed_archive_is_refused(mode, tmp_path):
         tar.addfile(tarfile.TarInfo("a.jpg"))
     with pytest.raises(DataError, match=r"a\.tar is compressed"):
         main(["index", str(tmp_path / "a.tar")])
+
+
+@pytest.mark.parametrize("open_it", [lambda path: open_path(path), lambda path: open_images(str(path))])
+def test_a_tar_without_its_index_names_the_command_that_makes_it(open_it, tmp_path):
+    (tmp_path / "x.tar").write_bytes(b"\0" * 1024)
+    with pytest.raises(DataError, match=r"data index .*x\.tar"):
+        open_it(tmp_path / "x.tar")
 
 
 def test_wrong_places_are_refused(photos, tmp_path):

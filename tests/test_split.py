@@ -191,7 +191,7 @@ def test_images_added_to_a_class_keep_its_share_and_move_no_other(photos, capsys
     assert counts(photos, 2) == (36, 4)  # 10 % of 40
     assert counts(photos, 3) == (1, 1)  # of a class that grew to two, one for evaluation
     dogs = {"train_list.txt": (26, 3), "val_list.txt": (27, 2)}[gone]
-    assert counts(photos, 0) == dogs and "dropped: 1 images that are gone: a dog/3 x.png\n" in out
+    assert counts(photos, 0) == dogs and "dropped, as gone: 1 image: a dog/3 x.png\n" in out
     assert "added: 30 images, 26 to train and 4 to evaluate" in out
 
 

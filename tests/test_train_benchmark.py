@@ -104,6 +104,13 @@ def test_kernels_are_compared_in_turns(config, tmp_path, capsys):
     assert "onednn: oneDNN 3" in capsys.readouterr().out
 
 
+def test_a_config_without_preprocessing_is_measured_with_the_published_one(config, capsys):
+    """As that of a run, which has it from the weights that it started from."""
+    size = ["-o", "data.preprocessing=null", "-o", "data.preprocessing.crop_size=32"]
+    assert benchmark.main(["train", str(config), "--synthetic", "--steps", "1", *size]) == 0
+    assert "at 32 pixels" in capsys.readouterr().out
+
+
 def test_torch_that_is_missing_is_named(config):
     options = ["--steps", "1", "-o", "model.name=EfficientNetB0"]
     for python, what in ((sys.executable, "No module named"), ("no/python", "cannot be run")):

@@ -357,7 +357,7 @@ def test_few_images_fill_an_epoch_of_their_own_length(colours, tmp_path, capsys)
     options = ["data.batch_size=64", "train.min_steps_per_epoch=2", "train.epochs=1"]
     run(colours, *options)
     out = capsys.readouterr().out
-    assert "1 epochs of 2 steps, global batch 64" in out and "5.3 times (train.min_steps_per_epoch)" in out
+    assert "1 epoch of 2 steps, global batch 64" in out and "5.3 times (train.min_steps_per_epoch)" in out
     assert len(lines_of(tmp_path / "run")) == 1
 
 
@@ -382,11 +382,11 @@ def test_a_run_of_so_many_images(colours, tmp_path, capsys):
 
 def test_fewer_images_than_a_pass_or_a_batch(colours, tmp_path, capsys):
     run(colours, "train.epochs=null", "train.images=10")
-    assert "1 epochs of 3 steps, the last of 2" in capsys.readouterr().out
+    assert "1 epoch of 3 steps, the last of 2" in capsys.readouterr().out
     (line,) = lines_of(tmp_path / "run")
     assert line["images"] == 16
     run(colours, "train.epochs=null", "train.images=100", "data.batch_size=50", options=["--overwrite"])
-    assert "2 epochs of 1 steps, global batch 50" in capsys.readouterr().out
+    assert "2 epochs of 1 step, global batch 50" in capsys.readouterr().out
     assert [line["images"] for line in lines_of(tmp_path / "run")] == [50, 100]
 
 

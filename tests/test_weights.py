@@ -18,6 +18,7 @@ from ppcls import build_model, load_weights
 from ppcls.errors import WeightsError
 from ppcls.weights import metadata_of, write_weights
 from ppcls.weights.keymaps import key_map
+from ppcls.weights.load import find_file
 from ppcls.weights.native import read_metadata
 from ppcls.weights.published import PUBLISHED
 from ppcls.weights.readers import read_file
@@ -113,6 +114,15 @@ def test_broken_and_missing_files_are_refused(checkpoint, tmp_path):
         checkpoint.write_bytes(data[:size])
         with pytest.raises(WeightsError, match="any name.bin"):
             load_weights(model, str(checkpoint))
+
+
+def test_a_folder_without_weights_is_refused(tmp_path, exported):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "train.yaml").touch()
+    with pytest.raises(WeightsError, match=r"run is a folder \(x\).*run/checkpoints/best/model\.safetensors"):
+        find_file(tmp_path / "run", "x")
+    with pytest.raises(WeightsError, match=f"{exported} is an exported model"):
+        find_file(exported, "x")
 
 
 def test_a_file_of_a_newer_format_is_refused(checkpoint, monkeypatch):

@@ -3,6 +3,7 @@
 Each step is a command of its own. It is printed, and can be run by hand from the project's folder.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def step(*arguments: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
     start = time.monotonic()
     run = str(OUTPUT)  # the folder of the training run: its config with its best weights
     step("dataset/prepare_digits.py")

@@ -10,22 +10,28 @@ import numpy as np
 
 from ppcls.data.dataset import Dataset
 from ppcls.data.loader import eval_batch_indices
+from ppcls.errors import DataError
 from ppcls.inference.predictor import Predictor
 
 EAGER_SECONDS = 20.0  # for the eager network in each round, which may not read all files
 
 
 def measure_end2end(
-    predictor: Predictor, eager: Predictor | None, files: Sequence[str], *, rounds: int
+    predictor: Predictor,
+    eager: Predictor | None,
+    files: Sequence[str],
+    *,
+    rounds: int,
+    on_error: str = "fail",
 ) -> dict[str, Any]:
     """Measure images per second: of the engine alone on batches in memory, from files to classes, and with
     the eager network from files to classes if it is given. They take turns."""
     runs: dict[str, Callable[[], float]] = {
         "engine alone": lambda: _engine_only(predictor, len(files)),
-        "end to end": lambda: _from_files(predictor, files, None),
+        "end to end": lambda: _from_files(predictor, files, None, on_error),
     }
     if eager is not None:
-        runs["eager network, end to end"] = lambda: _from_files(eager, files, EAGER_SECONDS)
+        runs["eager network, end to end"] = lambda: _from_files(eager, files, EAGER_SECONDS, on_error)
     _engine_only(predictor, 1)  # warm up
     rates: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
@@ -65,12 +71,15 @@ def _engine_only(predictor: Predictor, images: int) -> float:
         return count * len(batch) / (time.perf_counter() - start)
 
 
-def _from_files(predictor: Predictor, files: Sequence[str], seconds: float | None) -> float:
-    """Return images per second from files to classes. seconds: end after so long; None: read all files."""
+def _from_files(predictor: Predictor, files: Sequence[str], seconds: float | None, on_error: str) -> float:
+    """Return images per second from files to classes. seconds: end after so long; None: read all files.
+    on_error: data.on_error. Raises DataError if no file can be read."""
     batch_indices = eval_batch_indices(len(files), predictor.batch_size)
     done, start = 0, time.perf_counter()
-    for batch, _ in predictor.run(Dataset.of_files(files), batch_indices, on_error="fail"):
+    for batch, _ in predictor.run(Dataset.of_files(files), batch_indices, on_error=on_error):
         done += len(batch.indices)
         if seconds is not None and time.perf_counter() - start > seconds:
             break
+    if not done:
+        raise DataError(f"None of the {len(files)} files can be read; the first: {files[0]}.")
     return done / (time.perf_counter() - start)

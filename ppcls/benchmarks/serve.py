@@ -18,6 +18,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import numpy as np
 
+from ppcls.commands import command_line
 from ppcls.errors import ConfigError, ExportError
 from ppcls.inference.predictor import Predictor
 
@@ -199,7 +200,11 @@ def _closed(load: LoadProcess, clients: int, seconds: float) -> dict[str, float]
     figures = load.end()
     planned, _, answered, status = figures["rows"].T
     if not (status == 200).all():
-        raise ExportError(f"The server answered {sorted(set(status.astype(int)))}; 200 was expected.")
+        found = ", ".join(map(str, sorted({*status.astype(int).tolist()})))
+        raise ExportError(
+            f"The server answered {found}; 200 was expected. 422 is for a picture that cannot be read: "
+            f"{command_line('data', 'check', 'FOLDER')} finds it."
+        )
     return {"rate": len(status) / figures["seconds"], "p50": float(np.median(answered - planned)) * 1000}
 
 

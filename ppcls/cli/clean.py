@@ -8,6 +8,7 @@ from ppcls import distributed
 from ppcls.commands import command_line
 from ppcls.data.class_names import CLASS_NAMES, ClassNames, read_class_names
 from ppcls.errors import ConfigError
+from ppcls.files import require_place
 
 FOUND_SOMETHING = 1
 
@@ -69,6 +70,7 @@ def clean(args: argparse.Namespace) -> int:
     from ppcls.progress import progress_bar
 
     table = args.output / TABLE
+    require_place(table, "--output")
     if table.exists() and not args.force:
         raise ConfigError(
             f"{table} exists, perhaps with your actions. Give --force, or another --output DIR."
@@ -105,4 +107,4 @@ def _names_of_lists(args: argparse.Namespace) -> ClassNames | None:
     beside = first.with_name(CLASS_NAMES)
     if args.class_names is None and not (first.is_file() and beside.is_file()):
         return None
-    return read_class_names(args.class_names or str(beside), None)
+    return read_class_names(args.class_names or str(beside), None, "--class-names")

@@ -8,6 +8,7 @@ from ppcls import distributed
 from ppcls.architectures import get_variant
 from ppcls.cli.common import log
 from ppcls.errors import ConfigError
+from ppcls.files import require_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Path(args.output)
     if output.suffix not in (".safetensors", ".pdparams"):
         raise ConfigError(f"The output must end in .safetensors or .pdparams. Received: {output}")
+
+    require_place(output, "The output")
 
     distributed.start("cpu")
     from ppcls.weights.convert import convert

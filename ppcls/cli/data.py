@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls.cli.clean import FOUND_SOMETHING, add_clean_command
 from ppcls.cli.shards import add_shard_commands
 from ppcls.commands import command_line
-from ppcls.errors import DataError
+from ppcls.errors import DataError, counted
 
 if TYPE_CHECKING:
     from ppcls.data.check import Inspection
@@ -104,9 +104,9 @@ def split(args: argparse.Namespace) -> int:
     state = "written" if is_written else "unchanged"
     lines = [
         *lists.notes,
-        f"{state}: {output / TRAIN_LIST}, {len(lists.train)} images",
-        f"{state}: {output / EVAL_LIST}, {len(lists.evaluation)} images",
-        f"{state}: {output / CLASS_NAMES}, {len(lists.class_names)} classes",
+        f"{state}: {output / TRAIN_LIST}, {counted(len(lists.train), 'image')}",
+        f"{state}: {output / EVAL_LIST}, {counted(len(lists.evaluation), 'image')}",
+        f"{state}: {output / CLASS_NAMES}, {counted(len(lists.class_names), 'class')}",
     ]
     print("\n".join(lines))
     if args.eval_share is not None and not args.force and not is_written:
@@ -189,7 +189,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def _print_summary(source: Path, found: "Inspection") -> None:
-    print(f"{source}: {len(found.dataset)} images, {found.unreadable.count} of them unreadable")
+    print(f"{source}: {counted(len(found.dataset), 'image')}, {found.unreadable.count} of them unreadable")
     if found.smallest and found.largest:
         print(
             f"  pixels: {found.smallest[1]} x {found.smallest[0]} to {found.largest[1]} x "
@@ -245,7 +245,7 @@ def _describe_counts(path: Path, counts: Counter[str], most_bits: int) -> str:
         "the same pixels": counts["pixels"],
         f"at most {most_bits} of 256 bits of their hashes apart": counts["near"],
     }
-    text = f"{path}: {counts.total()} images, {sum(copies.values())} of them copies"
+    text = f"{path}: {counted(counts.total(), 'image')}, {sum(copies.values())} of them copies"
     text += "".join(f"\n  {count} with {kind}" for kind, count in copies.items() if count)
     if counts["plain"]:
         text += f"\n  {counts['plain']} too small or too flat to be compared by more than their bytes"

@@ -18,8 +18,8 @@ from ppcls.cli.common import (
 )
 from ppcls.commands import command_line
 from ppcls.config import Config
-from ppcls.errors import ConfigError
-from ppcls.files import write_aside
+from ppcls.errors import ConfigError, counted
+from ppcls.files import require_place, write_aside
 from ppcls.inference.calibration import CALIBRATION
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ MAX_ERROR = 0.01
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    if args.report is not None:
+        require_place(Path(args.report) / "index.html", "--report")
     resolved = read_model(args)
     config = resolved.config
     subject = open_subject(args, resolved)
@@ -201,7 +203,7 @@ def print_result(result: "Evaluation", subject: Subject) -> None:
     top5 = "" if result.top5 is None else f"top-5 {with_interval(result.top5, result.count)}, "
     log(
         f"{mean}{result.top1_name} {with_interval(result.top1, result.count, '95%: ')}, {top5}"
-        f"loss {result.loss:.4f} on {result.count} images, {result.images_per_second:.1f} images/s"
+        f"loss {result.loss:.4f} on {counted(result.count, 'image')}, {result.images_per_second:.1f} images/s"
     )
     if len(values["class_recall"]) <= FEW_CLASSES:
         shown = names.names if names else None

@@ -4,6 +4,7 @@ file. Of a network trained with train.loss=binary: all classes above a threshold
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ from ppcls.cli.common import (
     read_model,
     save_config,
 )
-from ppcls.errors import ConfigError
+from ppcls.errors import ConfigError, counted
+from ppcls.files import require_place
 from ppcls.progress import progress_bar
 from ppcls.streams import has_reader
 
@@ -31,6 +33,7 @@ TOPK = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
+    require_places(args)
     resolved = read_model(args)
     if args.explain is not None and resolved.export is not None:
         raise ConfigError(
@@ -152,6 +155,15 @@ def require_consistent(args: argparse.Namespace) -> None:
             )
 
 
+def require_places(args: argparse.Namespace) -> None:
+    """Raise ConfigError if a file that the options request cannot be written."""
+    for option, path in (("--output", args.output), ("--embeddings", args.embeddings)):
+        if path is not None:
+            require_place(path, option)
+    if args.explain is not None:
+        require_place(args.explain / "picture.png", "--explain")
+
+
 def set_threshold(predictor: "Predictor", args: argparse.Namespace) -> None:
     """Give the predictor the threshold. Raises ConfigError for an option that its network does not have."""
     if predictor.activation == "softmax" and args.threshold is not None:
@@ -169,18 +181,16 @@ def set_threshold(predictor: "Predictor", args: argparse.Namespace) -> None:
 
 def to_screen(predictor: "Predictor", dataset: "Dataset") -> int:
     failed = []
-    bar = progress_bar(len(dataset), "classify") if len(dataset) > 1 else None
-    for prediction in predictor.stream(dataset):
-        if bar is not None:
-            bar.update()
-            bar.clear()
-        print(format_line(prediction))
-        if prediction.error is not None:
-            failed.append(prediction)
-        if not has_reader():
-            break
-    if bar is not None:
-        bar.close()
+    with progress_bar(len(dataset), "classify") if len(dataset) > 1 else nullcontext() as bar:
+        for prediction in predictor.stream(dataset):
+            if bar is not None:
+                bar.update()
+                bar.clear()
+            print(format_line(prediction))
+            if prediction.error is not None:
+                failed.append(prediction)
+            if not has_reader():
+                break
     for prediction in failed:
         print(f"unreadable: {prediction.file}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
@@ -211,7 +221,7 @@ def to_files(predictor: "Predictor", dataset: "Dataset", output: Path, embedding
         lambda: merge(output, files, embeddings, size, sure=sure) if rank == 0 else None
     )
     classified, failed = distributed.gather(result)[0]
-    log(f"written: {output}, {classified} files classified, {failed} unreadable")
+    log(f"written: {output}, {counted(classified, 'file')} classified, {failed} unreadable")
     if embeddings is not None:
         names = embeddings.with_suffix(".csv")
         log(f"embeddings: {embeddings}, float32 [{len(files)}, {size}]; the files of its rows: {names}")
@@ -223,7 +233,7 @@ def explain_files(predictor: "Predictor", dataset: "Dataset", folder: Path) -> N
     from ppcls.evaluation.explain import explain
 
     written = distributed.gather(distributed.run_together(lambda: explain(predictor, dataset, folder)))
-    log(f"written: {sum(written)} pictures in {folder}")
+    log(f"written: {counted(sum(written), 'picture')} in {folder}")
 
 
 def format_line(prediction: "Prediction") -> str:

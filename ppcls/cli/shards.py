@@ -3,10 +3,14 @@
 import argparse
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ppcls.commands import command_line
-from ppcls.errors import DataError
+from ppcls.errors import DataError, counted
+from ppcls.files import require_place
+
+if TYPE_CHECKING:
+    from ppcls.data.pack import Packed
 
 
 def add_shard_commands(commands: Any) -> None:
@@ -73,10 +77,7 @@ def pack(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             progress=bar.update,
         )
-    print(
-        f"written: {packed.index}, {packed.images} images in {packed.shards} shards, "
-        f"{packed.size / 1e6:.0f} MB"
-    )
+    print(f"{_written(packed)}, {packed.size / 1e6:.0f} MB")
     print(f"next: {command_line('data', 'check', args.output)}")
     return 0
 
@@ -87,22 +88,34 @@ def index(args: argparse.Namespace) -> int:
     from ppcls.data.text import read_lines
     from ppcls.progress import progress_bar
 
+    if args.output is not None:
+        require_place(args.output, "--output")
     names = None
     if args.class_names is not None:
         names = [
             line.strip() for line in read_lines(Path(args.class_names), "--class-names: ") if line.strip()
         ]
     with progress_bar(None, "index", unit="B") as bar:
+
+        def start(total: int) -> None:
+            bar.total = total
+
         packed = index_shards(
             args.shards,
             args.output,
             image=args.image,
             class_names=names,
             progress=bar.update,
-            start=lambda total: bar.reset(total),
+            start=start,
         )
-    print(f"written: {packed.index}, {packed.images} images in {packed.shards} shards")
+        bar.update(bar.total - bar.n)  # the ends of tars hold nothing to read
+    print(_written(packed))
     return 0
+
+
+def _written(packed: "Packed") -> str:
+    images, shards = counted(packed.images, "image"), counted(packed.shards, "shard")
+    return f"written: {packed.index}, {images} in {shards}"
 
 
 def _bytes(text: str) -> int:

@@ -14,7 +14,7 @@ from ppcls.cli.common import config_parser, log, num_workers, read_config
 from ppcls.commands import command_line
 from ppcls.config import Config
 from ppcls.config_files import best_weights
-from ppcls.errors import ConfigError
+from ppcls.errors import ConfigError, counted
 from ppcls.files import locked, write_aside
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def train(config: Config, args: argparse.Namespace, writes: bool) -> int:
         refuse_finished_run(config.output_path)
     trainer = open_run(config, args.resume if writes else None, num_workers(config), log)
     log(
-        f"{len(trainer.train_set)} images to train, {len(trainer.eval_set)} to evaluate; "
+        f"{counted(len(trainer.train_set), 'image')} to train, {len(trainer.eval_set)} to evaluate; "
         f"{trainer.length}, global batch {trainer.global_batch}; learning rate {config.optim.lr:g} for 256 "
         f"images, {trainer.state.peak_lr:g} for this batch"
     )
@@ -138,7 +138,8 @@ def print_best(best: dict[str, Any], trainer: "Trainer") -> None:
     count, epoch = best["eval_count"], best["epoch"]
     values = ", ".join(f"{MEASURES[name]} {best[f'eval_{name}']:.4f}" for name in shown)
     values += " (95%: {:.4f} to {:.4f})".format(*interval_of(best["eval_top1"], count))
-    log(f"best {values}, of epoch {epoch}, on {count} images; weights in {best_weights(config.output_path)}")
+    weights = best_weights(config.output_path)
+    log(f"best {values}, of epoch {epoch}, on {counted(count, 'image')}; weights in {weights}")
     if count < FEW_IMAGES:
         more = command_line("data", "split", "FOLDER", "--eval-share", "0.3", "--force")
         log(

@@ -39,14 +39,14 @@ class ClassNames:
         return list(zip(self.folders, self.names, strict=True))
 
 
-def read_class_names(source: str, num_classes: int | None) -> ClassNames:
-    """Read `data.class_names`: "imagenet1k", or a text file with one class on each line, in label order.
+def read_class_names(source: str, num_classes: int | None, option: str = "data.class_names") -> ClassNames:
+    """Read the value of an option: "imagenet1k", or a text file with one class on each line, in label order.
 
     A line is the name; or the class folder's name, a tab and the name; or, in any order, the label and the
     name, as PaddleClas's lists have them. Raises ConfigError if the count differs from `num_classes` (None:
     any count), DataError for a file that is missing, has an empty line, or has a class twice.
     """
-    path, option = IMAGENET1K if source == "imagenet1k" else Path(source), "data.class_names: "
+    path, option = IMAGENET1K if source == "imagenet1k" else Path(source), f"{option}: "
     if not path.is_file():
         raise DataError(
             f"{option}there is no file {path}. Expected: a text file with one class on each line, in the "

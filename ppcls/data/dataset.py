@@ -10,6 +10,7 @@ from ppcls.data.class_names import ClassNames
 from ppcls.data.files import Files
 from ppcls.data.label_sets import LabelSets
 from ppcls.data.source import Source
+from ppcls.errors import counted
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
     which classes have none. num_classes: of the network, where there is one."""
     sets, names = dataset.all_labels, dataset.class_names
     if sets is None:
-        return f"{len(dataset)} images without labels"
+        return f"{counted(len(dataset), 'image')} without labels"
     used, counts = np.unique(sets.values, return_counts=True)  # a label may be large by mistake
     total = max(num_classes, len(names or ()), int(used[-1]) + 1)
     unused, first_unused = total - len(used), np.setdiff1d(np.arange(min(total, len(used) + 5)), used)[:5]
@@ -105,7 +106,7 @@ def describe_classes(dataset: Dataset, num_classes: int = 0) -> str:
     if not sets.is_single:
         several = int((sets.sizes > 1).sum())
         mean = len(sets.values) / len(sets)
-        line += f"; {several} images have several labels, {mean:.2f} an image on average"
+        line += f"; images with several labels: {several}, {mean:.2f} labels an image on average"
     if used[-1] + 1 < num_classes:
         line += (
             f". The largest label is {used[-1]}: if there are no more classes, -o model.num_classes="

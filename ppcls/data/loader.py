@@ -19,7 +19,7 @@ from ppcls.data.sampling import draw_epoch
 from ppcls.data.seeding import MIXING, random_state
 from ppcls.data.source import Source
 from ppcls.data.transforms import Normalizer
-from ppcls.errors import DataError, first_few
+from ppcls.errors import DataError, counted, first_few
 from ppcls.preprocessing import Preprocessing
 
 Transform = Callable[[np.ndarray, int], np.ndarray]  # uint8 [H, W, 3] and index to uint8 [S, S, 3]
@@ -42,10 +42,11 @@ def require_within(max_unreadable: int, found: Iterable[Unreadable]) -> None:
     """Raise DataError if more images than data.max_unreadable allows were found to be unreadable."""
     images = sorted({item.index: item for item in found}.values())
     if len(images) > max_unreadable:
+        count = counted(len(images), "image")
         raise DataError(
-            f"{len(images)} images cannot be read, more than data.max_unreadable={max_unreadable}: "
-            f"{first_few([f'{item.where}: {item.reason}' for item in images], 10)}. Repair them or remove "
-            f"them from the data ({command_line('data', 'check')} finds all such images), or allow more."
+            f"{count} cannot be read, more than data.max_unreadable={max_unreadable}: "
+            f"{first_few([f'{item.where}: {item.reason}' for item in images], 10)}. Repair them or "
+            f"remove them ({command_line('data', 'check')} finds all such images), or allow more."
         )
 
 

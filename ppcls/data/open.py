@@ -43,8 +43,9 @@ def require_split(data: DataConfig, split: Split) -> None:
             f"(-o data.{split}_root=DIR)."
         )
     if list_file is not None and not Path(list_file).is_file() and find_index(list_file) is None:
+        found = ", which is a folder" if Path(list_file).is_dir() else f", seen from {Path.cwd()}"
         raise DataError(
-            f"There is no list file {list_file} (data.{split}_list), seen from {Path.cwd()}. Expected: a "
+            f"There is no list file {list_file} (data.{split}_list){found}. Expected: a "
             f"text file of lines 'path label', with paths below data.{split}_root ({root}). For a folder of "
             f"class folders {command_line('data', 'split', 'FOLDER')} writes lists, and prints how to train "
             "on them. dataset/README.md describes the layout of ImageNet-1k. For other lists: "
@@ -168,6 +169,7 @@ def open_path(path: Path, root: Path | None = None, cure: str = "--root ") -> Da
     Raises DataError.
     """
     index = find_index(path)
+    _refuse_tar(str(path), index)
     if index is not None:
         source = open_shards(index, None if root is None else str(root))
         sets, names = source.index.labels, source.index.class_names
@@ -193,7 +195,17 @@ def open_images(pattern: str) -> Dataset:
     """Open shards by their index or folder, or the files that a path, a folder or a glob pattern names.
     Raises DataError where there are none."""
     index = find_index(pattern)
+    _refuse_tar(pattern, index)
     return Dataset.of_files(find_images(pattern)) if index is None else open_path(index)
+
+
+def _refuse_tar(place: str, index: str | Path | None) -> None:
+    """Raise DataError for a tar, which is not opened without its index."""
+    if index is None and place.endswith(".tar"):
+        raise DataError(
+            f"{place} is a shard without an index. Make one: {command_line('data', 'index', place)}. Then "
+            "give the index."
+        )
 
 
 def open_calibration(place: str, data: DataConfig) -> Dataset:

@@ -15,7 +15,7 @@ from ppcls.data.folders import list_class_folders, list_class_images, list_direc
 from ppcls.data.list_file import read_list_lines
 from ppcls.data.overlap import group_equal
 from ppcls.data.seeding import random_state
-from ppcls.errors import DataError, first_few
+from ppcls.errors import DataError, counted, first_few
 from ppcls.files import write_text
 
 TRAIN_LIST, EVAL_LIST = "train_list.txt", "val_list.txt"
@@ -209,13 +209,14 @@ def _describe_changes(before: SplitLists, after: SplitLists, moved: Collection[s
     kept, places = old & (train | evaluation), {path.partition("/")[2] for path in moved}
     gone = sorted(path for path in old - kept if path.partition("/")[2] not in places)
     train, evaluation = train - old, evaluation - old
-    notes = [f"kept: {len(kept)} images, each in its list"]
+    notes = [f"kept: {counted(len(kept), 'image')}, each in its list"]
     if moved:
-        notes.append(f"moved from another class folder: {len(moved)} images, each in its list")
+        notes.append(f"moved from another class folder: {counted(len(moved), 'image')}, each in its list")
     if count := len(train) + len(evaluation):
-        notes.append(f"added: {count} images, {len(train)} to train and {len(evaluation)} to evaluate")
+        total = counted(count, "image")
+        notes.append(f"added: {total}, {len(train)} to train and {len(evaluation)} to evaluate")
     if gone:
-        notes.append(f"dropped: {len(gone)} images that are gone: {first_few(gone)}")
+        notes.append(f"dropped, as gone: {counted(len(gone), 'image')}: {first_few(gone)}")
     first = len(before.class_names)
     if created := after.class_names[first:]:
         notes.append(f"new classes: {first_few(created)}, with labels from {first} on")

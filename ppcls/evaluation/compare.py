@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ppcls.commands import command_line
-from ppcls.errors import DataError, why_unreadable
+from ppcls.errors import DataError, counted, why_unreadable
 from ppcls.evaluation.tables import METRICS, PREDICTIONS
 from ppcls.intervals import mcnemar, with_interval
 
@@ -76,7 +76,7 @@ def describe(first: Judged, second: Judged) -> str:
         for letter, judged in (("A", first), ("B", second))
     ]
     lines += [
-        f"{total} images",
+        counted(total, "image"),
         f"{'':12}{'B right':>10}{'B wrong':>10}",
         f"{'A right':12}{found.both:10}{found.first_only:10}",
         f"{'A wrong':12}{found.second_only:10}{found.neither:10}",

@@ -12,7 +12,7 @@ import numpy as np
 
 from ppcls.data.decode import count_pixels
 from ppcls.data.loader import empty_batch
-from ppcls.errors import DataError, ExportError, PpclsError
+from ppcls.errors import DataError, ExportError, PpclsError, counted
 from ppcls.inference.engines.engine import Engine
 from ppcls.inference.predictions import Prediction
 from ppcls.inference.predictor import Predictor
@@ -65,7 +65,7 @@ class ServedModel:
         engines = self._open_engines()
         streams = f"1 stream of all threads and {engines.many.streams} of one each"
         if engines.many is engines.wide:
-            streams = f"{engines.wide.streams} stream{'s' * (engines.wide.streams > 1)}"
+            streams = counted(engines.wide.streams, "stream")
         megabytes = (used_memory() - memory) / 2**20
         return f"{self.name}: {engines.wide.name}, {streams}, {megabytes:.0f} MiB of memory"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ppcls import distributed
 from ppcls.config import Config
+from ppcls.errors import counted
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunLength:
         return self.updates(epoch + 1) - self.updates(epoch)
 
     def __str__(self) -> str:
-        text = f"{self.epochs} epochs of {self.steps_per_epoch} steps"
+        text = f"{counted(self.epochs, 'epoch')} of {counted(self.steps_per_epoch, 'step')}"
         last = self.steps_of(self.epochs - 1)
         return text if last == self.steps_per_epoch else f"{text}, the last of {last}"
 

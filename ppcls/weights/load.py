@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ppcls.config import Activation
+from ppcls.config_files import best_weights, find_run, is_export
 from ppcls.errors import WeightsError, first_few, suggest
 from ppcls.files import cache_dir, sha256_of
 from ppcls.preprocessing import Preprocessing
@@ -203,6 +204,11 @@ def find_file(path: Path, option: str) -> Path:
 
     Raises WeightsError if there is none, if there are several, and for a part of one that is in shards.
     """
+    if is_export(path):
+        raise WeightsError(
+            f"{path} is an exported model ({option}), which has no weights to load. Give the run, or the "
+            "file of weights, that it was made of."
+        )
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.is_file())
         groups = [[file for file in files if file.suffix in endings] for endings in ENDINGS]
@@ -210,10 +216,10 @@ def find_file(path: Path, option: str) -> Path:
         parts = [] if len(candidates) == 1 else [file for file in files if SHARD.search(file.name)]
         if len(candidates) != 1 and not parts:
             found = ", ".join(file.name for file in candidates[:5]) or "none"
+            run = f" It is a run: its file is {best_weights(path)}." if find_run(path) else ""
             raise WeightsError(
                 f"{path} is a folder ({option}). Expected: a file of weights, or a folder with a single one. "
-                f"Received: {found}. Name the file. A run's folder is given in place of the config: {path}. "
-                "An export has no weights to load: give the run, or the file, that it was made of."
+                f"Received: {found}. Name the file.{run}"
             )
         path = parts[0] if parts else candidates[0]
     if not path.is_file():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ppcls.cli.benchmark import data, engines, serve, train
 from ppcls.errors import ConfigError
+from ppcls.files import require_place
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,4 +22,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         value = getattr(args, name, 1)
         if value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1. Received: {value}")
+    if args.json is not None:
+        require_place(args.json, "--json")
     return args.run(args)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ppcls.cli.benchmark.figures import HEADING, cells, write_figures
 from ppcls.cli.common import add_config_options, add_precision_option, log, read_model, require_engine
 from ppcls.config import Config
+from ppcls.errors import counted
 from ppcls.processor import processor
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def engines(args: argparse.Namespace) -> int:
     )
     figures |= {"processor": processor(), "versions": versions()}
     print(
-        f"{figures['model']} at {figures['size']} pixels, batch {args.batch_size}, {figures['threads']} "
-        f"threads of {figures['processor']}"
+        f"{figures['model']} at {figures['size']} pixels, batch {args.batch_size}, "
+        f"{counted(figures['threads'], 'thread')} of {figures['processor']}"
     )
     above, below, width = "", "", 0  # the column of shares, which an export has not
     if "ceiling_gflops" in figures:
@@ -117,10 +118,11 @@ def end2end(args: argparse.Namespace) -> int:
     config, folder, network = _export(args)
     predictor = open_export(folder, args.engine, precision=args.precision, config=config, bulk=True, log=log)
     eager = None if args.no_eager or network is None else over_network(config, network)
-    figures = measure_end2end(predictor, eager, files, rounds=args.rounds)
+    figures = measure_end2end(predictor, eager, files, rounds=args.rounds, on_error=config.data.on_error)
     figures |= {"processor": processor(), "versions": versions()}
     print(
-        f"{config.model.name} on {len(files)} files, {figures['streams']} streams of {figures['engine']}, "
+        f"{config.model.name} on {counted(len(files), 'file')}, {counted(figures['streams'], 'stream')} of "
+        f"{figures['engine']}, "
         f"batch {figures['batch_size']}, {figures['processor']}"
     )
     print(f"{'images per second':28}{HEADING}")
