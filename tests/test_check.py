@@ -63,6 +63,13 @@ def test_everything_wrong_is_found_and_named(spoilt):
     assert len(findings) == 3 + 1 + 1 + 2
 
 
+def test_a_large_group_names_its_first_images(spoilt, monkeypatch):
+    monkeypatch.setattr("ppcls.data.check.MOST_MEMBERS", 1)
+    findings = find_problems([inspect_images(open_path(spoilt / "train.txt"), num_workers=2)])
+    first = f"{spoilt / 'cat' / '3 x.png'} ({spoilt / 'train.txt'}, line 4) as 1; and 1 more"
+    assert findings.duplicates.first[0] == first and findings.conflicts.count == 1
+
+
 def test_of_many_findings_the_first_are_listed(spoilt, monkeypatch, capsys):
     monkeypatch.setattr("ppcls.data.check.MOST_TEXTS", 2)
     assert main(["check", str(spoilt / "train.txt"), str(spoilt / "train.txt")]) == 1

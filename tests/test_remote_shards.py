@@ -7,18 +7,20 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
-from helpers import ROOT
-from test_shards import batches, changed, jpeg, tar_of
+from helpers import ROOT, predictor_of
+from test_shards import PREPROCESSING, batches, changed, jpeg, tar_of
 
+from ppcls.config_files import parse_config
 from ppcls.data.__main__ import main
 from ppcls.data.open import open_path
 from ppcls.data.remote import Blocks, DiskCache, RemoteFiles
 from ppcls.data.shards import open_shards
 from ppcls.errors import DataError, PpclsError
+from ppcls.training.batches import batches_of_steps, count_steps
 
 IMAGES, SHARDS = 120, 3
 
@@ -98,6 +100,47 @@ def test_the_order_keeps_neighbours_together_and_mixes_them(served, monkeypatch)
         assert (np.diff(mine[:20]) == 1).mean() < 0.5  # not in the order of the tar
     window = order[0::2][:20]
     assert len({blocks[number] for number in window}) <= 4
+
+
+@pytest.mark.parametrize("ends_in_a_pass", [False, True])
+def test_what_comes_after_an_epoch_is_fetched_during_it(served, monkeypatch, ends_in_a_pass):
+    """Unless the run ends there. Memory does not hold the whole set."""
+    folder, _, index = served
+    monkeypatch.setattr("ppcls.data.shards.WINDOW", 2)
+    monkeypatch.setattr("ppcls.data.loader.IMAGES_AHEAD", 32)
+    config = parse_config({"model": {"name": "EfficientNetB0_small"}}, ["data.batch_size=8"])
+    steps = count_steps(config, IMAGES)
+    end = steps - 6 if ends_in_a_pass else steps
+    batches_there = []
+    for run_end in (end, 2 * steps):
+        far = open_path(index)
+        blocks = far.source.shelf._blocks = Blocks(limit=150_000)
+
+        def steps_to(end, first, run_end, far=far):
+            options = {"first": first, "end": end, "run_end": run_end, "num_workers": 2}
+            return batches_of_steps(config, PREPROCESSING, far, **options)
+
+        assert len(list(steps_to(end, 0, run_end))) == end
+        wait(blocks._found.copy().values())
+        fail(folder, forbidden=True)
+        batches_there.append(0)
+        with pytest.raises(PpclsError, match="permission"):
+            for _ in steps_to(end + steps, end, end + steps):
+                batches_there[-1] += 1
+        fail(folder)
+    assert batches_there[0] < batches_there[1] and (ends_in_a_pass or batches_there[0] == 0)
+
+
+def test_images_are_fetched_before_the_streams_of_an_engine_need_them(served):
+    folder, _, index = served
+    far = open_path(index)
+    run = [lambda images: images.mean(axis=(2, 3))] * 2
+    predictor = predictor_of(*run, preprocessing=PREPROCESSING, num_classes=3)
+    results = predictor.run(far, np.arange(IMAGES).reshape(-1, 4), on_error="fail")
+    next(results)
+    wait(far.source.shelf._blocks._found.copy().values())
+    fail(folder, forbidden=True)
+    assert sum(len(batch.indices) for batch, _ in results) == IMAGES - 4
 
 
 def order_of_the_first_version(source, indices, random, parts, block_bytes, window):
@@ -207,6 +250,20 @@ def test_memory_is_bounded():
     with pytest.raises(OSError, match="first"):
         blocks.get("two", lambda: (_ for _ in ()).throw(OSError("first")))
     assert blocks.get("two", lambda: b"second") == b"second"
+
+
+def test_blocks_are_fetched_in_their_order_as_memory_allows():
+    blocks, calls = Blocks(limit=1000, threads=1), []
+
+    def fetch(number):
+        return lambda: calls.append(number) or bytes(200)
+
+    for number in (0, 1, 2, 3, 2, 4):
+        blocks.announce(number, fetch(number), 200)
+    for read, begun in ((0, [0, 1, 2]), (0, [0, 1, 2]), (1, [0, 1, 2, 3]), (4, [0, 1, 2, 3, 4])):
+        assert blocks.get(read, fetch(read)) == bytes(200)
+        wait(blocks._found.copy().values())
+        assert calls == begun and sum(blocks._unread.values()) <= 500
 
 
 def test_the_cache_on_disk_is_bounded_and_optional(tmp_path, served, capfd):

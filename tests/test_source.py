@@ -61,6 +61,10 @@ class Memory:
     def shuffle(self, indices: np.ndarray, random: np.random.RandomState, parts: int = 1) -> np.ndarray:
         return indices[random.permutation(len(indices))]
 
+    @property
+    def is_remote(self) -> bool:
+        return False
+
     def prefetch(self, indices: Sequence[int]) -> None:
         pass
 

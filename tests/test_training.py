@@ -403,10 +403,11 @@ def test_steps_are_those_of_passes_whatever_the_epochs(colours):
     length = RunLength(11, 5)
     for epoch, steps in enumerate([5, 5, 1]):
         first, end = length.updates(epoch), length.updates(epoch + 1)
-        found = list(batches_of_steps(common, spec, pictures, first=first, end=end, num_workers=2))
+        options = {"end": end, "run_end": length.steps, "num_workers": 2}
+        found = list(batches_of_steps(common, spec, pictures, first=first, **options))
         assert len(found) == steps == length.steps_of(epoch)
         np.testing.assert_array_equal([b.images for b in found], passes[5 * epoch : 5 * epoch + steps])
-        (last,) = batches_of_steps(common, spec, pictures, first=end - 1, end=end, num_workers=2)
+        (last,) = batches_of_steps(common, spec, pictures, first=end - 1, **options)
         np.testing.assert_array_equal(last.images, passes[end - 1])
 
 

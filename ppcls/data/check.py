@@ -16,6 +16,7 @@ from ppcls.data.each_image import each_image
 from ppcls.data.label_sets import LabelSets
 
 MOST_TEXTS = 10_000  # of each kind of finding; further ones are counted
+MOST_MEMBERS = 100  # that a group's text names
 
 Size = tuple[int, int]  # height and width
 
@@ -145,18 +146,25 @@ def find_problems(inspections: Sequence[Inspection]) -> Findings:
     starts = np.cumsum([0, *map(len, datasets)])
     for group in _equal_groups(np.concatenate([inspection.digests for inspection in inspections])):
         numbers = np.searchsorted(starts, group, "right") - 1
-        places = zip(numbers.tolist(), (group - starts[numbers]).tolist(), strict=True)
-        members = [(datasets[number], sets[number], index) for number, index in places]
-        labels = {_label(*member) for member in members} - {None}
-        comparable = len({dataset.class_names is None for dataset, _, _ in members}) == 1
-        names = "; ".join(_describe(*member) for member in members)
+        own, indices = numbers.tolist(), (group - starts[numbers]).tolist()
+        labels = {_label(datasets[n], sets[n], i) for n, i in zip(own, indices, strict=True)} - {None}
+        used = set(own)
+        comparable = len({datasets[number].class_names is None for number in used}) == 1
+        kinds = []
         if len(labels) > 1 and comparable:  # a list's numbers are not compared with folders' names
-            findings.conflicts.add(names)
-        different = len(np.unique(numbers))
-        if different > 1:
-            findings.leaks.add(names)
-        if len(members) > different:
-            findings.duplicates.add(names)
+            kinds.append(findings.conflicts)
+        if len(used) > 1:
+            kinds.append(findings.leaks)
+        if len(group) > len(used):
+            kinds.append(findings.duplicates)
+        names = ""
+        if any(len(texts.first) < MOST_TEXTS for texts in kinds):
+            shown = zip(own[:MOST_MEMBERS], indices, strict=False)
+            names = "; ".join(_describe(datasets[number], sets[number], index) for number, index in shown)
+            more = len(group) - MOST_MEMBERS
+            names += f"; and {more} more" if more > 0 else ""
+        for texts in kinds:
+            texts.add(names)
     return findings
 
 

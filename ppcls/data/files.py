@@ -53,6 +53,10 @@ class Files:
         random.shuffle(indices)
         return indices
 
+    @property
+    def is_remote(self) -> bool:
+        return False
+
     def prefetch(self, indices: Sequence[int]) -> None:
         """Do nothing: a disk is quick."""
 

@@ -3,9 +3,10 @@ lock, so threads scale as processes would, and an error in a thread reaches the 
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -144,13 +145,14 @@ def train_batch_indices(
 
 def load_batches(
     dataset: Dataset,
-    batch_indices: Iterable[np.ndarray],
+    batch_indices: Collection[np.ndarray],
     transform: Transform,
     preprocessing: Preprocessing,
     *,
     num_workers: int,
     on_error: str = "fail",
     finish: Finish | None = None,
+    later: Iterable[np.ndarray] = (),
 ) -> Iterator[Batch]:
     """Yield a batch for each array of indices: its images read, decoded, transformed and normalised.
 
@@ -158,10 +160,11 @@ def load_batches(
     number, and draws another augmentation for it; a batch has the index.
     num_workers: threads. on_error: "fail" raises DataError for an unreadable image, with its name, line and
     reason; "skip" leaves it out of its batch, which may become empty, and reports it in the batch.
-    finish: called with each normalised image float32 [3, S, S] and its index.
+    finish: called with each normalised image float32 [3, S, S] and its index. later: the batches that a
+    further call will load, such as the next epoch's: a remote source begins to fetch the first of them.
     """
     normalize = Normalizer(preprocessing.mean, preprocessing.std)
-    remaining = _announced(batch_indices, dataset)
+    remaining = islice(announced(chain(batch_indices, later), dataset), len(batch_indices))
     pending: deque = deque()
     pool = ThreadPoolExecutor(num_workers, thread_name_prefix="load")
     try:
@@ -181,7 +184,7 @@ def load_batches(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _announced(batch_indices: Iterable[np.ndarray], dataset: Dataset) -> Iterator[np.ndarray]:
+def announced(batch_indices: Iterable[np.ndarray], dataset: Dataset) -> Iterator[np.ndarray]:
     """Yield the batches' indices. The source hears of them IMAGES_AHEAD images before."""
     ahead: deque[np.ndarray] = deque()
     images = 0

@@ -173,10 +173,11 @@ class Blocks:
         self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._found: OrderedDict[Hashable, Future[bytes]] = OrderedDict()
         self._bytes = 0
-        self._unread: dict[Hashable, int] = {}  # bytes of blocks that were announced and not read yet
+        self._queue: dict[Hashable, tuple[Callable[[], bytes], int]] = {}  # announced; size in bytes
+        self._unread: dict[Hashable, int] = {}  # bytes of blocks that were begun and not read yet
         self._owner = os.getpid()
         self._pool: ThreadPoolExecutor | None = None  # threads begin with the first block
 
@@ -186,32 +187,50 @@ class Blocks:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def expect(self, key: Hashable, fetch: Callable[[], bytes]) -> "Future[bytes]":
-        """Begin to fetch a block, if it is neither there nor on its way."""
-        if self._owner != os.getpid():  # after a fork: the threads of the parent are not here
+    def _begin_after_fork(self) -> None:
+        if self._owner != os.getpid():  # the threads of the parent are not here
             self._begin()
-        with self._lock:
-            future = self._found.get(key)
-            if future is not None:
-                self._found.move_to_end(key)
-                return future
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fetch")
-            future = self._found[key] = self._pool.submit(fetch)
-        future.add_done_callback(lambda done: self._count(key, done))
-        return future
 
     def announce(self, key: Hashable, fetch: Callable[[], bytes], size: int) -> None:
-        """Begin to fetch a block that will be read, unless such blocks fill half of the memory."""
-        if key in self._unread or sum(self._unread.copy().values()) + size > self.limit // 2:
-            return
-        self._unread[key] = size
-        self.expect(key, fetch)
+        """Begin to fetch a block that will be read, as soon as such blocks leave room for it in half of the
+        memory."""
+        self._begin_after_fork()
+        with self._lock:
+            if key not in self._unread:
+                self._queue.setdefault(key, (fetch, size))
+            self._begin_announced()
 
     def get(self, key: Hashable, fetch: Callable[[], bytes]) -> bytes:
         """Return a block. Raises what `fetch` raises; a later call tries again."""
-        self._unread.pop(key, None)
-        return self.expect(key, fetch).result()
+        self._begin_after_fork()
+        with self._lock:
+            self._queue.pop(key, None)
+            self._unread.pop(key, None)
+            future = self._expect(key, fetch)
+            self._begin_announced()
+        return future.result()
+
+    def _begin_announced(self) -> None:
+        """Begin to fetch announced blocks, in their order, as far as there is room."""
+        while self._queue:
+            key, (fetch, size) = next(iter(self._queue.items()))
+            if sum(self._unread.values()) + size > self.limit // 2:
+                return
+            del self._queue[key]
+            self._unread[key] = size
+            self._expect(key, fetch)
+
+    def _expect(self, key: Hashable, fetch: Callable[[], bytes]) -> "Future[bytes]":
+        """Begin to fetch a block, if it is neither there nor on its way."""
+        future = self._found.get(key)
+        if future is not None:
+            self._found.move_to_end(key)
+            return future
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="fetch")
+        future = self._found[key] = self._pool.submit(fetch)
+        future.add_done_callback(lambda done: self._count(key, done))
+        return future
 
     def _count(self, key: Hashable, done: "Future[bytes]") -> None:
         with self._lock:

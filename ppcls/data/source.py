@@ -10,6 +10,10 @@ class Source(Protocol):
     """Encoded images in a fixed order. `ppcls.data.files.Files` is one; another kind is a class in a file of
     its own beside it. Several threads call these methods at the same time."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether reads wait for a network, so that it is worth knowing early what will be read."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:

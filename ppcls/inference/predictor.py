@@ -2,7 +2,7 @@
 needs it."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +16,7 @@ from ppcls.data.dataset import Dataset
 from ppcls.data.folders import find_images
 from ppcls.data.loader import (
     Batch,
+    announced,
     empty_batch,
     eval_batch_indices,
     fill_slot,
@@ -262,7 +263,7 @@ class Predictor:
             yield from (found[int(index)] for index in indices)
 
     def run(
-        self, dataset: Dataset, batch_indices: Iterable[np.ndarray], *, on_error: str
+        self, dataset: Dataset, batch_indices: Collection[np.ndarray], *, on_error: str
     ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
         """Yield each batch with the engine's outputs for it and, if it gives them, the embeddings. Reading
         and running overlap.
@@ -277,7 +278,7 @@ class Predictor:
             yield from self._run_streams(engine, dataset, batch_indices, on_error)
 
     def _run_one_stream(
-        self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
+        self, engine: Engine, dataset: Dataset, batch_indices: Collection[np.ndarray], on_error: str
     ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
         for batch in load_batches(
             dataset,
@@ -290,7 +291,7 @@ class Predictor:
             yield batch, self._run_batch(engine, batch)
 
     def _run_streams(
-        self, engine: Engine, dataset: Dataset, batch_indices: Iterable[np.ndarray], on_error: str
+        self, engine: Engine, dataset: Dataset, batch_indices: Collection[np.ndarray], on_error: str
     ) -> Iterator[tuple[Batch, tuple[np.ndarray, ...]]]:
         def load_and_run(indices: np.ndarray) -> tuple[Batch, tuple[np.ndarray, ...]]:
             batch = load_batch(dataset, indices, self._transform, self.preprocessing, on_error=on_error)
@@ -300,7 +301,7 @@ class Predictor:
         pending: deque[Future] = deque()
         pool = ThreadPoolExecutor(engine.streams, thread_name_prefix="infer")
         try:
-            for indices in batch_indices:
+            for indices in announced(batch_indices, dataset):
                 pending.append(pool.submit(load_and_run, indices))
                 if len(pending) > 2 * engine.streams:
                     yield pending.popleft().result()

@@ -1,6 +1,7 @@
 """The training batches of an epoch: one rank's share of them, augmented and mixed."""
 
 from collections.abc import Iterator
+from itertools import chain, islice
 
 import numpy as np
 
@@ -42,14 +43,17 @@ def batches_of_steps(
     *,
     first: int,
     end: int,
+    run_end: int,
     num_workers: int,
 ) -> Iterator[Batch]:
     """Load this rank's batches of the steps from `first` up to `end`, counted from the run's first one, in as
-    many passes over the images as they take."""
+    many passes over the images as they take. run_end: the number of the run's steps. A remote source begins
+    to fetch the images of those that follow on `end`."""
     steps_per_pass = count_steps(config, len(dataset))
     while first < end:
         number, step = divmod(first, steps_per_pass)
         stop = min(step + end - first, steps_per_pass)
+        first += stop - step
         yield from train_batches(
             config,
             preprocessing,
@@ -57,9 +61,9 @@ def batches_of_steps(
             epoch=number,
             first_step=step,
             end_step=stop,
+            steps_after=run_end - first,
             num_workers=num_workers,
         )
-        first += stop - step
 
 
 def train_batches(
@@ -70,27 +74,20 @@ def train_batches(
     epoch: int,
     first_step: int = 0,
     end_step: int | None = None,
+    steps_after: int = 0,
     num_workers: int,
 ) -> Iterator[Batch]:
     """Load this rank's batches of a pass over the images, counted from 0, from a step on, up to `end_step` or
     the last one. Earlier ones are not decoded.
 
-    A run of train.epochs makes a pass in each epoch. Random numbers depend on the pass."""
-    rank, world_size = distributed.rank(), distributed.world_size()
+    A run of train.epochs makes a pass in each epoch. Random numbers depend on the pass. steps_after: steps
+    that follow in this pass and the next one; a remote source begins to fetch their images."""
+    accumulate = config.train.accumulate
     steps = count_steps(config, len(dataset))
-    first, end = (step * config.train.accumulate for step in (first_step, end_step or steps))
+    first, end = (step * accumulate for step in (first_step, end_step or steps))
     transform = TrainTransform(preprocessing, config.augment, seed=config.seed, epoch=epoch)
-    labels = dataset.label_sets if dataset.labels is None else dataset.labels
-    batch_indices = train_batch_indices(
-        dataset.source,
-        config.data.batch_size,
-        seed=config.seed,
-        epoch=epoch,
-        rank=rank,
-        world_size=world_size,
-        factors=None if labels is None else repeat_factors(labels, config.data.sampling),
-        min_batches=steps * config.train.accumulate,
-    )
+    batch_indices = _indices_of_pass(config, dataset, epoch)
+    following = chain(batch_indices[end:], _when_reached(config, dataset, epoch + 1))
     batches = load_batches(
         dataset,
         batch_indices[first:end],
@@ -99,13 +96,35 @@ def train_batches(
         num_workers=num_workers,
         on_error=config.data.on_error,
         finish=transform.finish,
+        later=islice(following, steps_after * accumulate if dataset.source.is_remote else 0),
     )
     if config.train.loss == "binary":
         batches = map(count_each_label, batches)
     mixing = Mixing(config.augment.mixup, config.augment.cutmix)
     if not (mixing.mixup or mixing.cutmix):
         return batches
-    return mix_batches(batches, mixing, seed=config.seed, epoch=epoch, rank=rank, first=first)
+    return mix_batches(batches, mixing, seed=config.seed, epoch=epoch, rank=distributed.rank(), first=first)
+
+
+def _indices_of_pass(config: Config, dataset: Dataset, epoch: int) -> np.ndarray:
+    """Return the indices of this rank's batches of a pass, int64 [B, batch_size]."""
+    labels = dataset.label_sets if dataset.labels is None else dataset.labels
+    batches = count_steps(config, len(dataset)) * config.train.accumulate
+    return train_batch_indices(
+        dataset.source,
+        config.data.batch_size,
+        seed=config.seed,
+        epoch=epoch,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        factors=None if labels is None else repeat_factors(labels, config.data.sampling),
+        min_batches=batches,
+    )[:batches]
+
+
+def _when_reached(config: Config, dataset: Dataset, epoch: int) -> Iterator[np.ndarray]:
+    """Yield the batches of `_indices_of_pass`, which are drawn when the first one is asked for."""
+    yield from _indices_of_pass(config, dataset, epoch)
 
 
 def count_each_label(batch: Batch) -> Batch:

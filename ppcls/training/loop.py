@@ -116,6 +116,7 @@ class Trainer:
             self.train_set,
             first=self.length.updates(epoch, first_step),
             end=self.length.updates(epoch + 1),
+            run_end=self.length.steps,
             num_workers=self.num_workers,
         )
 
