@@ -6,6 +6,7 @@ SIGUSR1 it says how many jobs and connections are in memory. Cyclic garbage stay
 were long in coming.
 """
 
+import ctypes
 import gc
 import signal
 import sys
@@ -46,6 +47,8 @@ def main() -> int:
     def open_model():
         while (folder / "wait").exists():
             time.sleep(0.01)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            ctypes.CDLL(None).signal(number, 0)  # as a library that takes signals when it is loaded
         if (folder / "broken").exists():
             raise ExportError("the export is broken")
         return predictor_of(run, preprocessing=PREPROCESSING, num_classes=3)

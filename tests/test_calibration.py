@@ -249,6 +249,7 @@ def test_images_that_are_prepared_otherwise_are_not_judged(exports, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"parameters_sha256": 5}, "other weights"),
         ({"parameters_sha256": "cd" * 32}, "other weights: cdcdcd.*eval.*--calibrate"),
         ({"calibration": {"precision": "openvino-int8"}}, "openvino-int8.*float32.*--calibrate"),
         ({"preprocessing": None}, "prepared otherwise.*data.preprocessing"),

@@ -13,7 +13,7 @@ from ppcls.cli.compare import main as compare_tool
 from ppcls.cli.eval import main as evaluate
 from ppcls.errors import DataError
 from ppcls.evaluation.compare import compare, describe, read_judged
-from ppcls.intervals import at_most, mcnemar, upper_bound, wilson
+from ppcls.intervals import at_most, interval_of, mcnemar, upper_bound, wilson
 
 
 @pytest.mark.parametrize("total", [1, 2, 7, 200, 50_000])
@@ -24,6 +24,7 @@ def test_wilsons_interval_equals_scipys(total):
         low, high = wilson(right, total)
         assert 0 <= low <= right / total <= high <= 1
     assert wilson(0, 0) == (0, 1)
+    assert interval_of(0.29, 100) == wilson(29, 100)  # 0.29 * 100 is a little less than 29
 
 
 @pytest.mark.parametrize("risk", [0.05, 0.003])

@@ -1,6 +1,8 @@
 """Weights below float32's normal range, which processors compute 10 to 100 times as slowly as others."""
 
 import math
+import platform
+import sys
 import threading
 import time
 
@@ -91,6 +93,17 @@ def test_engines_take_no_longer_for_weights_of_1e_40(exports, name, is_main):
 def is_kept():
     """Whether this thread computes with numbers below the normal range."""
     return bool((np.full(8, TINY, np.float32) * np.float32(0.5)).any())
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="x86-64 Linux"
+)
+def test_denormal_operands_and_results_count_as_zero():
+    tiny, small = np.full(8, TINY, np.float32), np.full(8, 1e-20, np.float32)
+    with flushed_denormals():
+        operands, results = tiny * np.float32(1e10), small * np.float32(1e-20)
+    assert not operands.any() and not results.any()
+    assert (tiny * np.float32(1e10)).all() and (small * np.float32(1e-20)).all()
 
 
 def test_the_threads_setting_comes_back_after_an_error():

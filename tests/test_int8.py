@@ -313,7 +313,7 @@ def test_a_failure_of_nncf_costs_the_int8_form_alone(preprocessing, pictures, tm
 
 def test_values_that_cannot_be(pictures):
     dataset = Dataset.of_files(find_images(str(pictures)))
-    for option, value in (("agreement", 1.0), ("agreement", 0.4), ("minutes", 0), ("images", 19)):
+    for option, value in (("agreement", 1.0), ("agreement", 0.4), ("minutes", math.nan), ("images", 19)):
         with pytest.raises(ConfigError, match=f"--int8-{option}"):
             Int8Options(dataset, **{option: value})
     with pytest.raises(ConfigError, match="20 .*Received: 19"):

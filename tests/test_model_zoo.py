@@ -18,7 +18,9 @@ from zoo import plots
 from zoo.complexity import complexity
 from zoo.measured import merge, read_measured, to_json
 from zoo.pages import (
+    BEGIN,
     CHINESE,
+    END,
     ENGLISH,
     accuracy_notes,
     accuracy_table,
@@ -175,7 +177,9 @@ def test_results_of_an_evaluation_are_taken(tmp_path):
     notes = accuracy_notes(ENGLISH, measured).splitlines()
     assert "all 50,000 images" in notes[0] and "`x.pdparams`" in notes[0] and "/home" not in notes[0]
     assert "180 of 200 top-1, 198 top-5" in notes[1] and "sample" in notes[1]
-    merge(measured, results_folder(tmp_path / "again", top1=0.7))
+    merge(measured, results_folder(tmp_path / "again", top1=0.29, count=100))  # 28.999...
+    assert "29 of 100 top-1" in accuracy_notes(ENGLISH, measured)
+    merge(measured, results_folder(tmp_path / "third", top1=0.7))
     assert measured["accuracy"]["EfficientNetB0"]["top1"] == 0.7
 
 
@@ -233,6 +237,8 @@ def test_the_block_is_replaced_and_nothing_else(counts):
     assert replace_block(changed, text.split("-->\n", 1)[1].split("\n<!-- end")[0], "README.md") == text
     with pytest.raises(DataError, match="README.md.*model table"):
         replace_block(text.replace("<!-- end of", "<!--"), "another", "README.md")
+    with pytest.raises(DataError, match="README.md.*model table"):
+        replace_block(f"{END}\n{BEGIN}", "another", "README.md")
 
 
 def test_the_tool_writes_what_check_accepts(project, counts, monkeypatch, capsys):

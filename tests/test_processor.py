@@ -54,6 +54,19 @@ def test_names(cpu_info):
     assert processor.processor() == "Xeon: a name"
 
 
+def test_processors_that_add_int8_products_in_32_bits(cpu_info):
+    for text, has_sums in (
+        (AMD, False),
+        (AMD.replace("avx2", "avx2 avx512_vnni"), True),
+        (AMD.replace("avx2", "avx2 avx_vnni"), True),
+        (AMD.replace("avx2", "avx2 amx_int8"), True),
+        ("processor\t: 0\nFeatures\t: fp asimd\n", True),
+        ("processor\t: 0\nFeatures\t: fp\n", False),
+    ):
+        cpu_info.write_text(text)
+        assert processor.has_wide_int8_sums() == has_sums
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept():
     """Page faults of touching 32 MiB again and again: none once the memory is kept."""

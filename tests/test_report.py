@@ -3,6 +3,7 @@
 import csv
 import json
 import tracemalloc
+from html.parser import HTMLParser
 from pathlib import Path
 
 import cv2
@@ -30,6 +31,7 @@ from ppcls.data.files import Files
 from ppcls.data.open import open_split
 from ppcls.data.valid_labels import with_valid_labels
 from ppcls.errors import ConfigError, DataError
+from ppcls.evaluation import html
 from ppcls.evaluation.evaluate import Evaluation, evaluate
 from ppcls.evaluation.metrics import (
     calibration,
@@ -339,6 +341,34 @@ def test_short_names_tell_classes_apart():
     ]
     draw_confusion(np.array([[0, 6, 3], [6, 6, 1]]), np.arange(7), names, dark=True)
     assert len(set(short_names(IMAGENET.names))) == 1000
+
+
+def test_no_text_becomes_html():
+    texts = [f"<i title='{number}'>\"&lt;" for number in range(18)]
+    left = iter(texts)
+    cells, shown = [next(left) for _ in range(4)], [html.Figure(b"", next(left), [], next(left))]
+    parts = [
+        html.paragraph(next(left)),
+        html.lead(next(left)),
+        html.figures([(html.picture(b"", b"", next(left)), next(left))]),
+        html.plain_table(cells[:1], [cells[1:3]]),
+        html.gallery(shown),
+        html.table([html.Column(next(left), is_number=False)], [cells[3:]], next(left), 0),
+    ]
+    title, *others = left
+    page = html.page(title, {others[0]: others[1]}, {others[2]: others[3]}, [(others[4], "".join(parts))])
+    seen, tags = set(), set()
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            tags.add(tag)
+            seen.update(value for _, value in attrs)
+
+        def handle_data(self, data):
+            seen.update([data, *data.split(": ")])
+
+    Reader().feed(page)
+    assert "i" not in tags and set(texts) <= seen
 
 
 @pytest.mark.parametrize("num_classes", [2, 31])

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from helpers import ROOT, Served, damage, run_python
 from prometheus_client.parser import text_string_to_metric_families
 
 import ppcls
-from ppcls.cli.serve import default_name, name_models, parse
+from ppcls.cli.serve import default_name, main, name_models, parse
 from ppcls.data.folders import find_images
 from ppcls.errors import ConfigError
 from ppcls.inference.artifact import read_artifact
 from ppcls.inference.engines import installed_engines
 from ppcls.serving.limits import Limits
+from ppcls.serving.protocol import MAX_JSON, Requested, RequestError, pack_bytes, parse_infer
 
 http = pytest.importorskip("tritonclient.http")
 utils = pytest.importorskip("tritonclient.utils")
@@ -185,14 +187,16 @@ def test_predict(server, predictor, files):
     answer = json.loads(body)
     assert (status, headers["content-type"]) == (200, "application/json")
     assert answer["model"] == "plain" and answer["predictions"] == expected and answer["milliseconds"] > 0
-    note = b'--edge\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+    note = b'--edge\r\nContent-Disposition: form-data; name="note"\r\n'
+    note += b"Content-Type: text/plain; filename=no\r\n\r\nhello\r\n"
     head = b'--edge\r\nContent-Disposition: form-data; name="image"; filename="../../x.jpg"\r\n\r\n'
     form = note + head + content + b"\r\n--edge--\r\n"
     kind = "multipart/form-data; boundary=edge"
     status, _, body = server.ask("/predict?topk=2&model=plain", form, Content_Type=kind)
     assert status == 200 and json.loads(body)["predictions"] == expected[:2]
-    for cut in (form[:-30], head + content + b"\r\n" + note[:20]):  # in the file, and behind it
+    for cut in (form[:-30], head + content + b"\r\n" + note[:20], b"--edge+"):  # in the file, and behind it
         assert server.ask("/predict", cut, Content_Type=kind)[0] == 400
+    assert not any("boundary" in line for line in server.errors)  # who sends damaged forms writes no log
     status, _, body = server.ask("/predict", note + b"--edge--\r\n", Content_Type=kind)
     assert status == 400 and b"file" in body
     status, _, body = server.ask("/predict", b"--edge\r\n\r\n\r\n" * 101 + b"--edge--\r\n", Content_Type=kind)
@@ -224,7 +228,7 @@ X = {"name": "x", "datatype": "FP32", "shape": [1, 3, 2, 2], "data": [0.5] * 12}
         (400, "True", {"inputs": [IMAGE | {"shape": [True]}]}),
         (400, "1.0", {"inputs": [IMAGE | {"shape": [1.0]}]}),
         (400, "-1", {"inputs": [X | {"shape": [1, 3, -2, 2]}]}),
-        (400, "[1, 4, 2, 2]", {"inputs": [X | {"shape": [1, 4, 2, 2]}]}),
+        (400, "[-1, 3, -1, -1]", {"inputs": [X | {"shape": [1, 4, 2, 2]}]}),
         (400, "27 numbers", {"inputs": [X | {"shape": [1, 3, 3, 3]}]}),
         (400, "12 numbers", {"inputs": [X | {"data": ["1"] * 12}]}),
         (400, "12 numbers", {"inputs": [X | {"data": [[1], [1, 2]]}]}),
@@ -299,6 +303,66 @@ def test_numbers_and_texts_of_any_length(server, files):
     assert server.ask(f"/predict?topk={digits}", contents(files[:1])[0])[0] == 400
 
 
+NAMES = ["probabilities", "logits", "embeddings"]
+
+
+def parse_parts(values, binary=None, length=0, most=2):
+    """Read a request whose JSON is filled with blanks to `length`, and a tensor behind it."""
+    text = json.dumps(values).encode().ljust(length)
+    header = None if binary is None else str(len(text))
+    return parse_infer(text + (binary or b""), header, NAMES, most)
+
+
+def with_binary(given, size):
+    parameters = {"parameters": {"binary_data_size": size}}
+    return {"inputs": [{key: value for key, value in given.items() if key != "data"} | parameters]}
+
+
+def test_requests_at_the_border_of_what_is_allowed():
+    two = {"inputs": [IMAGE | {"shape": [2], "data": ["aGVsbG8="] * 2}]}
+    assert parse_parts(two, b"", MAX_JSON).inputs == [b"hello"] * 2  # the header is the whole length
+    packed = pack_bytes([b"a", b""])
+    assert parse_parts(with_binary(IMAGE | {"shape": [2]}, len(packed)), packed).inputs == [b"a", b""]
+    x = np.arange(12, dtype="<f4").reshape(1, 3, 2, 2)
+    found = parse_parts(
+        with_binary(X, 48) | {"parameters": {"binary_data_output": True, "timeout": -1}}, x.tobytes()
+    )
+    assert np.array_equal(found.inputs, x) and found.timeout is None
+    assert found.outputs == (Requested("probabilities", is_binary=True),)
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "given"),
+    [
+        (413, f"{MAX_JSON} bytes", ({"inputs": [IMAGE]}, b"", MAX_JSON + 1)),
+        (413, "2 images", ({"inputs": [IMAGE | {"shape": [3], "data": ["aGVsbG8="] * 3}]},)),
+        (400, "2 strings", ({"inputs": [IMAGE | {"shape": [2]}]},)),
+        (400, "48 bytes", (with_binary(X, 44), bytes(44))),
+        (400, "not finite", (with_binary(X, 48), b"\xff" * 48)),
+        (
+            400,
+            "Give one",
+            (with_binary(X, 48) | {"inputs": [X | {"parameters": {"binary_data_size": 48}}]}, bytes(48)),
+        ),
+        (400, "whole number", (with_binary(X, True), bytes(1))),
+        (
+            400,
+            "classification",
+            (
+                {
+                    "inputs": [IMAGE],
+                    "outputs": [{"name": "embeddings", "parameters": {"classification": 1}}],
+                },
+            ),
+        ),
+    ],
+)
+def test_requests_behind_the_border(status, words, given):
+    with pytest.raises(RequestError, match=words) as caught:
+        parse_parts(*given)
+    assert caught.value.status == status
+
+
 @pytest.mark.parametrize(
     ("status", "path", "body", "headers"),
     [
@@ -351,9 +415,10 @@ def figures(server):
 
 
 def test_metrics(server, client, files):
-    before = figures(server)
+    before, began = figures(server), time.monotonic()
     client.infer("plain", [image_input(files[:4])])
     server.ask("/predict", b"junk")
+    passed = 1e6 * (time.monotonic() - began)
     after = figures(server)
 
     def grown(name, *labels):
@@ -361,7 +426,7 @@ def test_metrics(server, client, files):
 
     assert (grown("nv_inference_request_success"), grown("nv_inference_request_failure")) == (1, 1)
     assert (grown("nv_inference_count"), grown("nv_inference_exec_count")) == (4, 2)
-    assert grown("nv_inference_request_duration_us") > grown("nv_inference_queue_duration_us") > 0
+    assert passed > grown("nv_inference_request_duration_us") > grown("nv_inference_queue_duration_us") > 0
     assert (grown("ppcls_rejected", "unreadable"), after["ppcls_queue_depth", "plain"]) == (1, 0)
     assert (grown("ppcls_batch_size_bucket", "1.0"), grown("ppcls_batch_size_count")) == (1, 2)
     text = server.ask("/metrics")[2].decode()
@@ -418,6 +483,9 @@ def test_limits_are_options(capsys):
     assert all(f"--{name} " in text for name in vars(Limits()))
     run = run_python("-m", "ppcls", "serve", "EfficientNetB0", "--queue", "0")
     assert run.returncode == 2 and "--queue must be at least 1" in run.stderr
+    for name in ("reopen", "wait", "drain"):  # for longer, the system cannot wait
+        with pytest.raises(ConfigError, match=f"--{name}.*1e9"):
+            main(["NoSuchModel", f"--{name}", "1e10"])
     run = run_python("-m", "ppcls", "serve", "NoSuchModel")
     assert run.returncode == 2 and "NoSuchModel" in run.stderr
     with pytest.raises(ConfigError, match="--port.*65536"):

@@ -1,6 +1,7 @@
 """The server under load and in trouble: limits, deadlines, its end, and clients of all kinds. Its network is
 a function that takes its time, in a real process on a real port."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -8,18 +9,26 @@ import struct
 import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from fuzz_requests import bomb, fuzz, with_length
-from helpers import ROOT, Served
+from helpers import ROOT, Served, predictor_of
 
+from ppcls.preprocessing import Preprocessing
 from ppcls.serving.jobs import Job, JobQueue
+from ppcls.serving.limits import Limits
 
 pytest.importorskip("uvicorn")
 from uvicorn.protocols.http.h11_impl import H11Protocol  # noqa: E402
 
 from ppcls.serving.connection import Connection, Head  # noqa: E402
+from ppcls.serving.intake import Place  # noqa: E402
+from ppcls.serving.metrics import Metrics  # noqa: E402
+from ppcls.serving.model import ServedModel  # noqa: E402
+from ppcls.serving.protocol import RequestError  # noqa: E402
 
 SLOW = ROOT / "tests" / "slow_server.py"
 PREDICT = b"POST /predict HTTP/1.1\r\n"
@@ -142,21 +151,26 @@ def test_refusals_by_the_head_alone_are_those_of_the_application(tmp_path, pictu
 
 
 def test_a_deadline_is_answered_at_once_and_costs_no_work(tmp_path, picture):
-    with start(tmp_path, 0.8, "queue=8", "deadline=20") as server:
+    x = {"name": "x", "datatype": "FP32", "shape": [1, 3, 1, 1], "data": [1, 1, 1]}
+
+    def ask(seconds):
+        """By the header, and in the request."""
+        text = json.dumps({"inputs": [x], "parameters": {"timeout": int(1e6 * seconds)}}).encode()
+        return [
+            post(server, picture, b"X-Request-Timeout-Ms: %d\r\n" % (1000 * seconds)),
+            connect(server, with_length(b"POST /v2/models/slow/infer HTTP/1.1\r\n", text)),
+        ]
+
+    with start(tmp_path, 1.0, "queue=8", "deadline=0.5") as server:
         busy = [post(server, picture) for _ in range(2)]
         wait_until(lambda: computed(tmp_path))
         began = time.monotonic()
-        late = [post(server, picture, b"X-Request-Timeout-Ms: 100\r\n")]
-        text = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 3, 1, 1], "data": [1, 1, 1]}]}
-        text["parameters"] = {"timeout": 100_000}  # microseconds
-        late.append(
-            connect(
-                server, with_length(b"POST /v2/models/slow/infer HTTP/1.1\r\n", json.dumps(text).encode())
-            )
-        )
+        late, longer = ask(0.1), ask(60)  # no longer than the server's own
         answers = [read_answer(connection) for connection in late]
-        assert 0.09 < time.monotonic() - began < 0.6
-        assert [status for status, _, _ in answers] == [504, 504] and "deadline" in answers[0][2]["error"]
+        assert 0.09 < time.monotonic() - began < 0.45
+        answers += [read_answer(connection) for connection in longer]
+        assert 0.49 < time.monotonic() - began
+        assert [status for status, _, _ in answers] == [504] * 4 and "deadline" in answers[0][2]["error"]
         assert [read_answer(connection)[0] for connection in busy] == [200, 200]
         assert (
             read_answer(post(server, picture, b"X-Request-Timeout-Ms: 700\r\n"))[0] == 200
@@ -173,8 +187,9 @@ def test_a_client_that_goes_away_costs_no_work(tmp_path, picture):
         for connection in gone:
             connection.close()
         wait_until(lambda: 'ppcls_queue_depth{model="slow"} 0.0' in server.ask("/metrics")[2].decode())
-        half = connect(server, with_length(PREDICT, picture[:100], len(picture)))
-        half.close()  # in the middle of its body
+        form = PREDICT + b"Content-Type: multipart/form-data; boundary=e\r\n"
+        half = connect(server, with_length(form, b"--e\r\n", len(picture)))
+        half.close()  # in the middle of its body, which is no damaged form
         assert [read_answer(connection)[0] for connection in busy] == [200, 200]
         assert read_answer(post(server, picture))[0] == 200
         assert len(computed(tmp_path)) == 3
@@ -207,6 +222,18 @@ def test_the_time_to_drain_ends(tmp_path, picture):
         assert server.end(signal.SIGTERM) == 1
         assert time.monotonic() - began < 2.9
         assert any("1 requests were not answered" in line for line in server.errors)
+        waiting.close()
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path, picture):
+    with start(tmp_path, 5.0) as server:
+        waiting = post(server, picture)
+        wait_until(lambda: computed(tmp_path))
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_for("draining")
+        began = time.monotonic()
+        assert server.end(signal.SIGTERM) == 1  # the request was not answered
+        assert time.monotonic() - began < 2  # it does not even wait for connections
         waiting.close()
 
 
@@ -271,28 +298,40 @@ def test_a_model_that_failed_is_opened_again(tmp_path, picture):
         (tmp_path / "dead").unlink()
         server.wait_for("slow is ready again")
         assert server.ask("/v2/health/ready")[0] == 200 and read_answer(post(server, picture))[0] == 200
-        assert any(line.startswith("slow failed: ") and "dead" in line for line in server.errors)
+        time.sleep(0.3)  # it is not opened again without a failure
+        failures = [line for line in server.errors if line.startswith("slow failed: ")]
+        assert failures and all("dead" in line for line in failures)
         assert server.end(signal.SIGTERM) == 0
 
 
 def test_bodies_that_are_too_large(tmp_path, picture):
-    with start(tmp_path, 0, "body=0.01", "pixels=0.1", "buffer=0.006") as server:
-        for declared in (20_000, 10**12, 10**18):
+    with start(tmp_path, 0, "body=0.01", "pixels=0.002", "buffer=0.015") as server:
+        for declared in (10_486, 10**12, 10**18):
             with closing(connect(server, with_length(PREDICT, b"", declared))) as connection:
                 status, _, values = read_answer(connection)
                 assert status == 413 and "10485 bytes" in values["error"]
+        assert (
+            read_answer(post(server, picture.ljust(10_485)))[0] == 200
+        )  # 2000 pixels: as many as there may be
         with closing(
             connect(server, PREDICT + b"Host: a\r\nTransfer-Encoding: chunked\r\n\r\n")
         ) as connection:
-            connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
-            connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
-            assert read_answer(connection)[0] == 429  # above the limit of all bodies together
+            for _ in range(3):
+                connection.sendall(b"1000\r\n" + bytes(0x1000) + b"\r\n")
+            assert read_answer(connection)[0] == 413
+        held = connect(
+            server, with_length(PREDICT, bytes(8000), 9000)
+        )  # of 15,728 bytes of all bodies together
+        wait_until(lambda: read_answer(post(server, picture.ljust(7729)))[0] == 429)
+        assert read_answer(post(server, picture.ljust(7728)))[0] == 200
+        held.close()
         status, _, values = read_answer(post(server, bomb(400)))
-        assert status == 413 and "0.1 million pixels" in values["error"] and "0.2 million" in values["error"]
+        assert (
+            status == 413 and "0.002 million pixels" in values["error"] and "0.2 million" in values["error"]
+        )
         assert read_answer(post(server, bomb(2**31 - 1)))[0] == 413
-        assert read_answer(post(server, picture))[0] == 200
         text = b"POST /v2/models/slow/infer HTTP/1.1\r\n"
-        assert read_answer(connect(server, with_length(text, b"", 5 << 20)))[0] == 413
+        assert read_answer(connect(server, with_length(text, b"", 20_000)))[0] == 413
 
 
 def test_clients_that_are_slow_or_silent(tmp_path, picture):
@@ -304,6 +343,9 @@ def test_clients_that_are_slow_or_silent(tmp_path, picture):
         began = time.monotonic()
         status, head, _ = read_answer(slow)
         assert status == 408 and "connection: close" in head and time.monotonic() - began < 1.5
+        wait_until(lambda: {200, 408} <= {line["status"] for line in server.log})
+        statuses = [line["status"] for line in server.log]
+        assert statuses.index(200) < statuses.index(408)  # it lost the place before its time was over
         for connection in (silent, half_a_head):
             assert connection.recv(100) == b""  # closed
         answered = connect(server, with_length(PREDICT, b"", 10**12))
@@ -322,6 +364,23 @@ def test_a_client_that_does_not_take_its_answers(tmp_path):
         time.sleep(0.2)
         assert server.ask("/v2/health/live")[0] == 503  # it has the only connection
         wait_until(lambda: server.ask("/v2/health/live")[0] == 200)
+
+
+def test_a_client_that_does_not_take_its_refusals(tmp_path, picture):
+    """It may not let the server keep them in memory without end."""
+    with start(tmp_path, 60.0, "queue=2", "idle=0.5", "deadline=90.0") as server, socket.socket() as greedy:
+        busy = fill(server, tmp_path, picture)
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        greedy.connect(("127.0.0.1", server.port))
+        request = with_length(PREDICT + b"X-Request-Id: %s\r\n" % (b"7" * 128), b"")
+        until = time.monotonic() + 20
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while time.monotonic() < until:
+                greedy.sendall(request * 30)
+                time.sleep(0.004)  # so that the server reads whole heads
+        assert server.ask("/v2/health/live")[0] == 200
+        for connection in busy:
+            connection.close()
 
 
 def test_what_is_over_leaves_memory_at_once(tmp_path, picture):
@@ -358,6 +417,7 @@ def test_what_is_not_http_is_answered_as_an_error(tmp_path):
             assert read_answer(connection)[0] == 405
         wait_until(lambda: server.log)
         assert [line["method"] for line in server.log] == ["X" * 16]  # the log does not grow with it
+        assert server.errors[-1] == "ready"  # nor does the error stream
 
 
 def check_fuzz(server, picture, count, seed):
@@ -494,17 +554,71 @@ def test_workers_that_wait_share_what_comes():
     assert sorted(map(len, taken)) == [1, 2]
 
 
+def test_all_workers_end_with_the_queue():
+    queue = JobQueue(1)
+    workers = [threading.Thread(target=queue.take, args=(4, 0), daemon=True) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    wait_until(lambda: queue._idle == 2)
+    queue.close()
+    for worker in workers:
+        worker.join(10)
+    assert not any(worker.is_alive() for worker in workers)
+
+
 def test_a_batch_waits_for_further_jobs():
-    queue, late = filled(job()), job()
-    queue.reserve()
-    threading.Timer(0.05, queue.put, (late,)).start()
+    queue, late = filled(job()), [job(2), job(1)]
+
+    def put_both():
+        with queue._changed:
+            for one in late:
+                queue.reserve()
+                queue.put(one)
+
+    threading.Timer(0.05, put_both).start()
     began = time.monotonic()
-    taken, _ = queue.take(2, 5.0)
-    assert taken[1] is late and time.monotonic() - began < 4
-    queue.reserve()
-    queue.put(job())
+    taken, _ = queue.take(3, 5.0)
+    assert taken[1:] == late[:1] and time.monotonic() - began < 4
     began = time.monotonic()
     assert len(queue.take(2, 0.1)[0]) == 1 and 0.09 < time.monotonic() - began < 2
+    queue.reserve()
+    queue.put(job())
+    queue.close()
+    began = time.monotonic()
+    assert len(queue.take(2, 5.0)[0]) == 1 and time.monotonic() - began < 4  # no further ones will come
+
+
+def test_a_place_that_was_lost_is_taken_anew_or_the_queue_is_full():
+    model: Any = SimpleNamespace(name="m", queue=JobQueue(1), seconds_to_wait=1)
+
+    async def lose_and_fill():
+        place = Place(model)
+        place.release()
+        assert model.queue.reserve()
+        with pytest.raises(RequestError, match="full"):
+            place.fill(job())
+        model.queue.release()
+        place.fill(job())
+        place.close()
+
+    asyncio.run(lose_and_fill())
+    assert len(model.queue) == 1 and not model.queue.reserve()
+
+
+def test_a_model_that_is_opened_again_takes_no_place_from_a_sender():
+    predictor = predictor_of(
+        lambda images: images.mean(axis=(2, 3)),
+        preprocessing=Preprocessing(8, 8, "bilinear", False, (0.5,) * 3, (0.5,) * 3),
+        num_classes=3,
+    )
+    model = ServedModel("m", Limits(queue=1, streams=1), Metrics(["m"]))
+    model.start(predictor, 0)
+    assert model.queue.reserve()
+    model.reopen()
+    assert not model.queue.reserve()
+    model.queue.release()
+    assert model.queue.reserve() and not model.queue.reserve()
+    model.close()
 
 
 def test_places_are_reserved_and_given_back():
@@ -517,7 +631,9 @@ def test_places_are_reserved_and_given_back():
     queue.put(late)
     assert len(queue) == 2 and queue.cancel(first) and len(queue) == 1 and first.future.cancelled()
     assert queue.reserve()
-    other = job()
+    raced, other = job(), job()
+    queue.put(raced, has_place=False)
+    raced.future.cancel()  # and a worker looks before it is taken out
     queue.put(other)
     assert queue.take(1, 0)[0] == [other] and late.future.cancelled()
     assert not queue.cancel(other)

@@ -105,7 +105,7 @@ def _refuse(path: Path, name: str, theirs: Any, own: Any) -> NoReturn:
         what = f"images that are prepared otherwise: {theirs}, and this export prepares them as {own}"
         cure = "Evaluate with --calibrate and the same options of data.preprocessing"
     else:
-        what = f"other weights: {theirs[:12]}, and this export has {own[:12]}"
+        what = f"other weights: {theirs!s:.12}, and this export has {own:.12}"
         cure = "Evaluate these weights with --calibrate"
     raise ConfigError(
         f"{path} is a calibration for {what}. {cure}: {command_line('eval', 'MODEL', '--calibrate')}; or "

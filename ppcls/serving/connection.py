@@ -97,7 +97,8 @@ class Connection(H11Protocol):
             data = data[skipped:]
             if not data:
                 return
-            head = Head.of(data)
+            # answers that the client does not take would fill memory: h11 reads no further ones
+            head = None if self.flow.write_paused else Head.of(data)
             refusal = None if head is None else self.refuse(head)
             if head is None or refusal is None:
                 break

@@ -61,11 +61,11 @@ class JobQueue:
         with self._changed:
             self._reserved -= 1
 
-    def put(self, job: Job) -> None:
-        """Put a job into a reserved place."""
+    def put(self, job: Job, has_place: bool = True) -> None:
+        """Put a job into a reserved place; without one, beside them, whatever the length."""
         job.queued = time.monotonic()
         with self._changed:
-            self._reserved -= 1
+            self._reserved -= has_place
             self._waiting.append(job)
             self._changed.notify()
 
@@ -92,10 +92,12 @@ class JobQueue:
                 self._idle -= 1
                 if not self._waiting:
                     return None
-                share = images if wait else math.ceil(len(self._waiting) / (self._idle + 1))
+                share = math.ceil(len(self._waiting) / (self._idle + 1))
                 self._take_some(jobs, min(images, share))
             until = time.monotonic() + wait
             while (missing := images - _count(jobs)) > 0 and (left := until - time.monotonic()) > 0:
+                if self._is_closed:
+                    break
                 self._changed.wait_for(lambda: self._waiting or self._is_closed, left)
                 self._take_some(jobs, missing)
             self._busy += 1

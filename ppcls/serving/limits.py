@@ -6,8 +6,9 @@ from typing import Annotated
 from ppcls.typed import Rule
 
 Count = Annotated[int, Rule("at least 1", lambda value: value >= 1)]
-Positive = Annotated[float, Rule("more than 0", lambda value: value > 0)]
-NotNegative = Annotated[float, Rule("0 or more", lambda value: value >= 0)]
+# The system waits for no longer times than some centuries.
+Positive = Annotated[float, Rule("more than 0 and at most 1e9", lambda value: 0 < value <= 1e9)]
+NotNegative = Annotated[float, Rule("from 0 to 1e9", lambda value: 0 <= value <= 1e9)]
 
 
 @dataclass(frozen=True)

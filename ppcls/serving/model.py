@@ -117,12 +117,11 @@ class ServedModel:
                 list(pool.map(self.predictor.run_on, [engine] * engine.streams, [images] * engine.streams))
 
     def _answer_one(self) -> None:
-        """Send a request through the queue, as clients do."""
+        """Send a request through the queue, as clients do, but beside their places."""
         size = self.predictor.preprocessing.crop_size
         images = np.zeros((1, 3, size, size), np.float32)
         job = Job(images, lambda outputs: outputs, time.monotonic() + WARM_UP_SECONDS)
-        self.queue.reserve()
-        self.queue.put(job)
+        self.queue.put(job, has_place=False)
         try:
             outputs = job.future.result(WARM_UP_SECONDS)
         except RequestError as error:

@@ -1,5 +1,6 @@
 """The file in an HTML form's body."""
 
+import logging
 from typing import Any
 
 from python_multipart import MultipartParser
@@ -9,6 +10,7 @@ from python_multipart.multipart import parse_options_header
 from ppcls.serving.protocol import RequestError
 
 MAX_PARTS = 100  # of a form: each takes its time in the server's loop
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # no lines of damaged forms: they are answered
 
 
 def first_file(body: bytes, content_type: str) -> bytes:

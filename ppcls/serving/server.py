@@ -60,8 +60,8 @@ def serve(
     explainers: Mapping[str, OpenExplainer] | None = None,
 ) -> int:
     """Serve the models until SIGTERM or SIGINT, and return the exit code: 0 if all accepted requests were
-    answered, 1 if some took longer than `limits.drain`. log: receives a line for each step. explainers: of
-    the models that have them.
+    answered, 1 if some took longer than `limits.drain`, or a second signal came before. log: receives a line
+    for each step. explainers: of the models that have them.
 
     Raises PpclsError if a model cannot be opened.
     """
@@ -96,6 +96,7 @@ class _Process(uvicorn.Server):
                 ws="none",
                 lifespan="off",
                 log_config=None,
+                log_level="error",  # no lines of wrong requests: they are answered
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
@@ -162,6 +163,7 @@ class _Process(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; at a second signal, end at once."""
         if self._server.is_draining or self._loop is None:
+            self.is_cut |= self._server.accepted > 0
             self.should_exit = self.force_exit = True
             return
         self._server.is_draining = True

@@ -48,7 +48,7 @@ class Int8Options:
             )
         if not 0.5 <= self.agreement < 1:
             raise ConfigError(f"--int8-agreement must be from 0.5 to below 1. Received: {self.agreement}")
-        if self.minutes is not None and self.minutes <= 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"--int8-minutes must be more than 0. Received: {self.minutes}")
 
 
