@@ -167,14 +167,18 @@ def test_training_starts_from_a_run_of_format_1():
         ("EfficientNetB00", r"\bEfficientNetB0\?"),
         ("none.pdparams", r"none\.pdparams"),
         ("htps://host/w", "htps://host/w"),
-        ("folder", "folder"),
     ],
 )
 def test_a_start_that_is_no_file_is_refused_by_its_option(tmp_path, monkeypatch, start, words):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder").mkdir()
     with pytest.raises(WeightsError, match=rf"train\.start_from.*Received: .*{words}") as error:
         train_from(start)
+    assert "model.weights" not in str(error.value)
+
+
+def test_a_folder_without_weights_to_start_from_is_refused_by_its_option(tmp_path):
+    with pytest.raises(WeightsError, match=r"train\.start_from.*Received: none") as error:
+        train_from(str(tmp_path))
     assert "model.weights" not in str(error.value)
 
 

@@ -272,7 +272,7 @@ def test_splitting_keeps_the_labels_of_links(linked, tmp_path):
 def test_classes_are_described_and_checked(photos, linked, capsys):
     dataset = open_path(linked)
     line = describe_classes(dataset, 3)
-    assert "fewest images: 2 (ox), most: 4 (cat)" in line and "3 images have several labels" in line
+    assert "fewest images: 2 (ox), most: 4 (cat)" in line and "images with several labels: 3" in line
     (photos / "copy.jpg").write_bytes((photos / "0.jpg").read_bytes())
     for labels, expected in (("3,17", 1), ("3,17,256", 0)):
         (photos / "list.txt").write_text(f"0.jpg 3,17,256\ncopy.jpg {labels}\n")

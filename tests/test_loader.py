@@ -71,7 +71,7 @@ def test_batches_come_in_order_with_a_ragged_last_one(pictures, num_workers):
 
 def test_any_order_is_kept(pictures):
     order = [np.array([7, 7, 0]), np.array([22]), np.array([3, 1])]
-    batches = list(load(pictures, iter(order)))
+    batches = list(load(pictures, order))
     assert [numbers_of(batch) for batch in batches] == [[7, 7, 0], [22], [3, 1]]
     assert [batch.indices.tolist() for batch in batches] == [[7, 7, 0], [22], [3, 1]]
 

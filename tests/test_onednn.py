@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 from ctypes import byref, c_int
 from functools import cache, partial
@@ -10,7 +12,16 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import HAS_BF16, HAS_ONEDNN, LIMIT, build_filled, read_golden, relative_difference, value_from
+from helpers import (
+    HAS_BF16,
+    HAS_ONEDNN,
+    LIMIT,
+    ROOT,
+    build_filled,
+    read_golden,
+    relative_difference,
+    value_from,
+)
 from two_ranks import SMALL, make_state, weights
 
 from ppcls import build_model
@@ -26,6 +37,7 @@ from ppcls.onednn.convolution import Geometry
 from ppcls.onednn.convolve import convolution
 from ppcls.onednn.depthwise import FAST
 from ppcls.onednn.networks import OneDNNNetwork, conv_bn, mbconv
+from ppcls.onednn.signal_stack import has_signal_stack
 from ppcls.training.step import train_step
 from ppcls.training.sync_bn import SyncBatchNorm2D
 
@@ -516,6 +528,51 @@ def test_threads_compute_the_same():
     assert len(found) == 15
     assert all(difference(array, expected) < 1e-5 for array in found)
     assert all((array == found[0]).all() for array in found)
+
+
+SIGNALS = """
+import signal
+import numpy as np
+from ppcls.onednn.convolution import Geometry
+from ppcls.onednn.convolve import convolution
+from ppcls.onednn.tensors import address_of
+
+own, random = convolution(Geometry(2, 2, 2, 320, 1280, 1, 1, 1, "same")), np.random.RandomState(0)
+shapes = own.out_shape, own.weight_shape, own.in_shape
+dy, weight, dx = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+signals = []
+signal.signal(signal.SIGALRM, lambda *given: signals.append(given))
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+while len(signals) < 2000:
+    own.backward_data(*map(address_of, (dy, weight, dx)))
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(own._data_product.name, flush=True)
+"""
+
+
+def test_signals_during_products_for_avx2_overwrite_nothing():
+    """Of "gemm:jit", which keeps the address of a buffer in the stack pointer. What the system writes below
+    it destroys the heap. pytest's own process has a stack for handlers, by faulthandler."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONFAULTHANDLER": ""}
+    command = [sys.executable, "-c", SIGNALS]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout.split()[-1:]) == (0, ["gemm:jit:f32"]), done.stderr[-2000:]
+
+
+def test_each_thread_has_a_stack_for_signals():
+    def run():
+        found.append(has_signal_stack())
+        convolution(Geometry(1, 4, 4, 8, 8, 1, 1, 1, "same")).forward(*addresses)
+        found.append(has_signal_stack())
+
+    found, tensors = [], [paddle.ones([128]) for _ in range(3)]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert found == [False, True]
 
 
 def test_a_fork_computes_the_same():

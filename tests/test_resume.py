@@ -262,6 +262,30 @@ def test_a_run_that_is_killed_again_before_its_next_update_loses_nothing(config,
     assert are_equal(result(third), whole[0])
 
 
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_weights_that_are_not_finite_are_not_saved(config, tmp_path, whole, is_stopped):
+    """An update from a gradient of one NaN, behind a finite loss: in the step that a signal stops, and in the
+    last one of an epoch. The run goes on from the state before it."""
+    first, step = make(config, "train.checkpoint_steps=1"), 4 if is_stopped else 5
+    update = first.state.precision.step
+
+    def spoiled(optimizer):
+        update(optimizer)
+        if first.state.updates == step:
+            if is_stopped:
+                first.signals.note(signal.SIGTERM)
+            weight = first.state.trainable[0]
+            weight.set_value(np.full(weight.shape, np.nan, np.float32))
+
+    first.state.precision.step = spoiled
+    with pytest.raises(PpclsError, match=f"state-00000000{step + 1}.* not finite.* weights/.*--resume auto"):
+        run(first)
+    second = resumed(config, "train.checkpoint_steps=1")
+    assert second.state.updates == step
+    run(second, resume=True)
+    assert are_equal(result(second), whole[0]) and lines_of(tmp_path / "run") == whole[1]
+
+
 def test_updates_left_out_in_a_row_are_remembered(config, monkeypatch):
     first = make(config, "train.on_nan=skip")
     first.state.progress.skipped_in_a_row = 1

@@ -141,9 +141,12 @@ def test_gradients_that_are_not_finite_count_as_well():
     before = weights(state)
     assert train(state, batches(1, 4), 1) == [False]
     assert are_equal(weights(state), before)
-    state = make_state(Steep, "optim.clip_norm=1")
-    with pytest.raises(PpclsError, match="norm .* nan at step 0"):
-        train(state, batches(1, 4), 1)
+    for options in ((), ("optim.clip_norm=1",)):
+        state = make_state(Steep, *options)
+        before = weights(state)
+        with pytest.raises(PpclsError, match="norm .* nan at step 0"):
+            train(state, batches(1, 4), 1)
+        assert are_equal(weights(state), before)
 
 
 def test_the_average_is_what_is_evaluated_and_saved():

@@ -11,6 +11,7 @@ import paddle
 
 from ppcls.onednn import library as dnnl
 from ppcls.onednn.library import Argument, Handle, OneDNNError, check, create, dims, library
+from ppcls.onednn.signal_stack import use_signal_stack
 
 CACHED = 256  # plans of each kind and thread, of 0.4 MB each; a network has at most 50 for an image size
 BYTES = 4  # of a float32
@@ -50,9 +51,10 @@ def forget_plans() -> None:
 
 
 class Workspace(threading.local):
-    """A thread's own stream, and buffers that grow with the largest request."""
+    """Each thread's own: a stream, a stack for signals, and buffers that grow with the largest request."""
 
     def __init__(self) -> None:
+        self._signal_stack = use_signal_stack()
         self._buffers: dict[str, tuple[paddle.Tensor, int, int]] = {}
         self._ones: paddle.Tensor | None = None
 

@@ -37,9 +37,17 @@ def states_in(folder: Path) -> list[Path]:
 
 
 def write_state(path: Path, state: SavedState) -> None:
-    """Write a state, whole or not at all. Raises PpclsError if it cannot be written."""
+    """Write a state, whole or not at all. Raises PpclsError if it cannot be written, or has a value that is
+    not finite: no run could go on from there."""
     from safetensors.numpy import save_file
 
+    broken = [name for name, array in state.arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        raise PpclsError(
+            f"{path.name} is not written: {len(broken)} of its {len(state.arrays)} arrays have values that "
+            f"are not finite, the first of them {broken[0]}. The earlier states are whole: resume with "
+            "--resume auto. If it ends here again, lower optim.lr, or set train.on_nan=skip."
+        )
     text = json.dumps(state.header)
     metadata = {"format": FORMAT, "version": str(VERSION), HEADER: text}
     metadata["sha256"] = _digest(state.arrays, text)

@@ -78,9 +78,11 @@ def train_step(
     if state.world_size > 1 and (train.recompute or state.is_head_only):
         average_gradients(state.trainable)
 
-    # Scale the gradients back, and clip them
+    # Scale the gradients back, and clip them. Where nobody asks for the norm of all, that of the first
+    # layer's shows a NaN too: the backward pass ends there
     state.precision.unscale(state.optimizer)
-    norm = clip_gradients(state.trainable, clip_norm) if may_skip or clip_norm is not None else 0.0
+    asks_for_norm = may_skip or clip_norm is not None
+    norm = clip_gradients(state.trainable if asks_for_norm else state.trainable[:1], clip_norm)
 
     # Agree with the other ranks on the loss, and on what any of them asks for
     loss = float(np.mean(losses))

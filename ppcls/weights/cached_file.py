@@ -92,6 +92,7 @@ class Progress:
     def show(self, done: int, total: int | None) -> None:
         if self.bar is None:
             self.bar = progress_bar(total, self.request.path.name, unit="B", initial=done)
+            self.bar.refresh()  # now: nothing may come for some time
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 
