@@ -36,12 +36,21 @@ def cache_dir() -> Path:
         raise PpclsError(f"The cache has no place: {error} Set PPCLS_HOME to a folder.") from error
 
 
+# Folders whose names stand for files that are open, such as /dev/stdout
+OPEN_FILES = Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd")
+
+
+def _must_stay(path: Path) -> bool:
+    """Return whether a file is written into, and not replaced by another: a device, a pipe, an open file."""
+    return path.exists() and (not path.is_file() or path.parent in OPEN_FILES)
+
+
 @contextmanager
 def write_aside(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`. Without an error, its file is synced and renamed to `path`, with
     the mode that new files have: safetensors makes files that nobody else can read."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.is_file():  # such as /dev/stdout, which must not be replaced
+    if _must_stay(path):
         yield path
         return
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -59,18 +68,20 @@ def write_aside(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
-def require_place(path: Path, option: str) -> None:
-    """Raise ConfigError if no file can be written at `path`, before the work whose result it will be."""
+def require_place(given: Path, option: str, file: str = "") -> None:
+    """Raise ConfigError if no file can be written at `given`, or as `file` in the folder `given`, before the
+    work whose result it will be."""
+    path = given / file
     if path.is_dir():
         problem = f"{path} is a folder"
-    elif path.exists() and not path.is_file():  # such as /dev/stdout
+    elif _must_stay(path):
         return
     else:
         folder = next(parent for parent in path.parents if parent.exists())
         if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK):
             return
         problem = f"nothing can be written in {folder}" if folder.is_dir() else f"{folder} is not a folder"
-    raise ConfigError(f"{option} cannot be written: {problem}. Choose another place. Received: {path}")
+    raise ConfigError(f"{option} cannot be written: {problem}. Choose another place. Received: {given}")
 
 
 def sha256_of(path: Path, beat: Callable[[], None] = lambda: None) -> str:
@@ -116,7 +127,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock ends with the context or the process, even one that is killed. Raises ConfigError if another
     process holds it, or if nothing can be written there.
     """
-    require_place(folder / "run.lock", "output_dir")
+    require_place(folder, "output_dir", "run.lock")
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "run.lock"

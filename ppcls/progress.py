@@ -44,6 +44,8 @@ def progress_bar(
     from tqdm import tqdm
 
     class Bar(tqdm):
+        monitor_interval = 0  # with miniters=1 tqdm's thread, one for each class, has nothing to do
+
         def close(self) -> None:
             if self.n == initial:
                 self.leave = False
@@ -59,7 +61,7 @@ def progress_bar(
         delay=max(delay, 1e-9),  # 0 would draw it now
         file=sys.stderr if is_terminal else _Lines(),
         mininterval=0.1 if is_terminal else seconds,
-        miniters=None if is_terminal else 1,
+        miniters=1,
         dynamic_ncols=is_terminal,
         leave=not is_terminal,
         disable=distributed.rank() != 0,

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 
 import pytest
 
@@ -32,6 +33,14 @@ def test_work_that_fails_at_its_beginning_shows_no_bar(initial, capsys):
     with pytest.raises(OSError), progress_bar(10, "work", initial=initial):
         raise OSError
     assert capsys.readouterr().err == ""
+
+
+def test_bars_leave_no_threads():
+    before = threading.active_count()
+    for _ in range(3):
+        with progress_bar(2, "work") as bar:
+            bar.update()
+            assert threading.active_count() == before
 
 
 def test_work_that_ends_early_shows_its_last_state(capsys):

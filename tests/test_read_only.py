@@ -1,12 +1,14 @@
 """Homes and working folders that cannot be written: inference needs neither, and messages name the cure."""
 
 import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers import write_config
+from helpers import ROOT, write_config
 
 import ppcls
 from ppcls.cli.eval import main as evaluate
@@ -109,3 +111,14 @@ def test_places_that_can_be_written(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"--output.*written in \."):
         require_place(Path("x"), "--output")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_open_file_is_written_into_by_its_name(tmp_path):
+    """Not replaced, which would leave /dev/stdout a file of its own."""
+    script = (
+        "from pathlib import Path; from ppcls.files import require_place, write_text; "
+        "path = Path('/proc/self/fd/1'); require_place(path, '--json'); write_text(path, 'text')"
+    )
+    with (tmp_path / "out").open("w") as file:
+        subprocess.run([sys.executable, "-c", script], stdout=file, cwd=ROOT, check=True)
+    assert (tmp_path / "out").read_text() == "text"

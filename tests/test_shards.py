@@ -326,6 +326,10 @@ def test_a_tar_without_its_index_names_the_command_that_makes_it(open_it, tmp_pa
     (tmp_path / "x.tar").write_bytes(b"\0" * 1024)
     with pytest.raises(DataError, match=r"data index .*x\.tar"):
         open_it(tmp_path / "x.tar")
+    folder = tmp_path / "folder.tar"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "a.png")
+    assert len(open_it(folder)) == 1
 
 
 def test_wrong_places_are_refused(photos, tmp_path):

@@ -70,7 +70,7 @@ def clean(args: argparse.Namespace) -> int:
     from ppcls.progress import progress_bar
 
     table = args.output / TABLE
-    require_place(table, "--output")
+    require_place(args.output, "--output", TABLE)
     if table.exists() and not args.force:
         raise ConfigError(
             f"{table} exists, perhaps with your actions. Give --force, or another --output DIR."

@@ -48,7 +48,7 @@ MAX_ERROR = 0.01
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     if args.report is not None:
-        require_place(Path(args.report) / "index.html", "--report")
+        require_place(Path(args.report), "--report", "index.html")
     resolved = read_model(args)
     config = resolved.config
     subject = open_subject(args, resolved)

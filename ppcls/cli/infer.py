@@ -161,7 +161,7 @@ def require_places(args: argparse.Namespace) -> None:
         if path is not None:
             require_place(path, option)
     if args.explain is not None:
-        require_place(args.explain / "picture.png", "--explain")
+        require_place(args.explain, "--explain", "picture.png")
 
 
 def set_threshold(predictor: "Predictor", args: argparse.Namespace) -> None:

@@ -201,10 +201,10 @@ def open_images(pattern: str) -> Dataset:
 
 def _refuse_tar(place: str, index: str | Path | None) -> None:
     """Raise DataError for a tar, which is not opened without its index."""
-    if index is None and place.endswith(".tar"):
+    if index is None and place.endswith(".tar") and not Path(place).is_dir():
         raise DataError(
-            f"{place} is a shard without an index. Make one: {command_line('data', 'index', place)}. Then "
-            "give the index."
+            f"{place}: a shard is opened by its index. If the shard exists, make one: "
+            f"{command_line('data', 'index', place)}. Then give the index."
         )
 
 

@@ -20,7 +20,7 @@ from ppcls.data.seeding import random_state
 from ppcls.data.shard_index import INDEX_FILE, Shard, is_url, write_index
 from ppcls.data.tars import Members, list_members, resolve_labels
 from ppcls.errors import DataError
-from ppcls.files import sha256_of, write_aside
+from ppcls.files import require_place, sha256_of, write_aside
 
 _RECORD = 512
 _BUFFER = 4 << 20  # bytes that are written at a time: the page cache then holds larger pieces
@@ -203,7 +203,9 @@ def index_shards(
     place, count = Counter(places).most_common(1)[0]
     if count > 1:
         raise DataError(f"{place} is named twice. Give each shard once.")
-    output = _output_of(places) if output is None else output
+    if output is None:
+        output = _output_of(places)
+        require_place(output, "--output (by default beside the shards)")
     shards: list[Shard] = []
     members: list[Members] = []
 

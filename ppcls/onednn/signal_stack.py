@@ -2,7 +2,8 @@
 
 oneDNN's products for AVX2, "gemm:jit", keep the address of a buffer in the stack pointer while they compute.
 To call a handler, the system writes some 11 kB below it, over whatever is there in the heap, unless the
-thread has a stack for handlers. Python asks for that one (SA_ONSTACK), but provides none.
+thread has a stack for handlers. Python asks for that one (SA_ONSTACK), but provides none. OpenMP's threads
+have none either: the system gives a process's signals to its first thread, unless that has one pending.
 """
 
 import ctypes

@@ -45,8 +45,8 @@ def write_state(path: Path, state: SavedState) -> None:
     if broken:
         raise PpclsError(
             f"{path.name} is not written: {len(broken)} of its {len(state.arrays)} arrays have values that "
-            f"are not finite, the first of them {broken[0]}. The earlier states are whole: resume with "
-            "--resume auto. If it ends here again, lower optim.lr, or set train.on_nan=skip."
+            f"are not finite, the first of them {broken[0]}. Resume from the state before: --resume auto. If "
+            "it ends here again, add -o train.on_nan=skip, or start another run with a lower optim.lr."
         )
     text = json.dumps(state.header)
     metadata = {"format": FORMAT, "version": str(VERSION), HEADER: text}

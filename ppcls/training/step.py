@@ -79,7 +79,7 @@ def train_step(
         average_gradients(state.trainable)
 
     # Scale the gradients back, and clip them. Where nobody asks for the norm of all, that of the first
-    # layer's shows a NaN too: the backward pass ends there
+    # layer's shows a NaN that the backward pass hands on: it ends there
     state.precision.unscale(state.optimizer)
     asks_for_norm = may_skip or clip_norm is not None
     norm = clip_gradients(state.trainable if asks_for_norm else state.trainable[:1], clip_norm)

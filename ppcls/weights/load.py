@@ -216,7 +216,8 @@ def find_file(path: Path, option: str) -> Path:
         parts = [] if len(candidates) == 1 else [file for file in files if SHARD.search(file.name)]
         if len(candidates) != 1 and not parts:
             found = ", ".join(file.name for file in candidates[:5]) or "none"
-            run = f" It is a run: its file is {best_weights(path)}." if find_run(path) else ""
+            best = best_weights(path)
+            run = f" It is a run: its file is {best}." if find_run(path) and best.is_file() else ""
             raise WeightsError(
                 f"{path} is a folder ({option}). Expected: a file of weights, or a folder with a single one. "
                 f"Received: {found}. Name the file.{run}"
