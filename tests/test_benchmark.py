@@ -201,7 +201,7 @@ def test_each_client_of_the_load_waits_for_its_answer():
     load.closed(1, 0.2)
     load.close()
     rows = sorted(load.rows)
-    assert 5 < len(rows) <= 20  # of 10 ms each
+    assert 1 < len(rows) <= 20  # of 10 ms each at least
     assert all(first[2] <= second[1] for first, second in zip(rows, rows[1:], strict=False))
 
 
