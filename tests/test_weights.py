@@ -117,8 +117,12 @@ def test_broken_and_missing_files_are_refused(checkpoint, tmp_path):
 
 
 def test_a_folder_without_weights_is_refused(tmp_path, exported):
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    best = tmp_path / "run" / "checkpoints" / "best"
+    best.mkdir(parents=True)
     (tmp_path / "run" / "train.yaml").touch()
+    with pytest.raises(WeightsError, match=r"run is a folder \(x\).*none\. Name the file\.$"):
+        find_file(tmp_path / "run", "x")
+    (best / "model.safetensors").touch()
     with pytest.raises(WeightsError, match=r"run is a folder \(x\).*run/checkpoints/best/model\.safetensors"):
         find_file(tmp_path / "run", "x")
     with pytest.raises(WeightsError, match=f"{exported} is an exported model"):
