@@ -551,8 +551,8 @@ print(own._data_product.name, flush=True)
 
 
 def test_signals_during_products_for_avx2_overwrite_nothing():
-    """Of "gemm:jit", which keeps the address of a buffer in the stack pointer. What the system writes below
-    it destroys the heap. pytest's own process has a stack for handlers, by faulthandler."""
+    """The kernel "gemm:jit" keeps a buffer's address in the stack pointer. What the system writes below it
+    destroys the heap. pytest's own process has a stack for handlers, by faulthandler."""
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONFAULTHANDLER": ""}
     command = [sys.executable, "-c", SIGNALS]
     done = subprocess.run(

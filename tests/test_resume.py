@@ -265,7 +265,7 @@ def test_a_run_that_is_killed_again_before_its_next_update_loses_nothing(config,
 @pytest.mark.parametrize("is_stopped", [True, False])
 def test_weights_that_are_not_finite_are_not_saved(config, tmp_path, whole, is_stopped):
     """An update from a gradient of one NaN, behind a finite loss: in the step that a signal stops, and in the
-    last one of an epoch. The run goes on from the state before it."""
+    last one of an epoch. The run continues from the previous state."""
     first, step = make(config, "train.checkpoint_steps=1"), 4 if is_stopped else 5
     update = first.state.precision.step
 

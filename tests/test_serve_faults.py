@@ -154,7 +154,7 @@ def test_a_deadline_is_answered_at_once_and_costs_no_work(tmp_path, picture):
     x = {"name": "x", "datatype": "FP32", "shape": [1, 3, 1, 1], "data": [1, 1, 1]}
 
     def ask(seconds):
-        """By the header, and in the request."""
+        """The header sets it, or the request does."""
         text = json.dumps({"inputs": [x], "parameters": {"timeout": int(1e6 * seconds)}}).encode()
         return [
             post(server, picture, b"X-Request-Timeout-Ms: %d\r\n" % (1000 * seconds)),

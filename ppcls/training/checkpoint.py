@@ -38,15 +38,15 @@ def states_in(folder: Path) -> list[Path]:
 
 def write_state(path: Path, state: SavedState) -> None:
     """Write a state, whole or not at all. Raises PpclsError if it cannot be written, or has a value that is
-    not finite: no run could go on from there."""
+    not finite, since no run could continue from it."""
     from safetensors.numpy import save_file
 
     broken = [name for name, array in state.arrays.items() if not np.isfinite(array).all()]
     if broken:
         raise PpclsError(
-            f"{path.name} is not written: {len(broken)} of its {len(state.arrays)} arrays have values that "
-            f"are not finite, the first of them {broken[0]}. Resume from the state before: --resume auto. If "
-            "it ends here again, add -o train.on_nan=skip, or start another run with a lower optim.lr."
+            f"{path.name} is not saved: {len(broken)} of its {len(state.arrays)} arrays have values that "
+            f"are not finite, the first of them {broken[0]}. Resume from the previous state: --resume auto. "
+            "If it ends here again, add -o train.on_nan=skip, or start another run with a lower optim.lr."
         )
     text = json.dumps(state.header)
     metadata = {"format": FORMAT, "version": str(VERSION), HEADER: text}
