@@ -14,6 +14,7 @@ import ppcls
 from ppcls.cli.eval import main as evaluate
 from ppcls.cli.infer import main as infer
 from ppcls.cli.main import COMMANDS
+from ppcls.data.pack import index_shards
 from ppcls.errors import ConfigError, ExportError, PpclsError
 from ppcls.files import require_place
 
@@ -111,6 +112,13 @@ def test_places_that_can_be_written(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"--output.*written in \."):
         require_place(Path("x"), "--output")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_index_beside_read_only_shards_is_refused_before_they_are_read(tmp_path, monkeypatch):
+    (tmp_path / "x.tar").touch()
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(ConfigError, match="--output.*beside the shards.*nothing can be written"):
+        index_shards([str(tmp_path / "x.tar")], None)
 
 
 def test_an_open_file_is_written_into_by_its_name(tmp_path):
